@@ -1,0 +1,32 @@
+#!/bin/sh
+# Writes every hash-locked requirements file: `make lock`. Pins stay where they are unless UPGRADE=1.
+# BANDERSNATCH="8.2.0-debian-13 ..." adds a lock for another version of bandersnatch.
+set -eu
+cd "$(dirname "$0")"
+uv=../.venv/bin/uv
+# uv does not read pip's configuration; the index is whatever pip on this machine uses.
+index=$(../.venv/bin/pip config get global.index-url 2>/dev/null || true)
+[ -z "$index" ] || export UV_DEFAULT_INDEX="$index"
+upgrade=${UPGRADE:+--upgrade}
+
+compile() {  # SOURCE OUTPUT ARGUMENTS...
+    source=$1 output=$2; shift 2
+    echo "locking $output"
+    # shellcheck disable=SC2086
+    $uv pip compile --quiet --generate-hashes --no-header --no-annotate $upgrade "$@" "$source" --output-file "$output"
+}
+python_of() { case $1 in debian-13) echo 3.13 ;; debian-12) echo 3.11 ;; *) echo "lock.sh: unknown platform $1" >&2; exit 2 ;; esac; }
+
+compile control.in control.txt --universal --python-version 3.11
+for platform in debian-13 debian-12; do
+    compile ../pyproject.toml "mirrorfleet-$platform.txt" --python-version "$(python_of $platform)" \
+        --python-platform x86_64-manylinux_2_28
+done
+{ ls bandersnatch-*-debian-*.txt 2>/dev/null || true; for lock in ${BANDERSNATCH:-}; do echo "bandersnatch-$lock.txt"; done; } |
+    sort -u | while read -r lock; do
+    version=${lock#bandersnatch-}; version=${version%%-debian-*}
+    platform=${lock##*-debian-}; platform=debian-${platform%.txt}
+    printf 'bandersnatch==%s\n' "$version" > /tmp/lock.$$.in
+    compile /tmp/lock.$$.in "$lock" --python-version "$(python_of "$platform")" --python-platform x86_64-manylinux_2_28
+    rm -f /tmp/lock.$$.in
+done
