@@ -1,0 +1,88 @@
+# mirrorfleet: `make` prints what there is.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.ONESHELL:
+.DELETE_ON_ERROR:
+
+BIN := .venv/bin
+SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
+say = printf '\033[1m==> %s\033[0m\n' "$(1)"
+
+# What a control node needs from Debian: containers for the local fleet, and the tools its tests call.
+DEBIAN_PACKAGES := python3-venv openssh-client openssl rsync nftables \
+    podman crun runc netavark aardvark-dns iptables mmdebstrap uidmap
+
+# Silence about a tree that is not a git checkout; bytecode and caches stay out of roles.
+export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+
+.PHONY: help
+help:  ## print this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+# ------------------------------------------------------------------------------------------------ set-up
+.PHONY: setup
+setup: build/.debian-packages build/.venv build/.collections  ## install what the control node needs
+
+build/.debian-packages: Makefile
+	@mkdir -p build
+	missing=$$(for p in $(DEBIAN_PACKAGES); do
+	    dpkg-query -W -f '$${Status}' $$p 2>/dev/null | grep -q 'ok installed' || echo $$p; done)
+	if [ -n "$$missing" ]; then
+	    $(call say,installing Debian packages: $$missing)
+	    [ -z "$(SUDO)" ] || command -v sudo >/dev/null || {
+	        echo "These Debian packages are missing and neither root nor sudo is here: $$missing." \
+	             "Ask an administrator to run: apt-get install $$missing" >&2; exit 1; }
+	    $(SUDO) apt-get -q update >build/apt.log 2>&1 &&
+	    $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get -q install -y --no-install-recommends $$missing \
+	        >>build/apt.log 2>&1 || { tail -20 build/apt.log >&2; exit 1; }
+	fi
+	touch $@
+
+build/.venv: requirements/control.txt | build/.debian-packages
+	@$(call say,installing the pinned Python packages into .venv)
+	python3 -c 'import sys; v = sys.version_info; sys.exit(v < (3, 11) and "Python 3.11 or newer is needed; python3 is %d.%d." % v[:2])'
+	[ -x $(BIN)/python ] || python3 -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/control.txt
+	touch $@
+
+# Galaxy where it answers, the `ansible` wheel (which carries the same versions) where not.
+build/.collections: requirements.yml requirements/install_collections.py | build/.venv
+	@$(call say,installing the Ansible collections of requirements.yml)
+	$(BIN)/python requirements/install_collections.py requirements.yml build/collections
+	touch $@
+
+.PHONY: lock
+lock: build/.venv  ## write the hash-locked requirement files anew (UPGRADE=1 moves the pins)
+	@sh requirements/lock.sh
+
+# ---------------------------------------------------------------------------------------------- the demo
+.PHONY: demo demo-down
+demo: setup  ## a local fleet, provisioned, synced, published and used by pip and uv
+	@playbooks/demo.sh up
+
+demo-down:  ## remove the local fleet
+	@playbooks/demo.sh down
+
+# ------------------------------------------------------------------------------------------------- tests
+.PHONY: test lint unit
+lint: setup  ## ansible-lint (production), yamllint, ruff, mypy
+	@$(call say,lint)
+	$(BIN)/ruff check --quiet . && $(BIN)/ruff format --check --quiet .
+	$(BIN)/mypy
+	$(BIN)/yamllint --strict .
+	$(BIN)/ansible-lint --offline --profile production --strict --quiet
+
+unit: setup  ## everything that needs no host: unit, property and template tests
+	@$(call say,tests without hosts)
+	$(BIN)/pytest tests/unit --numprocesses 2 --quiet
+
+test: lint  ## everything: lint, tests without hosts, a scenario per role, the whole fleet
+	@$(call say,tests)
+	$(BIN)/pytest tests --numprocesses 2
+
+.PHONY: clean
+clean: demo-down  ## remove the local fleet, its images and build/ (not .venv)
+	@playbooks/demo.sh images-down
+	rm -rf build
