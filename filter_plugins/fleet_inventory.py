@@ -1,0 +1,638 @@
+"""The inventory contract: from a fleet's variables to problems, a mirror's configuration, the registry.
+
+Documentation of each filter: the YAML file of its name beside this one.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+# Ansible loads a plugin file by itself, not as part of a package: what plugins share has to be put in reach.
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+from plugin_utils import values as v
+from plugin_utils.contract import SELECTION_DEFAULTS, Check, Schema, mapping, optional, selection
+from plugin_utils.values import BadValueError, HostValues, Report, as_filter
+
+CONTINENTS = ("AF", "AN", "AS", "EU", "NA", "OC", "SA")
+_COUNTRIES = (  # ISO 3166-1 alpha-2
+    "AD AE AF AG AI AL AM AO AQ AR AS AT AU AW AX AZ BA BB BD BE BF BG BH BI BJ BL BM BN BO BQ BR BS "
+    "BT BV BW BY BZ CA CC CD CF CG CH CI CK CL CM CN CO CR CU CV CW CX CY CZ DE DJ DK DM DO DZ EC EE "
+    "EG EH ER ES ET FI FJ FK FM FO FR GA GB GD GE GF GG GH GI GL GM GN GP GQ GR GS GT GU GW GY HK HM "
+    "HN HR HT HU ID IE IL IM IN IO IQ IR IS IT JE JM JO JP KE KG KH KI KM KN KP KR KW KY KZ LA LB LC "
+    "LI LK LR LS LT LU LV LY MA MC MD ME MF MG MH MK ML MM MN MO MP MQ MR MS MT MU MV MW MX MY MZ NA "
+    "NC NE NF NG NI NL NO NP NR NU NZ OM PA PE PF PG PH PK PL PM PN PR PS PT PW PY QA RE RO RS RU RW "
+    "SA SB SC SD SE SG SH SI SJ SK SL SM SN SO SR SS ST SV SX SY SZ TC TD TF TG TH TJ TK TL TM TN TO "
+    "TR TT TV TW TZ UA UG UM US UY UZ VA VC VE VG VI VN VU WF WS YE YT ZA ZM ZW "
+)
+COUNTRIES = frozenset(_COUNTRIES.split())
+GROUPS = ("mirrors", "redirectors", "monitors", "origins", "clients")
+FILL_MODES = ("bandersnatch", "rsync", "cache")
+
+
+def country(value: Any) -> str:
+    if not isinstance(value, str) or value not in COUNTRIES:
+        hint = (
+            "write UK as GB"
+            if value == "UK"
+            else "put NO in quotes: YAML reads it as false"
+            if value is False
+            else ""
+        )
+        raise BadValueError(f"is {v.shown(value)}", "a country's two capital letters by ISO 3166-1", hint)
+    return value
+
+
+def urls(value: Any) -> list[str]:
+    """One public URL or a list of them, the first being the name the mirror is listed under."""
+    return [v.url(value)] if isinstance(value, str) else list(v.list_of(v.url, least=1, most=20)(value))
+
+
+def site_url(value: Any) -> str:
+    """The base URL of an index's site; its index page's URL is taken as well."""
+    return v.url(value, schemes=("https", "http"), path=True).removesuffix("/simple")
+
+
+def upstream(value: Any) -> str:
+    if isinstance(value, str) and "://" in value:
+        return site_url(value)
+    return inventory_name(value)
+
+
+def inventory_name(value: Any) -> str:
+    return v.text(value, most=253)
+
+
+LOCATION: Schema = {
+    "continent": v.choice(*CONTINENTS),
+    "country": country,
+    "city": v.text,
+    "latitude": v.number(-90, 90),
+    "longitude": v.number(-180, 180),
+}
+PERSON: Schema = {
+    "name": v.text,
+    "email": v.email,
+    "url": lambda value: v.url(value, schemes=("https", "http"), path=True),
+}
+AGREEMENT: Schema = {"version": v.text, "accepted_by": v.text, "accepted_on": v.date, "expires_on": v.date}
+
+
+def simple(check: Check) -> Callable[[Any, str, Report], Any]:
+    return lambda value, key, report: report.try_check(key, check, value)
+
+
+MIRROR: dict[str, Callable[[Any, str, Report], Any]] = {
+    "mirror_mode": simple(v.choice(*FILL_MODES)),
+    "mirror_upstream": simple(upstream),
+    "mirror_selection": selection,
+    "mirror_on_miss": simple(v.choice("pass", "not_found")),
+    "mirror_url": simple(urls),
+    "mirror_location": mapping(LOCATION, tuple(LOCATION)),
+    "mirror_networks": simple(v.list_of(v.preferred_network, most=1000)),
+    "mirror_bandwidth": simple(v.whole(1, 10_000_000)),
+    "mirror_address_families": simple(v.list_of(v.choice("ipv4", "ipv6"), least=1)),
+    "mirror_operator": mapping(PERSON, ("name", "email")),
+    "mirror_agreement": mapping(AGREEMENT, ("version", "accepted_by", "accepted_on")),
+    "mirror_state": simple(v.choice("active", "drained", "retired")),
+}
+MIRROR_REQUIRED = ("mirror_mode", "mirror_url", "mirror_location", "mirror_operator", "mirror_agreement")
+MIRROR_DEFAULTS: dict[str, Any] = {
+    "mirror_networks": [],
+    "mirror_bandwidth": 100,
+    "mirror_address_families": ["ipv4", "ipv6"],
+    "mirror_state": "active",
+}
+ORIGIN: dict[str, Callable[[Any, str, Report], Any]] = {
+    "origin_url": simple(urls),
+    "origin_upstream": simple(site_url),
+    "origin_projects": simple(v.list_of(v.project_name, least=1)),
+    "origin_releases_kept": simple(optional(v.whole(1, 1_000_000))),
+}
+TLS: dict[str, Callable[[Any, str, Report], Any]] = {
+    "tls_mode": simple(v.choice("acme", "provided", "private_ca"))
+}
+
+
+def version(value: Any) -> str:
+    v.text(value, most=50)
+    if not all(part.isalnum() and part.isascii() for part in value.replace("+", ".").split(".")):
+        raise BadValueError(f"is {v.shown(value)}", "a version such as 8.2.0")
+    return str(value)
+
+
+def version_glob(value: Any) -> str:
+    return version(value[:-2]) + ".*" if isinstance(value, str) and value.endswith(".*") else version(value)
+
+
+def per_platform(check: Check) -> Check:
+    def check_all(value: Any) -> dict[str, str]:
+        allowed = "a mapping of platforms (debian-12, debian-13) to versions in quotes"
+        if not isinstance(value, dict) or not value or not value.keys() <= {"debian-12", "debian-13"}:
+            raise BadValueError(f"is {v.shown(value)}", allowed)
+        return {platform: check(one) for platform, one in value.items()}
+
+    return check_all
+
+
+FLEET: dict[str, Callable[[Any, str, Report], Any]] = {
+    "fleet_name": simple(v.text),
+    "fleet_coordinator": mapping(PERSON, ("name", "email")),
+    "fleet_agreement_version": simple(v.text),
+    "fleet_selection": selection,
+    "fleet_vantage_host": simple(inventory_name),
+    "fleet_staleness_limit": simple(v.whole(60, 366 * 86400)),
+    "fleet_versions": mapping(
+        {"mirrorfleet": version, "bandersnatch": per_platform(version), "nginx": per_platform(version_glob)},
+        ("mirrorfleet", "bandersnatch", "nginx"),
+    ),
+}
+FLEET_REQUIRED = (
+    "fleet_name",
+    "fleet_coordinator",
+    "fleet_agreement_version",
+    "fleet_vantage_host",
+    "fleet_staleness_limit",
+    "fleet_versions",
+)
+
+
+class Fleet:
+    """The inventory, checked: what it says of each host, and all that is wrong with it."""
+
+    def __init__(
+        self, hostvars: dict[str, HostValues], groups: dict[str, list[str]], today: str | None = None
+    ) -> None:
+        self.groups = {name: list(groups.get(name, [])) for name in GROUPS}
+        self.all_hosts = list(groups.get("all", [])) or sorted(
+            {host for hosts in groups.values() for host in hosts}
+        )
+        self.hostvars = hostvars
+        self.today = today
+        self.reports = {host: Report(host) for host in self.all_hosts}
+        # An agreement that has lapsed keeps a mirror off the list (mirror_list); its host is still looked after.
+        self.standing = {host: Report(host) for host in self.all_hosts}
+        self.records: dict[str, dict[str, Any]] = {}
+        for host in self.all_hosts:
+            self._check_values(host)
+        self._check_groups(groups)
+        self._check_uniqueness()
+        self._check_upstreams()
+
+    def problems(self) -> list[dict[str, str]]:
+        """Every problem; one that all hosts share (their group_vars/all) is told once."""
+        shared: dict[tuple[str, str, str, str], list[str]] = {}
+        reports = [
+            (host, [*report.problems, *(self.standing[host].problems if host in self.standing else [])])
+            for host, report in self.reports.items()
+        ]
+        for host, problems in reports:
+            for p in problems:
+                key = (p["key"], p["problem"], p["allowed"], p["next_step"].replace(host, "HOST"))
+                shared.setdefault(key, []).append(host)
+        told: list[dict[str, str]] = []
+        for host, problems in reports:
+            for p in problems:
+                key = (p["key"], p["problem"], p["allowed"], p["next_step"].replace(host, "HOST"))
+                everywhere = p["key"].startswith("fleet_") and len(shared[key]) == len(self.reports)
+                if everywhere and host != shared[key][0]:
+                    continue
+                told.append(
+                    p
+                    | (
+                        {"host": "all", "next_step": p["next_step"].replace(host, "group_vars/all")}
+                        if everywhere
+                        else {}
+                    )
+                )
+        return told
+
+    def _values(self, host: str) -> HostValues:
+        return self.hostvars.get(host) or HostValues({}, {})
+
+    def _check_values(self, host: str) -> None:
+        found, report = self._values(host), self.reports[host]
+        schema = dict(FLEET)
+        if host in self.groups["mirrors"]:
+            schema |= MIRROR | TLS
+        if host in self.groups["origins"]:
+            schema |= ORIGIN
+        for key, wrong in found.unreadable.items():
+            report.add(key, wrong.problem, wrong.allowed, wrong.next_step)
+        record = {
+            key: check(found.values[key], key, report) for key, check in schema.items() if key in found.values
+        }
+        self.records[host] = record
+        self._check_keys(host, found)
+        if host in self.groups["mirrors"]:
+            self._check_mirror(host, found, record)
+        if host in self.groups["origins"] and "origin_url" not in found.values:
+            report.add("origin_url", "is missing", "https://NAME", f"add origin_url to {host}'s host_vars")
+        for key in FLEET_REQUIRED:
+            if key not in found.values and key not in found.unreadable:
+                report.add(
+                    key, "is missing", "see docs/inventory.md", f"add {key} to group_vars/all of {host}"
+                )
+        vantage = record.get("fleet_vantage_host")
+        if vantage and vantage != "localhost" and vantage not in self.all_hosts:
+            hint = v.did_you_mean(vantage, self.all_hosts)
+            report.add(
+                "fleet_vantage_host",
+                f"names {v.shown(vantage)}, which is no host",
+                "a host of the inventory, or localhost",
+                hint,
+            )
+
+    def _check_keys(self, host: str, found: HostValues) -> None:
+        """Unknown keys: every mirror_ and origin_ key is ours; of fleet_ keys only what looks like a slip."""
+        report = self.reports[host]
+        for prefix, known in (("mirror_", MIRROR), ("origin_", ORIGIN)):
+            for key in sorted(key for key in found.values if key.startswith(prefix) and key not in known):
+                if prefix == "origin_" and not v.did_you_mean(key, known):
+                    continue  # another input of the origin role
+                report.add(key, "is no known key", ", ".join(known), v.did_you_mean(key, known))
+        for key in sorted(key for key in found.values if key.startswith("fleet_") and key not in FLEET):
+            if hint := v.did_you_mean(key, FLEET):
+                report.add(key, "is no known key", ", ".join(FLEET), hint)
+
+    def _check_mirror(self, host: str, found: HostValues, record: dict[str, Any]) -> None:
+        report = self.reports[host]
+        if not any(key.startswith("mirror_") for key in [*found.values, *found.unreadable]):
+            report.add(
+                "mirror_mode",
+                "the host is in the group mirrors and has no record",
+                "a file host_vars/HOST.yml for every mirror",
+                f"write host_vars/{host}.yml, or take {host} out of the group",
+            )
+            return
+        for key in MIRROR_REQUIRED:
+            if key not in found.values and key not in found.unreadable:
+                report.add(key, "is missing", "see docs/inventory.md", f"add {key} to host_vars/{host}.yml")
+        mode = record.get("mirror_mode")
+        if mode == "bandersnatch" and not {"mirror_selection", "fleet_selection"} & found.values.keys():
+            report.add(
+                "mirror_selection",
+                "is missing, and so is fleet_selection: nothing would be selected",
+                "projects: [names], or everything: true",
+                f"add mirror_selection to host_vars/{host}.yml or fleet_selection to group_vars/all",
+            )
+        if mode == "rsync" and "mirror_upstream" not in found.values:
+            report.add(
+                "mirror_upstream",
+                "is missing",
+                "the inventory name of a tier-1 mirror or origin (mode rsync)",
+            )
+        if mode == "cache" and record.get("mirror_on_miss") == "not_found":
+            report.add(
+                "mirror_on_miss",
+                "is 'not_found' for a cache, which would then serve nothing",
+                "pass (mode cache)",
+            )
+        if record.get("mirror_state") != "retired" and record.get("mirror_agreement"):
+            self._check_agreement(host, record)
+
+    def _check_agreement(self, host: str, record: dict[str, Any]) -> None:
+        report, agreement = self.standing[host], record["mirror_agreement"]
+        wanted = record.get("fleet_agreement_version")
+        if wanted and agreement.get("version") and agreement["version"] != wanted:
+            report.add(
+                "mirror_agreement.version",
+                f"is {v.shown(agreement['version'])}, an agreement that is not the fleet's",
+                v.shown(wanted),
+                "ask the operator to accept the fleet's agreement (fleet_agreement_version)",
+            )
+        if self.today is None:
+            return
+        if (agreement.get("accepted_on") or "") > self.today:
+            report.add(
+                "mirror_agreement.accepted_on",
+                f"lies in the future ({agreement['accepted_on']})",
+                f"up to {self.today}",
+            )
+        if (agreement.get("expires_on") or self.today) < self.today:
+            report.add(
+                "mirror_agreement.expires_on",
+                f"has passed ({agreement['expires_on']})",
+                f"from {self.today} on",
+                "ask the operator to renew, or set mirror_state: retired",
+            )
+
+    def _check_groups(self, groups: dict[str, list[str]]) -> None:
+        for host in self.all_hosts:
+            report = self.reports[host]
+            of = {name for name in GROUPS if host in self.groups[name]}
+            others = [
+                name
+                for name, hosts in groups.items()
+                if host in hosts and name not in {"all", "ungrouped", *GROUPS}
+            ]
+            if not of:
+                hints = [hint for hint in (v.did_you_mean(name, GROUPS) for name in others) if hint]
+                report.add(
+                    "groups", "the host is in none of the fleet's groups", ", ".join(GROUPS), " ".join(hints)
+                )
+            for other in ("origins", "redirectors"):
+                if {"mirrors", other} <= of:
+                    report.add(
+                        "groups",
+                        f"the host is in mirrors and in {other}",
+                        f"a mirror is not one of the {other}",
+                        "the fleet trusts its origins and redirectors, mirrors it checks: use another host",
+                    )
+            if "mirrors" not in of and "mirror_mode" in self._values(host).values:
+                report.add(
+                    "mirror_mode",
+                    "the host has a mirror's record but is not in the group mirrors",
+                    "hosts of the group mirrors",
+                )
+
+    def _urls(self, host: str) -> list[str]:
+        record = self.records[host]
+        return [*(record.get("mirror_url") or []), *(record.get("origin_url") or [])]
+
+    def _check_uniqueness(self) -> None:
+        owner: dict[str, str] = {}
+        for host in self.all_hosts:
+            for one in self._urls(host):
+                name = one.split("://", 1)[1]
+                if name in owner and owner[name] != host:
+                    key = "mirror_url" if host in self.groups["mirrors"] else "origin_url"
+                    self.reports[host].add(
+                        key, f"{one} is {owner[name]}'s as well", "a name that no other host has"
+                    )
+                owner.setdefault(name, host)
+        by_folded: dict[str, str] = {}
+        for host in self.all_hosts:
+            if host.lower() in by_folded:
+                self.reports[host].add(
+                    "inventory_hostname",
+                    f"differs from {by_folded[host.lower()]} only in case",
+                    "a name of its own",
+                )
+            by_folded.setdefault(host.lower(), host)
+
+    def upstream_host(self, host: str) -> str | None:
+        """The host of this inventory that feeds the host, if one does."""
+        named = self.records[host].get("mirror_upstream")
+        if not named:
+            return None
+        if "://" not in named:
+            return str(named) if named in self.all_hosts else None
+        return next((other for other in self.all_hosts if named in self._urls(other)), None)
+
+    def _check_upstreams(self) -> None:
+        for host in self.groups["mirrors"]:
+            report, record = self.reports[host], self.records[host]
+            named = record.get("mirror_upstream")
+            if not named:
+                continue
+            feeder = self.upstream_host(host)
+            allowed = (
+                "a URL, or the inventory name of an origin or of a mirror of mode bandersnatch (a tier-1)"
+            )
+            if feeder is None:
+                if "://" not in named:
+                    near = v.did_you_mean(named, [*self.groups["mirrors"], *self.groups["origins"]])
+                    report.add(
+                        "mirror_upstream",
+                        f"names {v.shown(named)}, which is no host of the inventory",
+                        allowed,
+                        near,
+                    )
+                elif record.get("mirror_mode") == "rsync":
+                    report.add(
+                        "mirror_upstream",
+                        "is the URL of a host outside this inventory (mode rsync)",
+                        "an inventory name",
+                    )
+                continue
+            mode = self.records[feeder].get("mirror_mode")
+            if feeder not in self.groups["origins"] and mode != "bandersnatch":
+                what = f"of mode {mode}" if feeder in self.groups["mirrors"] else "neither mirror nor origin"
+                report.add("mirror_upstream", f"is {feeder}, which is no tier-1 ({what})", allowed)
+            elif self.records[feeder].get("mirror_state") == "retired":
+                report.add(
+                    "mirror_upstream", f"is {feeder}, which is retired", "an upstream that still serves"
+                )
+            circle = self._circle(host)
+            if circle:
+                report.add(
+                    "mirror_upstream",
+                    f"runs in a circle: {' <- '.join(circle)}",
+                    "a chain that ends at an index or origin",
+                )
+
+    def _circle(self, host: str) -> list[str]:
+        seen = [host]
+        while (feeder := self.upstream_host(seen[-1])) is not None:
+            if feeder == host:
+                return [*seen, host]
+            if feeder in seen:
+                return []  # told at the hosts that form it
+            seen.append(feeder)
+        return []
+
+    def tier(self, host: str) -> int:
+        """How many syncs a host is away from the index: an origin 0, what feeds from it or from outside 1."""
+        if host in self.groups["origins"]:
+            return 0
+        feeder = self.upstream_host(host)
+        return 1 if feeder is None else 1 + self.tier(feeder)
+
+    def raise_if_wrong(self, *hosts: str) -> None:
+        """Refuse to go on with a record that has problems."""
+        joined = Report(", ".join(hosts))
+        for host in hosts:
+            joined.problems += self.reports[host].problems
+        joined.raise_if_any()
+
+
+def inventory_problems(
+    hostvars: dict[str, HostValues],
+    groups: dict[str, list[str]],
+    today: str,
+    role_inputs: dict[str, list[str]] | None = None,
+) -> list[dict[str, str]]:
+    fleet = Fleet(hostvars, groups, v.date(today))
+    for host in fleet.all_hosts:
+        for role, inputs in sorted((role_inputs or {}).items()):
+            for key in sorted(fleet.hostvars[host].values if host in fleet.hostvars else []):
+                if key.startswith(f"{role}_") and key not in inputs and key not in TLS | ORIGIN:
+                    fleet.reports[host].add(
+                        key, f"is no input of the role {role}", ", ".join(inputs), v.did_you_mean(key, inputs)
+                    )
+    if not fleet.groups["mirrors"]:
+        fleet.reports.setdefault("all", Report("all")).add(
+            "groups", "the group mirrors is empty", "at least one mirror", "add a host to the group mirrors"
+        )
+    return fleet.problems()
+
+
+PATHS = {
+    "fetched": "/srv/mirror/fetched",
+    "served": "/srv/mirror/served",
+    "state": "/var/lib/mirrorfleet",
+    "metrics": "/var/lib/prometheus/node-exporter/mirrorfleet.prom",
+    "certificate": "/etc/mirrorfleet/tls/fullchain.pem",
+}
+SETTINGS: dict[str, tuple[Check, Any]] = {
+    "minimum_free_bytes": (v.whole(0, 2**60), 1024**3),
+    "maximum_shrink_share": (v.number(0, 1), 0.2),
+    "tries_before_set_aside": (v.whole(1, 1000), 3),
+    "check_share_per_day": (v.number(0, 1), 0.02),
+}
+
+
+def mirror_config(
+    host: str,
+    hostvars: dict[str, HostValues],
+    groups: dict[str, list[str]],
+    discovered: dict[str, Any] | None = None,
+    settings: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    fleet = Fleet(hostvars, groups)
+    if host not in [*fleet.groups["mirrors"], *fleet.groups["origins"]]:
+        raise BadValueError(
+            f"{v.shown(host)} is neither mirror nor origin", "a host of the groups mirrors and origins"
+        )
+    fleet.raise_if_wrong(host)
+    record = fleet.records[host]
+    report = Report(host)
+    for name in (settings or {}).keys() - SETTINGS.keys():
+        report.add(name, "is no known setting", ", ".join(SETTINGS), v.did_you_mean(name, SETTINGS))
+    tuned = {
+        name: report.try_check(name, check, (settings or {}).get(name, default))
+        for name, (check, default) in SETTINGS.items()
+    }
+    is_origin = host in fleet.groups["origins"]
+    mode = "origin" if is_origin else record["mirror_mode"]
+    site, index = _upstream_of(host, fleet, discovered, report)
+    chosen = _selection_of(record, mode, report)
+    report.raise_if_any()
+    config = {
+        "schema": 1,
+        "name": host,
+        "mode": mode,
+        "url": record["origin_url" if is_origin else "mirror_url"][0],
+        "upstream": site,
+        "index_url": index,
+        "selection": chosen,
+        "paths": dict(PATHS),
+        "bandersnatch": {
+            "program": "/opt/bandersnatch/current/bin/bandersnatch",
+            "config": "/etc/mirrorfleet/bandersnatch.conf",
+        },
+        **tuned,
+    }
+    if mode == "rsync":
+        config["rsync"] = {"source": f"rsync://{site.split('://', 1)[1].split(':')[0]}/mirror"}
+    return config
+
+
+def _selection_of(record: dict[str, Any], mode: str, report: Report) -> dict[str, Any]:
+    """What a host carries. Only a cache, and a tier-2 that takes what its tier-1 has, may leave it open."""
+    if mode == "origin":
+        projects = record.get("origin_projects")
+        chosen = projects and {"projects": projects, "releases_kept": record.get("origin_releases_kept")}
+        key, allowed = "origin_projects", "a list of project names"
+    else:
+        chosen = record.get("mirror_selection") or record.get("fleet_selection")
+        key, allowed = (
+            "mirror_selection",
+            "projects: [names], or everything: true (or fleet_selection for all)",
+        )
+    if not chosen and mode in {"origin", "bandersnatch"}:
+        report.add(key, "is missing: nothing would be selected", allowed)
+    return SELECTION_DEFAULTS | (chosen or {})
+
+
+def _upstream_of(
+    host: str, fleet: Fleet, discovered: dict[str, Any] | None, report: Report
+) -> tuple[str, str]:
+    """The upstream's site and index page: as named, else as discovered."""
+    record = fleet.records[host]
+    named = record.get("mirror_upstream") or record.get("origin_upstream")
+    feeder = fleet.upstream_host(host)
+    if feeder is not None:
+        fleet.raise_if_wrong(feeder)
+        named = fleet._urls(feeder)[0]
+    if named:
+        return named, f"{named}/simple/"
+    index = (discovered or {}).get("index_url")
+    if not index:
+        report.add(
+            "mirror_upstream",
+            "is not given, and no upstream was discovered",
+            "a URL or an inventory name",
+            f"name mirror_upstream for {host}, or run upstream_probe first and pass its result",
+        )
+        return "", ""
+    checked = report.try_check(
+        "discovered index_url", lambda value: v.url(value, schemes=("https", "http"), path=True), index
+    )
+    if checked is None:
+        return "", ""
+    site = checked.removesuffix("/simple")
+    if site == checked and record.get("mirror_mode") == "bandersnatch":
+        report.add(
+            "mirror_upstream",
+            f"the discovered index {checked} does not end in /simple/, which bandersnatch needs",
+            "an index at SITE/simple/",
+            "name another mirror_upstream, or use mirror_mode: cache",
+        )
+    return site, f"{checked}/"
+
+
+def fleet_registry(hostvars: dict[str, HostValues], groups: dict[str, list[str]]) -> dict[str, Any]:
+    fleet = Fleet(hostvars, groups)
+    mirrors = sorted(fleet.groups["mirrors"])
+    fleet.raise_if_wrong(*mirrors, *fleet.groups["origins"])
+    shared = fleet.records[(mirrors or fleet.all_hosts)[0]] if fleet.all_hosts else {}
+    return {
+        "schema": 1,
+        "fleet": {
+            "name": shared.get("fleet_name", ""),
+            "coordinator": shared.get("fleet_coordinator", {}),
+            "agreement_version": shared.get("fleet_agreement_version", ""),
+            "staleness_limit": shared.get("fleet_staleness_limit", 86400),
+        },
+        "origins": [
+            {"name": host, "url": fleet.records[host]["origin_url"][0]}
+            for host in sorted(fleet.groups["origins"])
+        ],
+        "mirrors": [_entry(host, fleet) for host in mirrors],
+    }
+
+
+def _entry(host: str, fleet: Fleet) -> dict[str, Any]:
+    record = MIRROR_DEFAULTS | fleet.records[host]
+    return {
+        "name": host,
+        "url": record["mirror_url"][0],
+        "urls": record["mirror_url"],
+        "mode": record["mirror_mode"],
+        "tier": fleet.tier(host),
+        "state": record["mirror_state"],
+        "upstream": fleet.upstream_host(host) or record.get("mirror_upstream"),
+        "location": record["mirror_location"],
+        "networks": record["mirror_networks"],
+        "bandwidth": record["mirror_bandwidth"],
+        "address_families": sorted(record["mirror_address_families"]),
+        "operator": record["mirror_operator"],
+        "agreement": {
+            key: record["mirror_agreement"].get(key) for key in ("version", "accepted_on", "expires_on")
+        },
+    }
+
+
+class FilterModule:
+    """Filters from the inventory to what hosts and programs are given."""
+
+    def filters(self) -> dict[str, Callable[..., Any]]:
+        return {
+            "inventory_problems": as_filter(inventory_problems),
+            "mirror_config": as_filter(mirror_config),
+            "fleet_registry": as_filter(fleet_registry),
+        }
