@@ -1,0 +1,265 @@
+#!/usr/bin/python
+"""Install one Python program into a versioned environment of its own, with a `current` link."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: python_program
+short_description: A Python program in /opt/NAME/VERSION, hash-locked, with a current link
+description:
+  - Installs a program and everything it needs, as pinned with hashes in a pip requirements file, into a virtual
+    environment C(ROOT/NAME/VERSION), and points C(ROOT/NAME/current) at it by one rename, so that going back to a
+    former version is one rename too.
+  - What is installed is compared with the lock each time, by the version of every distribution and the hash of every
+    installed file (the C(RECORD) of each distribution). A tampered or half-installed environment is made anew, beside
+    the running one only in name; no stamp is trusted.
+  - Supports check mode. Versions other than the current and the former one are removed when a new one is linked.
+options:
+  name:
+    description: Name of the program; its folder under O(root).
+    type: str
+    required: true
+  version:
+    description: Version to install; names the folder.
+    type: str
+    required: true
+  requirements:
+    description: Content of a pip requirements file with an exact version and at least one hash for each line.
+    type: str
+    required: true
+  wheel:
+    description:
+      - A wheel on the target to install on top, without dependencies; for programs that are on no index.
+    type: path
+  index_url:
+    description: Index to install from; empty leaves it to the target's own pip configuration.
+    type: str
+    default: ""
+  link:
+    description: Point C(current) at this version.
+    type: bool
+    default: true
+  root:
+    description: Folder of all programs.
+    type: path
+    default: /opt
+  python:
+    description: Interpreter that makes the environment.
+    type: path
+    default: /usr/bin/python3
+author: mirrorfleet
+"""
+
+EXAMPLES = r"""
+- name: Install bandersnatch
+  python_program:
+    name: bandersnatch
+    version: 8.2.0
+    requirements: "{{ lookup('ansible.builtin.file', 'requirements/bandersnatch-8.2.0-debian-13.txt') }}"
+"""
+
+RETURN = r"""
+version:
+  description: Version that C(current) points at now.
+  type: str
+  returned: always
+previous:
+  description: Version that C(current) pointed at before; empty if none.
+  type: str
+  returned: always
+problems:
+  description: What differed from the lock before.
+  type: list
+  elements: str
+  returned: always
+"""
+
+import base64
+import csv
+import hashlib
+import os
+import re
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+
+CA_BUNDLE = "/etc/ssl/certs/ca-certificates.crt"  # what Debian's update-ca-certificates writes
+
+
+def canonical(name: str) -> str:
+    """Project name as PEP 503 normalises it."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def pins(requirements: str) -> dict[str, str]:
+    """Name and version of every line of a hash-locked requirements file; `ValueError` names a line that is not."""
+    wanted: dict[str, str] = {}
+    for line in requirements.replace("\\\n", " ").splitlines():
+        requirement = line.split("#", 1)[0].strip()
+        if not requirement:
+            continue
+        match = re.match(r"([A-Za-z0-9][A-Za-z0-9._-]*)==([A-Za-z0-9][A-Za-z0-9.!+_-]*)\s", requirement)
+        if not match or "--hash=sha256:" not in requirement:
+            raise ValueError(f"not an exact version with a hash: {requirement[:80]!r}")
+        wanted[canonical(match[1])] = match[2]
+    return wanted
+
+
+def damaged_files(dist_info: Path) -> list[str]:
+    """Installed files of one distribution that are missing or differ from its RECORD (PyPA: recording installed
+    projects)."""
+    site = dist_info.parent
+    bad = []
+    with (dist_info / "RECORD").open(encoding="utf-8", newline="") as record:
+        for name, digest, _size in csv.reader(record):
+            if not digest:  # RECORD itself and bytecode carry none
+                continue
+            algorithm, _, expected = digest.partition("=")
+            try:
+                found = hashlib.new(algorithm, (site / name).read_bytes()).digest()
+            except OSError:
+                bad.append(f"{name} is missing")
+                continue
+            if base64.urlsafe_b64encode(found).rstrip(b"=").decode() != expected:
+                bad.append(f"{name} was changed")
+    return bad
+
+
+def problems_of(target: Path, wanted: dict[str, str], wheel: Path | None) -> list[str]:
+    """What differs between the environment at `target` and the lock; empty when nothing does."""
+    if not (target / "bin/python").exists():
+        return [f"{target} is not installed" if not target.exists() else f"{target} is half installed"]
+    found = {}
+    for info in target.glob("lib/python3*/site-packages/*.dist-info"):
+        name, _, version = info.name.removesuffix(".dist-info").rpartition("-")
+        found[canonical(name)] = (version, info)
+    problems = []
+    for name, version in wanted.items():
+        if name not in found:
+            problems.append(f"{name} is missing")
+        elif found[name][0] != version:
+            problems.append(f"{name} is {found[name][0]}, not {version}")
+    if wheel is not None:
+        name = canonical(wheel.name.split("-", 1)[0])
+        digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
+        origin = found[name][1] / "direct_url.json" if name in found else None
+        if origin is None or not origin.exists() or digest not in origin.read_text():
+            problems.append(f"{name} is not from {wheel.name} as built")
+    for _version, info in found.values():
+        try:
+            problems += damaged_files(info)
+        except (OSError, ValueError) as error:
+            problems.append(f"{info.name}: {error}")
+    return problems
+
+
+def install(module: AnsibleModule, target: Path, requirements: str, wheel: Path | None) -> None:
+    params = module.params
+    shutil.rmtree(target, ignore_errors=True)
+    target.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    module.run_command([params["python"], "-m", "venv", str(target)], check_rc=True)
+    pip = [str(target / "bin/python"), "-m", "pip", "--disable-pip-version-check", "--no-input", "install",
+           "--no-cache-dir", "--quiet"]  # fmt: skip
+    environment = {"PIP_CERT": CA_BUNDLE} if os.path.exists(CA_BUNDLE) else {}
+    with tempfile.TemporaryDirectory() as scratch:
+        lock = Path(scratch) / "requirements.txt"
+        lock.write_text(requirements, encoding="utf-8")
+        index = ["--index-url", params["index_url"]] if params["index_url"] else []
+        steps = [[*pip, *index, "--require-hashes", "--only-binary", ":all:", "-r", str(lock)]]
+        if wheel is not None:
+            steps.append([*pip, "--no-index", "--no-deps", str(wheel)])
+        for step in steps:
+            code, out, err = module.run_command(step, environ_update=environment)
+            if code:
+                shutil.rmtree(target, ignore_errors=True)
+                module.fail_json(
+                    msg=f"pip could not install {params['name']} {params['version']} into {target}; "
+                    f"the current version is untouched. pip says: {(err or out).strip()[-2000:]}"
+                )
+
+
+def current_version(link: Path) -> str:
+    return os.readlink(link) if link.is_symlink() else ""
+
+
+def point(link: Path, version: str) -> None:
+    scratch = link.with_name(".current.new")
+    scratch.unlink(missing_ok=True)
+    scratch.symlink_to(version)
+    scratch.rename(link)
+
+
+def run(module: AnsibleModule) -> dict[str, Any]:
+    params = module.params
+    for key in ("name", "version"):
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.!+_-]*", params[key]) or params[key] == "current":
+            module.fail_json(
+                msg=f"{key}: {params[key]!r} is refused; letters, digits and . ! + _ - are allowed."
+            )
+    try:
+        wanted = pins(params["requirements"])
+    except ValueError as error:
+        module.fail_json(msg=f"requirements of {params['name']} {params['version']}: {error}")
+    wheel = Path(params["wheel"]) if params["wheel"] else None
+    home = Path(params["root"]) / params["name"]
+    target, link = home / params["version"], home / "current"
+    previous = current_version(link)
+    # In check mode on a bare host the wheel has not been copied yet: not installed is the answer all the same.
+    problems = (
+        problems_of(target, wanted, wheel)
+        if wheel is None or wheel.exists()
+        else [f"{target} is not installed: {wheel.name} is not on the host"]
+    )
+    relink = params["link"] and previous != params["version"]
+    result = {
+        "changed": bool(problems) or relink,
+        "previous": previous,
+        "version": params["version"] if params["link"] else previous,
+        "problems": problems,
+        "diff": {
+            "before": f"current: {previous}\n",
+            "after": f"current: {params['version'] if relink else previous}\n",
+        },
+    }
+    if module.check_mode:
+        return result
+    if problems:
+        install(module, target, params["requirements"], wheel)
+        if still := problems_of(target, wanted, wheel):
+            module.fail_json(
+                msg=f"{target} does not match its lock right after installation: {'; '.join(still[:5])}"
+            )
+    if relink:
+        point(link, params["version"])
+        for other in home.iterdir():
+            if (
+                other.is_dir()
+                and not other.is_symlink()
+                and other.name not in (params["version"], previous, "dist")
+            ):
+                shutil.rmtree(other)
+    return result
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={
+            "name": {"type": "str", "required": True},
+            "version": {"type": "str", "required": True},
+            "requirements": {"type": "str", "required": True},
+            "wheel": {"type": "path"},
+            "index_url": {"type": "str", "default": ""},
+            "link": {"type": "bool", "default": True},
+            "root": {"type": "path", "default": "/opt"},
+            "python": {"type": "path", "default": "/usr/bin/python3"},
+        },
+        supports_check_mode=True,
+    )
+    module.exit_json(**run(module))
+
+
+if __name__ == "__main__":
+    main()
