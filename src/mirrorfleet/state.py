@@ -1,0 +1,201 @@
+"""What was published and what is still to do, in one SQLite file that survives a kill at any moment.
+
+The served tree is the truth about pages; the state only says what need not be looked at again and
+what is to be removed. Losing it costs one full pass, never a wrong page.
+"""
+
+import json
+import sqlite3
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS value (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS project (
+    name TEXT PRIMARY KEY, identity TEXT NOT NULL, serial INTEGER NOT NULL, snapshot TEXT NOT NULL,
+    files INTEGER NOT NULL, bytes INTEGER NOT NULL) WITHOUT ROWID;
+-- Every file that a page names or is about to name. A file is unwanted when no project holds it.
+CREATE TABLE IF NOT EXISTS file (
+    path TEXT NOT NULL, project TEXT NOT NULL, size INTEGER NOT NULL, sha256 TEXT NOT NULL,
+    core_metadata TEXT, PRIMARY KEY (path, project)) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS file_of_project ON file (project);
+-- Paths below the served tree to delete once run `after` is over; packages/ also leave the fetched tree.
+CREATE TABLE IF NOT EXISTS removal (path TEXT PRIMARY KEY, after INTEGER NOT NULL) WITHOUT ROWID;
+-- Projects whose disappearance from the fetched tree was decided, with the reason.
+CREATE TABLE IF NOT EXISTS leaving (name TEXT PRIMARY KEY, reason TEXT NOT NULL) WITHOUT ROWID;
+-- Projects that failed to be fetched, until they succeed.
+CREATE TABLE IF NOT EXISTS trouble (
+    name TEXT PRIMARY KEY, tries INTEGER NOT NULL, since REAL NOT NULL, retry_after REAL NOT NULL,
+    reason TEXT NOT NULL) WITHOUT ROWID;
+"""
+
+
+@dataclass(frozen=True)
+class Published:
+    identity: str
+    serial: int
+    snapshot: str
+
+
+@dataclass(frozen=True)
+class Wanted:
+    path: str
+    size: int
+    sha256: str
+    core_metadata: str | None = None
+
+
+@dataclass(frozen=True)
+class Trouble:
+    name: str
+    tries: int
+    since: float
+    retry_after: float
+    reason: str
+
+
+class State:
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._db = sqlite3.connect(path, isolation_level=None, timeout=30)
+        self._db.execute("PRAGMA journal_mode = WAL")
+        self._db.execute("PRAGMA synchronous = NORMAL")
+        self._db.executescript(_SCHEMA)
+
+    def __enter__(self) -> "State":
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._db.close()
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+        except BaseException:
+            self._db.execute("ROLLBACK")
+            raise
+        self._db.execute("COMMIT")
+
+    # Single values
+
+    def get(self, key: str, default: Any = None) -> Any:
+        row = self._db.execute("SELECT value FROM value WHERE key = ?", (key,)).fetchone()
+        return default if row is None else json.loads(row[0])
+
+    def put(self, key: str, value: Any) -> None:
+        self._db.execute("INSERT OR REPLACE INTO value VALUES (?, ?)", (key, json.dumps(value)))
+
+    def next_run(self) -> int:
+        run = int(self.get("run", 0)) + 1
+        self.put("run", run)
+        return run
+
+    # Projects
+
+    def projects(self) -> dict[str, Published]:
+        rows = self._db.execute("SELECT name, identity, serial, snapshot FROM project")
+        return {name: Published(*rest) for name, *rest in rows}
+
+    def serials(self) -> list[tuple[str, int]]:
+        return self._db.execute("SELECT name, serial FROM project ORDER BY name").fetchall()
+
+    def totals(self) -> tuple[int, int, int]:
+        """Projects, files, bytes."""
+        row = self._db.execute(
+            "SELECT count(*), coalesce(sum(files), 0), coalesce(sum(bytes), 0) FROM project"
+        )
+        projects, files, size = row.fetchone()
+        return projects, files, size
+
+    def set_project(self, name: str, published: Published, files: int, size: int) -> None:
+        self._db.execute(
+            "INSERT OR REPLACE INTO project VALUES (?, ?, ?, ?, ?, ?)",
+            (name, published.identity, published.serial, published.snapshot, files, size),
+        )
+
+    def drop_project(self, name: str) -> None:
+        self._db.execute("DELETE FROM project WHERE name = ?", (name,))
+
+    # Files
+
+    def files_of(self, name: str) -> dict[str, Wanted]:
+        rows = self._db.execute(
+            "SELECT path, size, sha256, core_metadata FROM file WHERE project = ?", (name,)
+        )
+        return {row[0]: Wanted(*row) for row in rows}
+
+    def projects_with_files(self) -> set[str]:
+        return {row[0] for row in self._db.execute("SELECT DISTINCT project FROM file")}
+
+    def claim(self, name: str, files: Iterable[Wanted]) -> None:
+        """Note files before they are linked, so that none is forgotten by a kill."""
+        self._db.executemany(
+            "INSERT INTO file VALUES (?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET size = excluded.size,"
+            " sha256 = excluded.sha256, core_metadata = coalesce(excluded.core_metadata,"
+            " CASE WHEN sha256 = excluded.sha256 THEN core_metadata END)",
+            ((f.path, name, f.size, f.sha256, f.core_metadata) for f in files),
+        )
+
+    def release(self, name: str, paths: Iterable[str]) -> None:
+        self._db.executemany(
+            "DELETE FROM file WHERE project = ? AND path = ?", ((name, path) for path in paths)
+        )
+
+    def is_wanted(self, path: str) -> bool:
+        return self._db.execute("SELECT 1 FROM file WHERE path = ? LIMIT 1", (path,)).fetchone() is not None
+
+    def files_after(self, path: str, limit: int) -> list[tuple[str, str, int, str, str | None]]:
+        """Path, project, size, sha256, sidecar's sha256, in path order from behind `path`."""
+        return self._db.execute(
+            "SELECT path, project, size, sha256, core_metadata FROM file"
+            " WHERE path > ? ORDER BY path LIMIT ?",
+            (path, limit),
+        ).fetchall()
+
+    # Removals
+
+    def schedule_removal(self, paths: Iterable[str], after: int) -> None:
+        self._db.executemany(
+            "INSERT INTO removal VALUES (?, ?) ON CONFLICT DO UPDATE SET after = min(after, excluded.after)",
+            ((path, after) for path in paths),
+        )
+
+    def cancel_removal(self, paths: Iterable[str]) -> None:
+        self._db.executemany("DELETE FROM removal WHERE path = ?", ((path,) for path in paths))
+
+    def due_removals(self, run: int) -> list[str]:
+        rows = self._db.execute("SELECT path FROM removal WHERE after < ? ORDER BY path", (run,))
+        return [row[0] for row in rows]
+
+    # Decided departures
+
+    def decide_leaving(self, names: Iterable[str], reason: str) -> None:
+        self._db.executemany("INSERT OR REPLACE INTO leaving VALUES (?, ?)", ((n, reason) for n in names))
+
+    def leaving(self) -> dict[str, str]:
+        return dict(self._db.execute("SELECT name, reason FROM leaving"))
+
+    def left(self, names: Iterable[str]) -> None:
+        self._db.executemany("DELETE FROM leaving WHERE name = ?", ((name,) for name in names))
+
+    # Projects in trouble
+
+    def troubles(self) -> dict[str, Trouble]:
+        rows = self._db.execute("SELECT name, tries, since, retry_after, reason FROM trouble")
+        return {row[0]: Trouble(*row) for row in rows}
+
+    def record_trouble(self, name: str, reason: str, retry_after: float) -> None:
+        self._db.execute(
+            "INSERT INTO trouble VALUES (?, 1, ?, ?, ?) ON CONFLICT DO UPDATE SET tries = tries + 1,"
+            " retry_after = excluded.retry_after, reason = excluded.reason",
+            (name, time.time(), retry_after, reason),
+        )
+
+    def clear_trouble(self, names: Iterable[str]) -> None:
+        self._db.executemany("DELETE FROM trouble WHERE name = ?", ((name,) for name in names))

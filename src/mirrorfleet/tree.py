@@ -1,0 +1,128 @@
+"""File system steps that leave a tree whole whatever dies in between."""
+
+import contextlib
+import ctypes
+import hashlib
+import os
+import shutil
+import stat
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+# Every temporary name of ours has this prefix: upstream's file names never start with a dot.
+TEMPORARY = ".mirrorfleet-"
+
+
+def write_atomically(path: Path, data: bytes, mode: int = 0o644, *, durable: bool = True) -> None:
+    """Replace `path` by one rename; readers see the former or the new content."""
+    handle, temporary = tempfile.mkstemp(prefix=TEMPORARY, dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(data)
+            os.fchmod(stream.fileno(), mode)
+            if durable:
+                stream.flush()
+                os.fsync(stream.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise
+
+
+def replace_symlink(path: Path, target: str) -> bool:
+    """Make `path` a link to `target` by one rename; says whether anything changed."""
+    try:
+        if os.readlink(path) == target:
+            return False
+    except OSError:
+        if path.is_dir() and not path.is_symlink():
+            raise
+    temporary = f"{path.parent}/{TEMPORARY}{path.name}"
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(temporary)
+    os.symlink(target, temporary)
+    os.replace(temporary, path)
+    return True
+
+
+def link_file(source: Path, target: Path) -> bool:
+    """Make `target` a hard link to `source`, replacing what is there; says whether anything changed."""
+    try:
+        os.link(source, target)
+        return True
+    except FileNotFoundError:
+        os.makedirs(target.parent, exist_ok=True)
+    except FileExistsError:
+        if os.path.samefile(source, target):
+            return False
+    temporary = target.parent / f"{TEMPORARY}{os.getpid()}"
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(temporary)
+    os.link(source, temporary)
+    os.replace(temporary, target)
+    return True
+
+
+def sync_file_system(path: Path) -> None:
+    """Everything written so far below `path`'s mount survives a power cut; one call for a whole batch."""
+    handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        if _libc.syncfs(handle) != 0:
+            raise OSError(ctypes.get_errno(), "syncfs failed", str(path))
+    finally:
+        os.close(handle)
+
+
+def sha256_of(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def regular_size(path: Path) -> int | None:
+    """The size of a regular file, None for anything else: a symlink is never followed out of the tree."""
+    try:
+        status = os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return status.st_size if stat.S_ISREG(status.st_mode) else None
+
+
+def remove(path: Path) -> bool:
+    """Remove a file, link or directory; says whether there was one."""
+    try:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
+
+
+def prune_empty_parents(path: Path, root: Path) -> None:
+    """Remove the directories above `path` that became empty, up to but without `root`."""
+    for parent in path.parents:
+        if parent == root or root not in parent.parents:
+            return
+        try:
+            parent.rmdir()
+        except OSError:
+            return
+
+
+def entries(path: Path) -> Iterator[os.DirEntry[str]]:
+    """The entries of a directory, none when it is not there."""
+    try:
+        with os.scandir(path) as scan:
+            yield from scan
+    except FileNotFoundError:
+        return
+
+
+def free_bytes(path: Path) -> int:
+    status = os.statvfs(path)
+    return status.f_bavail * status.f_frsize
