@@ -5,12 +5,13 @@ and repairs what differs. Documented in library/host_state.yml (`ansible-doc -t 
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import json
 import os
 import re
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,6 +23,7 @@ Item = dict[str, Any]
 Drift = list[dict[str, str]]
 
 STATE_DIRECTORY = "/var/lib/host_state"
+LARGEST_DIFF = 100_000
 UNIT_DIRECTORY = re.compile(r"/(etc|run|usr/lib|usr/local/lib|lib)/systemd/system/([^/]+?)(\.d/[^/]+)?")
 
 
@@ -39,7 +41,7 @@ def matching(pattern: str, allowed: str) -> Check:
     return check
 
 
-def path(value: object) -> str | None:
+def check_path(value: object) -> str | None:
     if isinstance(value, str) and value.startswith("/") and len(value) > 1:
         clean = os.path.normpath(value) == value and not value.startswith("//")
         if clean and value.isprintable():
@@ -47,38 +49,38 @@ def path(value: object) -> str | None:
     return 'an absolute path without "..", doubled or trailing slashes'
 
 
-def removable_path(value: object) -> str | None:
-    allowed = path(value)
+def check_removable_path(value: object) -> str | None:
+    allowed = check_path(value)
     if allowed is None and str(value).count("/") < 2:
         allowed = "a path at least two levels below /"
     return allowed
 
 
-def mode(value: object) -> str | None:
+def check_mode(value: object) -> str | None:
     if isinstance(value, str) and re.fullmatch(r"[0-7]{3,4}", value):
         return None
     return 'an octal mode in quotes, such as "0644" (without quotes YAML makes another number of it)'
 
 
-def text(value: object) -> str | None:
+def check_text(value: object) -> str | None:
     return None if isinstance(value, str) else "a string; put it in quotes"
 
 
-def flag(value: object) -> str | None:
+def check_flag(value: object) -> str | None:
     return None if isinstance(value, bool) else "true or false"
 
 
-def number(value: object) -> str | None:
+def check_number(value: object) -> str | None:
     right = isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**32 - 1
     return None if right else "a whole number, 0 or more"
 
 
-def mapping(value: object) -> str | None:
+def check_mapping(value: object) -> str | None:
     right = isinstance(value, dict) and all(isinstance(key, str) for key in value)
     return None if right else "a mapping of variable names to values"
 
 
-def names(value: object) -> str | None:
+def check_names(value: object) -> str | None:
     right = isinstance(value, list) and all(isinstance(entry, str) and entry.strip() for entry in value)
     return None if right else "a list of names"
 
@@ -87,12 +89,12 @@ def one_of(*choices: str) -> Check:
     return lambda value: None if value in choices else f"one of {', '.join(choices)}"
 
 
-def validator(value: object) -> str | None:
+def check_validator(value: object) -> str | None:
     right = isinstance(value, str) and "%s" in value.split()
     return None if right else 'a command with the word %s for the file, such as "visudo -cf %s"'
 
 
-def tables(value: object) -> str | None:
+def check_tables(value: object) -> str | None:
     right = (
         isinstance(value, list)
         and value
@@ -104,12 +106,17 @@ def tables(value: object) -> str | None:
     return None if right else 'a list of at least one table by family and name, such as "inet mirrorfleet"'
 
 
-account = matching(r"[A-Za-z_][A-Za-z0-9_.-]{0,31}\$?", "the name of a user or group")
-owner = matching(r"[A-Za-z_][A-Za-z0-9_.-]{0,31}\$?|[0-9]{1,10}", "the name or number of a user or group")
-package = matching(r"[a-z0-9][a-z0-9+.-]+", "the name of a Debian package, without architecture or version")
-version = matching(r"[A-Za-z0-9.+:~*?\[\]-]+", 'a version or a glob of versions, such as "1.26.*"')
-unit = matching(
-    r"[A-Za-z0-9:_.@\\-]+\.(service|socket|timer|target|path|mount|slice)", "a unit's name with its suffix"
+check_account = matching(r"[A-Za-z_][A-Za-z0-9_.-]{0,31}\$?", "the name of a user or group")
+check_owner = matching(
+    r"[A-Za-z_][A-Za-z0-9_.-]{0,31}\$?|[0-9]{1,10}", "the name or number of a user or group"
+)
+check_package = matching(
+    r"[a-z0-9][a-z0-9+.-]+", "the name of a Debian package, without architecture or version"
+)
+check_version = matching(r"[A-Za-z0-9.+:~*?\[\]-]+", 'a version or a glob of versions, such as "1.26.*"')
+check_unit = matching(
+    r"[A-Za-z0-9:_.@\\-]+\.(service|socket|timer|target|path|mount|automount|swap|slice)",
+    "a unit's name with its suffix",
 )
 
 
@@ -122,83 +129,121 @@ class Key:
 
 @dataclass(frozen=True)
 class Section:
-    """A kind of item: its keys, the key that names it, and whether a string will do for it."""
+    """What it calls one item, the key that names an item, all keys, and whether a string will do for one."""
 
+    kind: str
     identity: str
     keys: dict[str, Key]
     short: bool = False
 
 
-NOTIFY = Key(names, [])
+@dataclass
+class Declaration:
+    """The validated items by section, the firewall, and the files' contents by path once they are rendered."""
+
+    sections: dict[str, list[Item]]
+    firewall: Item | None
+    contents: dict[str, bytes] = field(default_factory=dict)
+
+    def __getitem__(self, title: str) -> list[Item]:
+        return self.sections[title]
+
+    def differing(self, title: str, drift: Drift) -> list[Item]:
+        section = SECTIONS[title]
+        found = drifted(drift, section.kind)
+        return [item for item in self.sections[title] if item[section.identity] in found]
+
+
+NOTIFY = Key(check_names, [])
+NOTIFYING = ("files", "links", "absent")
 SOURCES = ("template", "content", "src")
 SECTIONS = {
-    "packages": Section("name", {"name": Key(package, required=True), "version": Key(version)}, short=True),
-    "groups": Section(
+    "packages": Section(
+        "package",
         "name",
-        {"name": Key(account, required=True), "gid": Key(number), "system": Key(flag, False)},
+        {"name": Key(check_package, required=True), "version": Key(check_version)},
+        short=True,
+    ),
+    "groups": Section(
+        "group",
+        "name",
+        {
+            "name": Key(check_account, required=True),
+            "gid": Key(check_number),
+            "system": Key(check_flag, False),
+        },
         short=True,
     ),
     "users": Section(
+        "user",
         "name",
         {
-            "name": Key(account, required=True),
-            "uid": Key(number),
-            "group": Key(account),
-            "groups": Key(names),
-            "home": Key(path),
-            "create_home": Key(flag, False),
-            "shell": Key(path),
+            "name": Key(check_account, required=True),
+            "uid": Key(check_number),
+            "group": Key(check_account),
+            "groups": Key(check_names),
+            "home": Key(check_path),
+            "create_home": Key(check_flag, False),
+            "shell": Key(check_path),
             "comment": Key(matching(r"[^:\x00-\x1f]*", "a line without colons")),
-            "system": Key(flag, False),
+            "system": Key(check_flag, False),
         },
     ),
     "directories": Section(
+        "directory",
         "path",
         {
-            "path": Key(path, required=True),
-            "owner": Key(owner, "root"),
-            "group": Key(owner, "root"),
-            "mode": Key(mode, "0755"),
+            "path": Key(check_path, required=True),
+            "owner": Key(check_owner, "root"),
+            "group": Key(check_owner, "root"),
+            "mode": Key(check_mode, "0755"),
         },
     ),
     "files": Section(
+        "file",
         "path",
         {
-            "path": Key(path, required=True),
-            "template": Key(text),
-            "content": Key(text),
-            "src": Key(text),
-            "owner": Key(owner, "root"),
-            "group": Key(owner, "root"),
-            "mode": Key(mode, "0644"),
-            "secret": Key(flag, False),
-            "validate": Key(validator),
-            "vars": Key(mapping, {}),
+            "path": Key(check_path, required=True),
+            "template": Key(check_text),
+            "content": Key(check_text),
+            "src": Key(check_text),
+            "owner": Key(check_owner, "root"),
+            "group": Key(check_owner, "root"),
+            "mode": Key(check_mode, "0644"),
+            "secret": Key(check_flag, False),
+            "validate": Key(check_validator),
+            "vars": Key(check_mapping, {}),
             "notify": NOTIFY,
         },
     ),
     "links": Section(
-        "path", {"path": Key(path, required=True), "target": Key(text, required=True), "notify": NOTIFY}
+        "link",
+        "path",
+        {"path": Key(check_path, required=True), "target": Key(check_text, required=True), "notify": NOTIFY},
     ),
-    "absent": Section("path", {"path": Key(removable_path, required=True), "notify": NOTIFY}, short=True),
+    "absent": Section(
+        "absent", "path", {"path": Key(check_removable_path, required=True), "notify": NOTIFY}, short=True
+    ),
     "units": Section(
+        "unit",
         "name",
         {
-            "name": Key(unit, required=True),
-            "enabled": Key(flag),
+            "name": Key(check_unit, required=True),
+            "enabled": Key(check_flag),
             "state": Key(one_of("started", "stopped")),
-            "masked": Key(flag, False),
+            "masked": Key(check_flag, False),
         },
     ),
 }
 FIREWALL = Section(
+    "firewall",
     "path",
     {
-        "path": Key(path, "/etc/nftables.conf"),
-        "template": Key(text),
-        "content": Key(text),
-        "vars": Key(mapping, {}),
-        "tables": Key(tables, required=True),
+        "path": Key(check_path, "/etc/nftables.conf"),
+        "template": Key(check_text),
+        "content": Key(check_text),
+        "vars": Key(check_mapping, {}),
+        "tables": Key(check_tables, required=True),
     },
 )
 
@@ -250,10 +295,10 @@ def parse_section(title: str, section: Section, given: object, errors: list[str]
     return items
 
 
-def path_conflicts(declaration: dict[str, list[Item]]) -> Iterator[str]:
+def path_conflicts(sections: dict[str, list[Item]]) -> Iterator[str]:
     declared: dict[str, str] = {}
     for title in ("directories", "files", "links", "absent"):
-        for item in declaration[title]:
+        for item in sections[title]:
             where = item["path"]
             if where in declared:
                 yield f"{where}: is declared in {declared[where]} and again in {title}; keep one"
@@ -265,14 +310,14 @@ def path_conflicts(declaration: dict[str, list[Item]]) -> Iterator[str]:
                 yield f"{where} ({title}): lies below {parent}, which is declared in {declared[parent]}"
 
 
-def parse(arguments: dict[str, Any]) -> tuple[dict[str, list[Item]], Item | None]:
-    """The sections with all keys filled in, and the firewall; or one error that names every problem."""
+def parse(arguments: dict[str, Any]) -> Declaration:
+    """The declaration with all keys filled in; or one error that names every problem."""
     errors: list[str] = []
     allowed = [*SECTIONS, "firewall", "settled"]
     errors += [
         f"unknown key {key}; allowed are {', '.join(allowed)}" for key in arguments if key not in allowed
     ]
-    declaration = {
+    sections = {
         title: parse_section(title, section, arguments.get(title), errors)
         for title, section in SECTIONS.items()
     }
@@ -282,18 +327,18 @@ def parse(arguments: dict[str, Any]) -> tuple[dict[str, list[Item]], Item | None
     if firewall is not None:
         file = {name: key.default for name, key in SECTIONS["files"].keys.items()}
         file |= {name: firewall[name] for name in ("path", "template", "content", "vars")}
-        declaration["files"].append(file | {"validate": "nft -c -f %s"})
-    errors += path_conflicts(declaration)
+        sections["files"].append(file | {"validate": "nft -c -f %s"})
+    errors += path_conflicts(sections)
     if errors:
         raise AnsibleActionFail("the declaration is not valid, nothing was changed:\n" + "\n".join(errors))
-    return declaration, firewall
+    return Declaration(sections, firewall)
 
 
 def parse_settled(arguments: dict[str, Any]) -> list[str]:
     settled = arguments["settled"]
     if len(arguments) > 1:
         raise AnsibleActionFail("settled stands alone; move the other keys to a task of their own")
-    if names(settled) or not settled:
+    if check_names(settled) or not settled:
         raise AnsibleActionFail("settled has to be a list of at least one handler's name")
     return [str(name) for name in settled]
 
@@ -305,32 +350,86 @@ def drifted(drift: Drift, kind: str) -> set[str]:
     return {entry["name"] for entry in drift if entry["kind"] == kind}
 
 
-def items_of(items: Iterable[Item], identity: str, differing: set[str]) -> list[Item]:
-    return [item for item in items if item[identity] in differing]
-
-
-def notifying(declaration: dict[str, list[Item]]) -> Iterator[tuple[str, Item]]:
-    for kind, title in (("file", "files"), ("link", "links"), ("absent", "absent")):
-        for item in declaration[title]:
-            yield kind, item
-
-
-def owed_handlers(declaration: dict[str, list[Item]], drift: Drift) -> dict[str, str]:
+def owed_handlers(declaration: Declaration, drift: Drift) -> dict[str, str]:
     """Handlers whose items differ, each with a path that is the reason."""
     owed: dict[str, str] = {}
-    for kind, item in notifying(declaration):
-        if item["path"] in drifted(drift, kind):
+    for title in NOTIFYING:
+        for item in declaration.differing(title, drift):
             for handler in item["notify"]:
                 owed.setdefault(handler, item["path"])
     return owed
 
 
+def dpkg_was_interrupted(drift: Drift) -> bool:
+    """Then apt refuses to work before dpkg has finished what it began."""
+    return any(
+        entry["kind"] == "package" and entry["what"] != "version" and entry["before"] != "absent"
+        for entry in drift
+    )
+
+
+def daemon_reload_is_due(drift: Drift) -> bool:
+    return any(
+        (entry["kind"] == "unit" and entry["what"] == "definition")
+        or (entry["kind"] in {"file", "link", "absent"} and UNIT_DIRECTORY.fullmatch(entry["name"]))
+        for entry in drift
+    )
+
+
+def rulesets_to_load(declaration: Declaration, drift: Drift) -> list[str]:
+    ruleset = declaration.firewall["path"] if declaration.firewall else None
+    due = drifted(drift, "firewall") or ruleset in drifted(drift, "file")
+    return [ruleset] if ruleset and due else []
+
+
 def unit_of(file_path: str) -> str | None:
     """The unit a file defines or extends; None for other files, and for a template without instance."""
     found = UNIT_DIRECTORY.fullmatch(file_path)
-    if found is None or unit(found[2]) is not None or "@." in found[2]:
+    if found is None or check_unit(found[2]) is not None or "@." in found[2]:
         return None
     return found[2]
+
+
+def described(declaration: Declaration) -> Item:
+    """What the host is asked to check: the declaration with digests in place of contents."""
+    defined = {unit_of(item["path"]) for title in NOTIFYING for item in declaration[title]}
+    request: Item = {title: declaration[title] for title in SECTIONS if title != "files"}
+    request["files"] = [
+        {key: item[key] for key in ("path", "owner", "group", "mode", "secret")}
+        | {"sha256": hashlib.sha256(declaration.contents[item["path"]]).hexdigest()}
+        for item in declaration["files"]
+    ]
+    request["unit_files"] = sorted(filter(None, defined - {item["name"] for item in declaration["units"]}))
+    request["handlers"] = sorted(
+        {handler for title in NOTIFYING for item in declaration[title] for handler in item["notify"]}
+    )
+    firewall = declaration.firewall
+    request["firewall"] = firewall and {
+        "tables": firewall["tables"],
+        "ruleset": declaration.contents[firewall["path"]].decode(),
+    }
+    return request
+
+
+def to_write(declaration: Declaration, item: Item, drift: Drift) -> Item:
+    """The content goes along only where it differs; elsewhere owner, group and mode are all there is to do."""
+    rewrite = any(
+        entry["kind"] == "file" and entry["name"] == item["path"] and entry["what"] in {"state", "content"}
+        for entry in drift
+    )
+    content = base64.b64encode(declaration.contents[item["path"]]).decode() if rewrite else None
+    shared = {key: item[key] for key in ("path", "owner", "group", "mode", "secret", "validate")}
+    return shared | {"content": content}
+
+
+def texts_of(declaration: Declaration, drift: Drift, found: dict[str, str]) -> dict[str, tuple[str, str]]:
+    """The present and the declared text of each file whose content differs and may be shown."""
+    missing = {entry["name"] for entry in drift if entry["kind"] == "file" and entry["what"] == "state"}
+    return {
+        path: (as_text(base64.b64decode(found.get(path, ""))), as_text(declaration.contents[path]))
+        for item in declaration["files"]
+        if not item["secret"] and ((path := item["path"]) in found or path in missing)
+    }
 
 
 def diff_of(drift: Drift, texts: dict[str, tuple[str, str]]) -> list[dict[str, str]]:
@@ -364,49 +463,24 @@ def diff_entry(header: str, before: str, after: str) -> dict[str, str]:
 
 
 def as_text(content: bytes) -> str:
-    try:
-        return content.decode()
-    except UnicodeDecodeError:
-        return f"(binary, {len(content)} bytes, sha256 {hashlib.sha256(content).hexdigest()})\n"
+    with contextlib.suppress(UnicodeDecodeError):
+        if len(content) <= LARGEST_DIFF:
+            return content.decode()
+    return f"(binary or large: {len(content)} bytes, sha256 {hashlib.sha256(content).hexdigest()})\n"
 
 
-def in_words(drift: Drift) -> str:
-    return "\n".join(
-        f"{entry['kind']} {entry['name']}: {entry['what']} is {entry['before']}, declared is {entry['after']}"
-        for entry in drift
-    )
+def in_words(entry: dict[str, str]) -> str:
+    subject = f"{entry['kind']} {entry['name']}: {entry['what']}"
+    if entry["kind"] == "firewall":
+        return f"{subject} is not as declared"
+    return f"{subject} is {entry['before']}, declared is {entry['after']}"
 
 
 # --- the action -----------------------------------------------------------------------------------
 
 
-@dataclass
-class Rendered:
-    """The files' contents stay here; the host is sent digests, and contents only of what differs."""
-
-    contents: dict[str, bytes] = field(default_factory=dict)
-
-    def described(self, item: Item) -> Item:
-        shared = {name: item[name] for name in ("path", "owner", "group", "mode", "secret")}
-        return shared | {"sha256": hashlib.sha256(self.contents[item["path"]]).hexdigest()}
-
-    def to_write(self, item: Item, drift: Drift) -> Item:
-        rewrite = any(
-            entry["kind"] == "file"
-            and entry["name"] == item["path"]
-            and entry["what"] in {"state", "content"}
-            for entry in drift
-        )
-        content = base64.b64encode(self.contents[item["path"]]).decode() if rewrite else None
-        shared = {name: item[name] for name in ("path", "owner", "group", "mode", "secret", "validate")}
-        return shared | {"content": content}
-
-
 class StepError(Exception):
-    """A step on the host failed; carries the module's result."""
-
-    def __init__(self, step: str, result: Item) -> None:
-        super().__init__(f"{step}: {result.get('msg', 'failed without a message')}")
+    """A step on the host failed."""
 
 
 class ActionModule(ActionBase):  # type: ignore[misc]  # ansible ships no types
@@ -416,93 +490,74 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible ships no types
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> Item:
         result: Item = super().run(tmp, task_vars)
         self._vars = task_vars or {}
+        directory = self._vars.get("host_state_directory", STATE_DIRECTORY)
+        self._state_directory = str(self._templar.template(directory))
         arguments = self._task.args
-        if "settled" in arguments:
-            return result | self._settle(parse_settled(arguments))
-        declaration, firewall = parse(arguments)
-        rendered = self._render(declaration["files"])
         try:
-            return result | self._converge(declaration, firewall, rendered)
+            if "settled" in arguments:
+                self._settle(parse_settled(arguments))
+                return result | {"changed": False}
+            declaration = parse(arguments)
+            self._render(declaration)
+            self._converge(declaration, result)
+        except StepError as error:
+            result |= {"failed": True, "msg": str(error)}
         finally:
             self._remove_tmp_path(self._connection._shell.tmpdir)
+        return result
 
-    def _settle(self, handlers: list[str]) -> Item:
+    def _settle(self, handlers: list[str]) -> None:
         if not self._task.check_mode:
-            self._on_host(
-                {"action": "settle", "handlers": handlers, "state_directory": self._state_directory()}
-            )
-        return {"changed": False}
+            self._on_host("settle", {"handlers": handlers})
 
-    def _converge(
-        self, declaration: dict[str, list[Item]], firewall: Item | None, rendered: Rendered
-    ) -> Item:
-        request = self._request(declaration, firewall, rendered)
-        try:
-            answer = self._on_host(request)
-        except StepError as error:
-            return {"failed": True, "msg": str(error)}
+    def _converge(self, declaration: Declaration, result: Item) -> None:
+        """Fills in the result as it goes, so that it tells what was found even when a step fails."""
+        answer = self._check(declaration, with_contents=self._task.diff)
         drift: Drift = answer["drift"]
-        result: Item = {"changed": bool(drift), "drift": drift}
+        result |= {"changed": bool(drift), "drift": drift}
         if not drift:
-            return result
+            return
         if self._task.diff:
-            result["diff"] = diff_of(drift, self._texts(declaration, drift, answer["contents"], rendered))
+            result["diff"] = diff_of(drift, texts_of(declaration, drift, answer["contents"]))
         if not self._task.check_mode:
-            try:
-                left = self._repair(declaration, firewall, rendered, request, drift)
-            except StepError as error:
-                return result | {"failed": True, "msg": str(error)}
+            self._repair(declaration, drift)
+            left = [entry for entry in self._check(declaration)["drift"] if entry["kind"] != "handler"]
             if left:
-                return result | {"failed": True, "msg": f"still differs after its repair:\n{in_words(left)}"}
-        owed = owed_handlers(declaration, drift)
-        result["notified"] = sorted(owed.keys() | drifted(drift, "handler"))
+                raise StepError("still differs after its repair:\n" + "\n".join(map(in_words, left)))
+        result["notified"] = sorted(owed_handlers(declaration, drift).keys() | drifted(drift, "handler"))
         self._notify(result["notified"])
-        return result
-
-    def _state_directory(self) -> str:
-        return str(self._templar.template(self._vars.get("host_state_directory", STATE_DIRECTORY)))
-
-    def _on_host(self, request: Item) -> Item:
-        packed = base64.b64encode(zlib.compress(json.dumps(request).encode())).decode()
-        return self._module("host_state", {"request": packed}, "on the host")
-
-    def _module(self, name: str, arguments: Item, step: str) -> Item:
-        result: Item = self._execute_module(module_name=name, module_args=arguments, task_vars=self._vars)
-        if result.get("failed") or result.get("unreachable"):
-            raise StepError(step, result)
-        return result
 
     def _notify(self, handlers: list[str]) -> None:
-        """Undocumented: the task executor reads the task's notify after the action ran. Guarded by a test."""
+        """Undocumented: the task executor reads the task's notify after the action ran. A test guards it."""
         present = list(self._task.notify or [])
         self._task.notify = present + [handler for handler in handlers if handler not in present]
 
     # --- rendering
 
-    def _render(self, files: list[Item]) -> Rendered:
-        rendered = Rendered()
-        for item in files:
+    def _render(self, declaration: Declaration) -> None:
+        for item in declaration["files"]:
             try:
-                rendered.contents[item["path"]] = self._content(item)
-            except AnsibleError as error:
+                declaration.contents[item["path"]] = self._content(item)
+            except (AnsibleError, OSError, UnicodeError) as error:
                 raise AnsibleActionFail(
                     f"{item['path']}: cannot be rendered, nothing was changed: {error}"
                 ) from error
-        return rendered
 
     def _content(self, item: Item) -> bytes:
         if item["content"] is not None:
             return str(item["content"]).encode()
         if item["src"] is not None:
-            with open(self._find_needle("files", item["src"]), "rb") as stream:
+            source = self._loader.get_real_file(self._find_needle("files", item["src"]))  # decrypts a vault
+            with open(source, "rb") as stream:
                 return stream.read()
         return self._template(item).encode()
 
     def _template(self, item: Item) -> str:
         """As ansible.builtin.template renders: trimmed blocks, search path, the template_* variables."""
         source = self._find_needle("templates", item["template"])
-        variables = generate_ansible_template_vars(item["template"], source, item["path"])
-        variables |= self._vars | item["vars"]
+        own = generate_ansible_template_vars(item["template"], source, item["path"])
+        if "ansible_managed" in self._vars:
+            del own["ansible_managed"]
         roots = [
             *self._vars.get("ansible_search_path", []),
             self._loader.get_basedir(),
@@ -510,97 +565,61 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible ships no types
         ]
         templar = self._templar.copy_with_new_env(
             searchpath=[path for root in roots for path in (os.path.join(root, "templates"), root)],
-            available_variables=variables,
+            available_variables=self._vars | own | item["vars"],
         )
         body = trust_as_template(self._loader.get_text_file_contents(source))
         overrides = {"trim_blocks": True, "lstrip_blocks": False, "newline_sequence": "\n"}
         found = templar.template(body, escape_backslashes=False, overrides=overrides)
         return "" if found is None else str(found)
 
-    # --- check and report
+    # --- steps on the host
 
-    def _request(self, declaration: dict[str, list[Item]], firewall: Item | None, rendered: Rendered) -> Item:
-        """A plain copy of the declaration, free of Ansible's tags, with digests in place of contents."""
-        units = {item["name"] for item in declaration["units"]}
-        defined = {name for _, item in notifying(declaration) if (name := unit_of(item["path"]))}
-        wanted: Item = {title: declaration[title] for title in SECTIONS if title != "files"}
-        wanted |= {
-            "action": "check",
-            "diff": bool(self._task.diff),
-            "state_directory": self._state_directory(),
-            "files": [rendered.described(item) for item in declaration["files"]],
-            "firewall": None,
-            "unit_files": sorted(defined - units),
-            "handlers": sorted({handler for _, item in notifying(declaration) for handler in item["notify"]}),
-        }
-        if firewall is not None:
-            ruleset = rendered.contents[firewall["path"]].decode()
-            wanted["firewall"] = {"tables": firewall["tables"], "ruleset": ruleset}
-        plain: Item = json.loads(json.dumps(wanted))
-        return plain
+    def _check(self, declaration: Declaration, with_contents: bool = False) -> Item:
+        return self._on_host("check", described(declaration) | {"with_contents": with_contents})
 
-    def _texts(
-        self, declaration: dict[str, list[Item]], drift: Drift, found: dict[str, str], rendered: Rendered
-    ) -> dict[str, tuple[str, str]]:
-        texts: dict[str, tuple[str, str]] = {}
-        missing = {entry["name"] for entry in drift if entry["kind"] == "file" and entry["what"] == "state"}
-        for item in declaration["files"]:
-            path = item["path"]
-            if not item["secret"] and (path in found or path in missing):
-                before = as_text(base64.b64decode(found.get(path, "")))
-                texts[path] = (before, as_text(rendered.contents[path]))
-        return texts
+    def _on_host(self, action: str, request: Item) -> Item:
+        request = request | {"action": action, "state_directory": self._state_directory}
+        packed = base64.b64encode(zlib.compress(json.dumps(request).encode())).decode()
+        return self._module("host_state", {"request": packed}, action)
 
-    # --- repair
+    def _stock(self, name: str, arguments: Item, step: str) -> None:
+        given = {key: value for key, value in arguments.items() if value is not None}
+        self._module(f"ansible.legacy.{name}", given, step)
 
-    def _repair(
-        self,
-        declaration: dict[str, list[Item]],
-        firewall: Item | None,
-        rendered: Rendered,
-        request: Item,
-        drift: Drift,
-    ) -> Drift:
-        """Changes what drifted, returns what still does. What new packages brought along joins the drift."""
-        check = request | {"diff": False}
+    def _module(self, name: str, arguments: Item, step: str) -> Item:
+        result: Item = self._execute_module(module_name=name, module_args=arguments, task_vars=self._vars)
+        if result.get("failed"):
+            raise StepError(f"{step}: {result.get('msg', 'failed without a message')}")
+        return result
+
+    def _repair(self, declaration: Declaration, drift: Drift) -> None:
+        """Changes what drifted. What new packages brought along, such as a default site, joins the drift."""
         if drifted(drift, "package"):
-            self._repair_packages(declaration["packages"], drift)
+            self._repair_packages(declaration, drift)
             known = {(entry["kind"], entry["name"], entry["what"]) for entry in drift}
-            brought = self._on_host(check)["drift"]
+            brought = self._check(declaration)["drift"]
             drift += [
                 entry for entry in brought if (entry["kind"], entry["name"], entry["what"]) not in known
             ]
-        for group in items_of(declaration["groups"], "name", drifted(drift, "group")):
+        for group in declaration.differing("groups", drift):
             self._stock("group", group, f"group {group['name']}")
-        for user in items_of(declaration["users"], "name", drifted(drift, "user")):
+        for user in declaration.differing("users", drift):
             self._stock("user", user | {"append": False}, f"user {user['name']}")
-        self._repair_paths(declaration, rendered, drift)
-        if self._daemon_reload_due(drift):
+        self._repair_paths(declaration, drift)
+        if daemon_reload_is_due(drift):
             self._stock("systemd_service", {"daemon_reload": True}, "daemon-reload")
-        if firewall is not None and (
-            drifted(drift, "firewall") or firewall["path"] in drifted(drift, "file")
-        ):
-            self._stock("command", {"argv": ["nft", "-f", str(firewall["path"])]}, "firewall")
-        for declared in items_of(declaration["units"], "name", drifted(drift, "unit")):
+        for ruleset in rulesets_to_load(declaration, drift):
+            self._stock("command", {"argv": ["nft", "-f", ruleset]}, "firewall")
+        for declared in declaration.differing("units", drift):
             self._stock("systemd_service", declared, f"unit {declared['name']}")
-        left: Drift = self._on_host(check)["drift"]
-        return [entry for entry in left if entry["kind"] != "handler"]
 
-    def _stock(self, name: str, arguments: Item, step: str) -> Item:
-        given = {key: value for key, value in arguments.items() if value is not None}
-        return self._module(f"ansible.legacy.{name}", given, step)
-
-    def _repair_packages(self, packages: list[Item], drift: Drift) -> None:
-        entries = [entry for entry in drift if entry["kind"] == "package"]
-        if any(entry["before"] not in {"absent"} and entry["what"] != "version" for entry in entries):
-            self._stock(
-                "command",
-                {"argv": ["dpkg", "--configure", "-a", "--force-confdef", "--force-confold"]},
-                "dpkg",
-            )
+    def _repair_packages(self, declaration: Declaration, drift: Drift) -> None:
+        if dpkg_was_interrupted(drift):
+            configure = ["dpkg", "--force-confdef", "--force-confold", "--configure", "-a"]
+            self._stock("command", {"argv": ["env", "DEBIAN_FRONTEND=noninteractive", *configure]}, "dpkg")
         wanted = [
             f"{item['name']}={item['version']}" if item["version"] else item["name"]
-            for item in items_of(packages, "name", drifted(drift, "package"))
+            for item in declaration.differing("packages", drift)
         ]
         if not wanted:
             return
@@ -619,28 +638,12 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible ships no types
             # Package lists an hour old may name what the archive no longer has, or lack the version wanted.
             self._stock("apt", arguments | {"cache_valid_time": 0}, "packages")
 
-    def _repair_paths(self, declaration: dict[str, list[Item]], rendered: Rendered, drift: Drift) -> None:
+    def _repair_paths(self, declaration: Declaration, drift: Drift) -> None:
         changes: Item = {
-            "directories": sorted(
-                items_of(declaration["directories"], "path", drifted(drift, "directory")),
-                key=lambda item: item["path"],
-            ),
-            "files": [
-                rendered.to_write(item, drift)
-                for item in items_of(declaration["files"], "path", drifted(drift, "file"))
-            ],
-            "links": items_of(declaration["links"], "path", drifted(drift, "link")),
-            "absent": items_of(declaration["absent"], "path", drifted(drift, "absent")),
+            "directories": sorted(declaration.differing("directories", drift), key=lambda item: item["path"]),
+            "files": [to_write(declaration, item, drift) for item in declaration.differing("files", drift)],
+            "links": declaration.differing("links", drift),
+            "absent": declaration.differing("absent", drift),
         }
         if any(changes.values()):
-            owed = owed_handlers(declaration, drift)
-            changes |= {"action": "apply", "owed": owed, "state_directory": self._state_directory()}
-            self._on_host(changes)
-
-    @staticmethod
-    def _daemon_reload_due(drift: Drift) -> bool:
-        return any(
-            (entry["kind"] == "unit" and entry["what"] == "definition")
-            or (entry["kind"] in {"file", "link", "absent"} and UNIT_DIRECTORY.fullmatch(entry["name"]))
-            for entry in drift
-        )
+            self._on_host("apply", changes | {"owed": owed_handlers(declaration, drift)})

@@ -59,7 +59,9 @@ class Drift(list[dict[str, str]]):
 
 def run(command: list[str], text: str | None = None) -> subprocess.CompletedProcess[str]:
     try:
-        return subprocess.run(command, input=text, capture_output=True, text=True, check=False)
+        return subprocess.run(
+            command, input=text, capture_output=True, encoding="utf-8", errors="replace", check=False
+        )
     except FileNotFoundError:
         raise HostError(f"{command[0]} is not installed on this host, or not on PATH") from None
 
@@ -338,7 +340,7 @@ def check_owed(state: str, handlers: list[str], drift: Drift) -> None:
 
 def check(request: Item) -> Item:
     drift = Drift()
-    contents: dict[str, str] | None = {} if request["diff"] else None
+    contents: dict[str, str] | None = {} if request["with_contents"] else None
     check_packages(request["packages"], drift)
     check_groups(request["groups"], drift)
     check_users(request["users"], drift)
