@@ -31,7 +31,8 @@ def mirror_list(
     force: bool = False,
 ) -> list[dict[str, Any]]:
     fleet, records = _registry(registry)
-    limit = v.whole(60, 366 * 86400)(fleet["staleness_limit"] if staleness_limit is None else staleness_limit)
+    if staleness_limit is not None:
+        fleet = fleet | {"staleness_limit": v.whole(60, 366 * 86400)(staleness_limit)}
     v.whole(0, 2**40)(now)
     for name, value in (("measurements", measurements), ("holds", holds)):
         if not isinstance(value, dict):
@@ -41,7 +42,7 @@ def mirror_list(
         if record["state"] == "retired":
             continue
         measured = measurements.get(record["name"])
-        reason = _reason(record, fleet, measured, holds, now, limit)
+        reason = _reason(record, fleet, measured, holds.get(record["name"]), now)
         entries.append(
             {key: record[key] for key in PUBLIC}
             | {
@@ -71,29 +72,27 @@ def _registry(registry: Any) -> tuple[dict[str, Any], list[dict[str, Any]]]:
 
 
 def _reason(
-    record: dict[str, Any],
-    fleet: dict[str, Any],
-    measured: dict[str, Any] | None,
-    holds: dict[str, str],
-    now: int,
-    limit: int,
+    record: dict[str, Any], fleet: dict[str, Any], measured: dict[str, Any] | None, hold: str | None, now: int
 ) -> str:
     """Why a mirror is not listed; empty when it is."""
     today = datetime.datetime.fromtimestamp(now, datetime.UTC).date().isoformat()
     agreement = record["agreement"]
+    reason = ""
     if record["state"] == "drained":
-        return "drained by its operator"
-    if record["name"] in holds:
-        return f"held: {v.text(holds[record['name']])}"
-    if agreement["version"] != fleet["agreement_version"] or (agreement.get("expires_on") or today) < today:
-        return "its agreement is not the fleet's current one"
-    if measured is None:
-        return "not measured yet"
-    if now - measured["measured_at"] > limit:
-        return f"not measured for {_span(now - measured['measured_at'])}"
-    if not measured["ok"]:
-        return _failure(measured)
-    return "" if record["mode"] == "cache" else _staleness(measured.get("last_modified"), now, limit)
+        reason = "drained by its operator"
+    elif hold is not None:
+        reason = f"held: {v.text(hold)}"
+    elif agreement["version"] != fleet["agreement_version"] or (agreement.get("expires_on") or today) < today:
+        reason = "its agreement is not the fleet's current one"
+    elif measured is None:
+        reason = "not measured yet"
+    elif now - measured["measured_at"] > fleet["staleness_limit"]:
+        reason = f"not measured for {_span(now - measured['measured_at'])}"
+    elif not measured["ok"]:
+        reason = _failure(measured)
+    elif record["mode"] != "cache":
+        reason = _staleness(measured.get("last_modified"), now, fleet["staleness_limit"])
+    return reason
 
 
 def _failure(measured: dict[str, Any]) -> str:

@@ -1,0 +1,479 @@
+#!/usr/bin/python
+# SPDX-License-Identifier: Apache-2.0
+"""Find out which index is upstream, and what it can do."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: upstream_probe
+short_description: Find out which index is upstream, and what it can do
+description:
+  - Without O(index_url), asks the pip of O(python) which index it uses - from its configuration, its environment, or
+    built in - so that no index is written into an inventory that does not care.
+  - Then fetches the pages of one small project and reports formats, serials, core metadata and where files live,
+    what that means for the modes of a mirror, and every problem in words. Changes nothing.
+  - Never fetches the list of all projects; with O(check_root) it reads the first 64 KiB of it and hangs up.
+  - An index that does not answer is not a failure of this module but an entry of RV(problems).
+options:
+  index_url:
+    description: URL of an index page, such as C(https://index.example.org/simple/).
+    type: str
+  python:
+    description: Interpreter whose pip is asked. Default is the one that runs this module.
+    type: path
+  probe_project:
+    description: A small project that the index has.
+    type: str
+    default: six
+  check_root:
+    description: Whether to look for a serial for each project in the beginning of the list of projects.
+    type: bool
+    default: false
+  mode:
+    description: The mode the answer is for. What hinders it becomes a problem.
+    type: str
+    choices: [bandersnatch, cache, origin]
+  ca_file:
+    description: CA certificates to trust. Default is what pip is configured with, else the system's.
+    type: path
+  timeout:
+    description: Seconds each network operation may take.
+    type: float
+    default: 20
+attributes:
+  check_mode: {support: full, description: Only reads.}
+author: [mirrorfleet]
+"""
+
+EXAMPLES = r"""
+- name: Find the upstream of this machine's pip
+  upstream_probe:
+    python: "{{ ansible_playbook_python }}"
+    mode: origin
+  delegate_to: localhost
+  register: upstream
+
+- name: Check that the origin can feed a bandersnatch
+  upstream_probe:
+    index_url: https://origin.fleet.test/simple/
+    mode: bandersnatch
+    check_root: true
+  register: upstream
+"""
+
+RETURN = r"""
+index_url: {description: "The index page's URL, without credentials, with its slash.", returned: when found, type: str}
+site: {description: "The URL above C(/simple/), empty when there is none.", returned: when found, type: str}
+source: {description: "Whence the URL: C(given), C(configured) or C(built-in).", returned: when found, type: str}
+reachable: {description: Whether the project's page could be read., returned: always, type: bool}
+formats: {description: "Of C(html), C(v1+html), C(v1+json).", returned: always, type: list, elements: str}
+api_version: {description: Version of the simple API., returned: always, type: str}
+file_origins: {description: Scheme and host of the project's files., returned: always, type: list, elements: str}
+serial_header:
+  description: Whether X-PyPI-Last-Serial comes with the pages.
+  returned: always
+  type: dict
+  contains:
+    simple: {description: With /simple/NAME/., type: bool}
+    legacy: {description: With /pypi/NAME/json., type: bool}
+legacy_json: {description: Whether /pypi/NAME/json answers., returned: always, type: bool}
+core_metadata: {description: Whether wheels' metadata is offered and there., returned: always, type: bool}
+provenance: {description: Whether a file names its provenance (PEP 740)., returned: always, type: bool}
+root_serials: {description: Whether the list of projects has serials; null if not looked., returned: always, type: bool}
+modes:
+  description: By mode, what hinders it; an empty list means that it works.
+  returned: always
+  type: dict
+  sample: {bandersnatch: ["..."], cache: [], origin: []}
+problems:
+  description: What stands in the way, of O(mode) if given, each with key, problem, allowed and next_step.
+  returned: always
+  type: list
+  elements: dict
+"""
+
+import html.parser
+import http.client
+import json
+import os
+import re
+import socket
+import ssl
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote, urljoin, urlsplit, urlunsplit
+
+from ansible.module_utils.basic import AnsibleModule
+
+V1_HTML, V1_JSON = "application/vnd.pypi.simple.v1+html", "application/vnd.pypi.simple.v1+json"
+LARGEST_PAGE = 64 * 1024 * 1024
+ROOT_BYTES = 64 * 1024
+
+# pip's own parser merges its configuration files, its environment and its built-in default.
+ASK_PIP = """
+import json, sys
+from pip._internal.commands import create_command
+from pip._internal.models.index import PyPI
+options, _ = create_command("download").parser.parse_args([])
+json.dump({
+    "index_url": None if options.no_index else options.index_url,
+    "built_in": PyPI.simple_url,
+    "ca_file": options.cert,
+}, sys.stdout)
+"""
+
+
+class ProbeError(Exception):
+    """Something that stands in the way: what, what would be right, what to do."""
+
+    def __init__(self, problem: str, allowed: str, next_step: str) -> None:
+        super().__init__(problem)
+        self.problem, self.allowed, self.next_step = problem, allowed, next_step
+
+
+@dataclass
+class Answer:
+    """A response, or its refusal."""
+
+    status: int
+    url: str
+    headers: Any
+    body: bytes
+
+    @property
+    def type(self) -> str:
+        return (self.headers.get("Content-Type") or "").partition(";")[0].strip().lower()
+
+    @property
+    def has_serial(self) -> bool:
+        return bool(re.fullmatch(r"[0-9]{1,18}", self.headers.get("X-PyPI-Last-Serial") or ""))
+
+
+def ask_pip(python: str) -> dict[str, Any]:
+    """The index that a pip uses."""
+    next_step = "install pip there, or name the index: index_url"
+    try:
+        done = subprocess.run(
+            [python, "-I", "-c", ASK_PIP], capture_output=True, text=True, timeout=60, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise ProbeError(
+            f"{python} cannot be asked for its index: {error}", "a Python with pip", next_step
+        ) from error
+    if done.returncode != 0:
+        why = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        raise ProbeError(
+            f"the pip of {python} does not tell its index: {why}", "a Python with pip", next_step
+        )
+    found: dict[str, Any] = json.loads(done.stdout)
+    if not found["index_url"]:
+        raise ProbeError(
+            f"the pip of {python} is configured to use no index (no-index)",
+            "an index",
+            "name the index: index_url",
+        )
+    return found
+
+
+class Index:
+    """The index under test."""
+
+    def __init__(self, url: str, ca_file: str | None, timeout: float) -> None:
+        parts = urlsplit(url)
+        if parts.scheme not in {"https", "http"} or not parts.hostname or parts.query or parts.fragment:
+            raise ProbeError(
+                f"the index {without_credentials(url)!a} is no index URL",
+                "https://NAME/PATH/",
+                "correct index_url, or pip's configuration",
+            )
+        self.url = without_credentials(url).rstrip("/") + "/"
+        self.site = self.url.removesuffix("/simple/") if self.url.endswith("/simple/") else ""
+        self.timeout = timeout
+        manager = urllib.request.HTTPPasswordMgrWithPriorAuth()
+        if parts.username is not None:
+            manager.add_password(None, self.url, parts.username, parts.password or "", is_authenticated=True)
+        try:
+            context = ssl.create_default_context(cafile=ca_file)
+        except OSError as error:
+            raise ProbeError(
+                f"the CA file {ca_file} cannot be used: {error}",
+                "a PEM file",
+                "correct ca_file, or pip's cert option",
+            ) from error
+        self.opener = urllib.request.build_opener(
+            urllib.request.HTTPSHandler(context=context), urllib.request.HTTPBasicAuthHandler(manager)
+        )
+
+    def get(self, url: str, accept: str = "*/*", *, method: str = "GET", limit: int = LARGEST_PAGE) -> Answer:
+        """The answer, of whatever status; ProbeError when there is none."""
+        request = urllib.request.Request(  # noqa: S310 (the scheme was checked)
+            url, method=method, headers={"Accept": accept, "User-Agent": "mirrorfleet-probe"}
+        )
+        try:
+            with self.opener.open(request, timeout=self.timeout) as response:
+                return Answer(response.status, response.url, response.headers, response.read(limit))
+        except urllib.error.HTTPError as error:
+            with error:
+                return Answer(error.code, url, error.headers, b"")
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            raise explain(error, urlsplit(url).hostname or "") from error
+
+
+def without_credentials(url: str) -> str:
+    parts = urlsplit(url)
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+
+
+def explain(error: Exception, host: str) -> ProbeError:
+    """Why there was no answer, and what a person can do about it."""
+    reason = error.reason if isinstance(error, urllib.error.URLError) else error
+    if isinstance(reason, ssl.SSLCertVerificationError):
+        return ProbeError(
+            f"the certificate of {host} is not trusted: {reason.verify_message}",
+            "a certificate by a CA that is trusted here",
+            "if a proxy inspects TLS here, name its CA: ca_file, or pip's cert option",
+        )
+    known: list[tuple[type[Exception], str, str]] = [
+        (socket.gaierror, f"the name {host} does not resolve", "check the name and this host's DNS"),
+        (ssl.SSLError, f"TLS with {host} failed: {reason}", "check that the port speaks TLS"),
+        (
+            ConnectionRefusedError,
+            f"{host} refuses the connection",
+            "check that it runs, and firewalls on the way",
+        ),
+        (
+            TimeoutError,
+            f"{host} does not answer in time",
+            "check firewalls and proxies on the way, or raise timeout",
+        ),
+    ]
+    for kind, problem, next_step in known:
+        if isinstance(reason, kind):
+            return ProbeError(problem, "an index that answers", next_step)
+    return ProbeError(
+        f"{host} cannot be asked: {ascii(str(reason))[:200]}", "an index that answers", "check the URL"
+    )
+
+
+class Links(html.parser.HTMLParser):
+    """The links of an HTML page, and whether any offers core metadata or provenance."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.files: list[dict[str, Any]] = []
+        self.version = ""
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = dict(attrs)
+        if tag == "a" and given.get("href"):
+            metadata = given.get("data-core-metadata") or given.get("data-dist-info-metadata")
+            self.files.append(
+                {"url": given["href"], "core-metadata": metadata, "provenance": given.get("data-provenance")}
+            )
+        if tag == "meta" and given.get("name") == "pypi:repository-version":
+            self.version = given.get("content") or ""
+
+
+def probe(index: Index, project: str, check_root: bool) -> dict[str, Any]:
+    """What the index can do, by asking for one project."""
+    page_url = f"{index.url}{quote(project)}/"
+    pages = {
+        name: index.get(page_url, accept)
+        for name, accept in (("html", "text/html"), ("v1+html", V1_HTML), ("v1+json", V1_JSON))
+    }
+    kinds = {"html": {"text/html"}, "v1+html": {V1_HTML}, "v1+json": {V1_JSON}}
+    formats = [name for name, page in pages.items() if page.status == 200 and page.type in kinds[name]]
+    if not formats:
+        raise not_an_index(index, pages["html"], page_url)
+    page = pages["v1+json" if "v1+json" in formats else formats[0]]
+    files, version = read_page(page)
+    if not files:
+        raise ProbeError(
+            f"{page_url} names no files",
+            "an index with the project",
+            f"name another project than {project}: probe_project",
+        )
+    legacy = index.get(f"{index.site}/pypi/{quote(project)}/json", "application/json") if index.site else None
+    has_legacy = legacy is not None and legacy.status == 200 and is_json_object(legacy.body, "releases")
+    return {
+        "formats": formats,
+        "api_version": version,
+        "file_origins": sorted({"{0.scheme}://{0.netloc}".format(urlsplit(file["url"])) for file in files}),
+        "serial_header": {
+            "simple": page.has_serial,
+            "legacy": bool(has_legacy and legacy and legacy.has_serial),
+        },
+        "legacy_json": has_legacy,
+        "core_metadata": has_core_metadata(index, files),
+        "provenance": any(file.get("provenance") for file in files),
+        "root_serials": has_root_serials(index) if check_root else None,
+    }
+
+
+def not_an_index(index: Index, answer: Answer, url: str) -> ProbeError:
+    why = {
+        401: ("asks for credentials", "put them into pip's configuration on the control node"),
+        403: ("refuses us", "ask whoever runs it to let this host in"),
+        404: ("has no such project", "name a project it has: probe_project; or correct the URL"),
+        407: ("is behind a proxy that asks for credentials", "set https_proxy with credentials"),
+    }
+    if answer.status in why:
+        problem, next_step = why[answer.status]
+        return ProbeError(
+            f"{index.url} {problem}: {url} answered {answer.status}", "an index that serves us", next_step
+        )
+    return ProbeError(
+        f"{index.url} is no index: {url} answered {answer.status} with the type {ascii(answer.type)[:80]}",
+        "PEP 503 or PEP 691 pages",
+        "correct index_url, or pip's configuration",
+    )
+
+
+def read_page(page: Answer) -> tuple[list[dict[str, Any]], str]:
+    """A project page's files, with absolute URLs, and its API version."""
+    if page.type == V1_JSON:
+        try:
+            document = json.loads(page.body)
+            files = [file for file in document["files"] if isinstance(file["url"], str)]
+            version = str(document["meta"]["api-version"])
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise ProbeError(
+                f"{page.url} is no PEP 691 page: {ascii(str(error))[:200]}",
+                "PEP 691 pages",
+                "correct the index",
+            ) from error
+    else:
+        links = Links()
+        links.feed(page.body.decode("utf-8", "replace"))
+        files, version = links.files, links.version
+    return [{**file, "url": urljoin(page.url, file["url"])} for file in files], version
+
+
+def is_json_object(body: bytes, key: str) -> bool:
+    try:
+        document = json.loads(body)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(document, dict) and isinstance(document.get(key), dict)
+
+
+def has_core_metadata(index: Index, files: list[dict[str, Any]]) -> bool:
+    """Whether the first file that offers core metadata has it: an offer alone breaks clients."""
+    for file in files:
+        if file.get("core-metadata") or file.get("data-dist-info-metadata"):
+            url = file["url"].partition("#")[0] + ".metadata"
+            try:
+                return index.get(url, method="HEAD").status == 200
+            except ProbeError:
+                return False
+    return False
+
+
+def has_root_serials(index: Index) -> bool:
+    """Whether the beginning of the list of projects has a serial for each."""
+    answer = index.get(index.url, V1_JSON, limit=ROOT_BYTES)
+    projects = answer.body.partition(b'"projects"')[2]
+    return answer.status == 200 and answer.type == V1_JSON and b'"_last-serial"' in projects
+
+
+def hindrances(index: Index, found: dict[str, Any]) -> dict[str, list[str]]:
+    """By mode, why it would not work."""
+    bandersnatch = []
+    if not index.url.startswith("https://"):
+        bandersnatch.append("the index has no TLS, which bandersnatch demands")
+    if not index.site:
+        bandersnatch.append("the index is not at SITE/simple/, where bandersnatch looks for it")
+    elif not found["legacy_json"]:
+        bandersnatch.append(
+            "/pypi/NAME/json does not answer: this is an index, but none that bandersnatch can copy"
+        )
+    elif not found["serial_header"]["legacy"]:
+        bandersnatch.append(
+            "X-PyPI-Last-Serial does not come with /pypi/NAME/json: a proxy or cache in front of the index strips it, "
+            "and bandersnatch takes every page for stale"
+        )
+    if found["root_serials"] is False:
+        bandersnatch.append("the list of projects has no serial for each, so bandersnatch finds 0 projects")
+    origin = [] if "v1+json" in found["formats"] else ["the index has no PEP 691 JSON"]
+    return {"bandersnatch": bandersnatch, "cache": [], "origin": origin}
+
+
+def result_of(params: dict[str, Any]) -> dict[str, Any]:
+    """The module's whole result."""
+    result: dict[str, Any] = {
+        "reachable": False,
+        "formats": [],
+        "api_version": "",
+        "file_origins": [],
+        "serial_header": {"simple": False, "legacy": False},
+        "legacy_json": False,
+        "core_metadata": False,
+        "provenance": False,
+        "root_serials": None,
+        "modes": {},
+        "problems": [],
+    }
+    try:
+        url, ca_file, source = params["index_url"], params["ca_file"], "given"
+        if not url:
+            found = ask_pip(params["python"] or sys.executable)
+            url, source = (
+                found["index_url"],
+                "built-in" if found["index_url"] == found["built_in"] else "configured",
+            )
+            ca_file = ca_file or found["ca_file"]
+        index = Index(
+            url,
+            ca_file or os.environ.get("PIP_CERT") or os.environ.get("REQUESTS_CA_BUNDLE"),
+            params["timeout"],
+        )
+        result.update(index_url=index.url, site=index.site, source=source)
+        result.update(probe(index, params["probe_project"], params["check_root"]), reachable=True)
+    except ProbeError as error:
+        result["problems"].append(
+            {
+                "key": "upstream",
+                "problem": error.problem,
+                "allowed": error.allowed,
+                "next_step": error.next_step,
+            }
+        )
+        return result
+    result["modes"] = hindrances(index, result)
+    working = [mode for mode, reasons in result["modes"].items() if not reasons]
+    for reason in result["modes"].get(params["mode"], []):
+        result["problems"].append(
+            {
+                "key": "upstream",
+                "problem": f"{index.url}: {reason}",
+                "allowed": f"an upstream that mode {params['mode']} can use",
+                "next_step": f"name another upstream, or use a mode that works here: {', '.join(working)}",
+            }
+        )
+    return result
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={
+            "index_url": {"type": "str"},
+            "python": {"type": "path"},
+            "probe_project": {"type": "str", "default": "six"},
+            "check_root": {"type": "bool", "default": False},
+            "mode": {"type": "str", "choices": ["bandersnatch", "cache", "origin"]},
+            "ca_file": {"type": "path"},
+            "timeout": {"type": "float", "default": 20},
+        },
+        supports_check_mode=True,
+    )
+    if not re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?", module.params["probe_project"]):
+        module.fail_json(msg=f"probe_project is {module.params['probe_project']!a}, expected a project name")
+    module.exit_json(changed=False, **result_of(module.params))
+
+
+if __name__ == "__main__":
+    main()
