@@ -1,0 +1,80 @@
+"""Run a oneshot unit to its end, with its log on the coordinator's screen. Documented in library/run_unit.yml."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import time
+from typing import Any
+
+from ansible.errors import AnsibleActionFail
+from ansible.plugins.action import ActionBase
+from ansible.utils.display import Display
+
+display = Display()
+
+POLL_SECONDS = 2.0
+FINISHED = ("inactive", "failed")
+
+
+class ActionModule(ActionBase):  # type: ignore[misc]
+    TRANSFERS_FILES = False
+    _VALID_ARGS = frozenset(("unit", "timeout"))
+
+    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        result: dict[str, Any] = super().run(tmp, task_vars)
+        unit, seconds = self._task.args.get("unit"), self._task.args.get("timeout", 3600)
+        if not isinstance(unit, str) or not unit.endswith(".service"):
+            raise AnsibleActionFail(
+                f"unit: {unit!r} is no service; name one with its suffix, as in NAME.service"
+            )
+        result["changed"] = True
+        if self._task.check_mode:
+            return result
+        host = (task_vars or {}).get("inventory_hostname", "")
+        quoted = shlex.quote(unit)
+        # Whatever was logged before belongs to former runs.
+        newest = self._shell("journalctl --lines 1 --output json --no-pager")
+        cursor = json.loads(newest.splitlines()[-1])["__CURSOR"]
+        self._shell(f"systemctl start --no-block {quoted}")
+        deadline = time.monotonic() + float(seconds)
+        while True:
+            lines, cursor = self._log(unit, cursor)
+            for line in lines:
+                display.display(f"    {host}: {line}")
+            state = self._shell(f"systemctl show --property ActiveState,Result,Job {quoted}")
+            values = dict(line.split("=", 1) for line in state.splitlines() if "=" in line)
+            if values.get("ActiveState") in FINISHED and values.get("Job", "") in ("", "0"):
+                break
+            if time.monotonic() > deadline:
+                raise AnsibleActionFail(
+                    f"{host}: {unit} still runs after {seconds} s. It goes on by itself; look with "
+                    f"`journalctl -fu {unit}` on the host, and run this playbook again when it is done."
+                )
+            time.sleep(POLL_SECONDS)
+        result["lines"] = self._log(unit, cursor)[0]
+        for line in result["lines"]:
+            display.display(f"    {host}: {line}")
+        if values.get("Result") != "success":
+            last = self._shell(f"journalctl --unit {quoted} --output cat --lines 15 --no-pager")
+            raise AnsibleActionFail(
+                f"{host}: {unit} failed ({values.get('Result')}). Its last lines:\n{last}\n"
+                "Mend the cause and run this playbook again; it goes on where this stopped."
+            )
+        return result
+
+    def _log(self, unit: str, cursor: str) -> tuple[list[str], str]:
+        """What the unit has logged since `cursor`, and the new cursor."""
+        out = self._shell(
+            f"journalctl --unit {shlex.quote(unit)} --output json --no-pager --after-cursor {shlex.quote(cursor)}"
+        )
+        entries = [json.loads(line) for line in out.splitlines() if line.startswith("{")]
+        # systemd's own words about the unit carry another _SYSTEMD_UNIT.
+        lines = [str(e["MESSAGE"]) for e in entries if e.get("_SYSTEMD_UNIT") == unit]
+        return lines, entries[-1]["__CURSOR"] if entries else cursor
+
+    def _shell(self, command: str) -> str:
+        outcome = self._low_level_execute_command(command)
+        if outcome["rc"]:
+            raise AnsibleActionFail(f"`{command}` ended with {outcome['rc']}: {outcome['stderr'].strip()}")
+        return str(outcome["stdout"])
