@@ -2,7 +2,7 @@
 
 Exit codes: 0 the outcome is good; 1 it is not (the last lines say why); 2 the configuration or the
 command line is wrong; 3 another run is at work; 4 a guard refused (too little space, too much would
-disappear).
+disappear at once).
 """
 
 import argparse
@@ -12,24 +12,31 @@ import logging
 import signal
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
-from . import __version__
+from . import __version__, metrics
 from .config import Config, ConfigError, load
 from .dump import dump
 from .guards import BusyError, RefusedError, only_one
 from .log import set_up
+from .progress import Progress
 from .publish import publish
 from .state import State
+from .sync import Context, sync
 
 log = logging.getLogger("mirrorfleet")
 
 FAILED, BAD_CONFIGURATION, BUSY, REFUSED = 1, 2, 3, 4
+Answer = tuple[bool, dict[str, Any]]
 
 
-def _dump(config: Config, state: State, _: argparse.Namespace) -> tuple[bool, dict[str, Any]]:
-    outcome = asyncio.run(dump(config, state))
+def _dump(context: Context) -> Answer:
+    context.config.paths.fetched.mkdir(parents=True, exist_ok=True)
+    outcome = asyncio.run(
+        dump(context.config, context.state, context.progress, allow_shrink=context.allow_shrink)
+    )
     return not outcome.failed, {
         "changed": len(outcome.changed),
         "removed": len(outcome.removed),
@@ -38,15 +45,31 @@ def _dump(config: Config, state: State, _: argparse.Namespace) -> tuple[bool, di
     }
 
 
-def _publish(config: Config, state: State, options: argparse.Namespace) -> tuple[bool, dict[str, Any]]:
-    result = publish(config, state, allow_shrink=options.allow_shrink)
+def _publish(context: Context) -> Answer:
+    result = publish(context.config, context.state, allow_shrink=context.allow_shrink)
     return not result.incomplete, {
+        "serial": context.state.get("serial"),
         "changed": result.changed,
         "removed": result.removed,
         "deleted": result.deleted,
         "incomplete": result.incomplete,
-        "serial": state.get("serial"),
     }
+
+
+def _sync(context: Context) -> Answer:
+    started = time.time()
+    good = False
+    try:
+        outcome = sync(context)
+        good = outcome.good
+    finally:
+        ended = time.time()
+        context.state.put("last_run", {"good": good, "ended": ended, "seconds": ended - started})
+        metrics.write(context.config, context.state)
+    return good, outcome.summary
+
+
+WRITING: dict[str, Callable[[Context], Answer]] = {"dump": _dump, "publish": _publish, "sync": _sync}
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -59,22 +82,38 @@ def _parser() -> argparse.ArgumentParser:
         "-c", "--config", type=Path, default=Path("/etc/mirrorfleet/mirror.json"), help="default: %(default)s"
     )
     common.add_argument("-v", "--verbose", action="store_true", help="log more")
-    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
-
-    def verb(name: str, help_text: str) -> argparse.ArgumentParser:
-        return verbs.add_parser(
-            name, help=help_text, description=help_text, parents=[common], allow_abbrev=False
-        )
-
-    verb("dump", "origin: fetch the selected projects of index_url into the fetched tree")
-    publishing = verb("publish", "turn what is complete in the fetched tree into the served tree")
-    publishing.add_argument(
+    writing = argparse.ArgumentParser(add_help=False)
+    writing.add_argument("--progress", action="store_true", help="tell every second how far the run is")
+    writing.add_argument(
         "--allow-shrink", action="store_true", help="accept that more than maximum_shrink_share disappears"
     )
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    for name, help_text, parents in (
+        ("sync", "one run of this mirror or origin: fetch, publish, judge the outcome", [common, writing]),
+        ("dump", "origin: fetch the selected projects of index_url into the fetched tree", [common, writing]),
+        ("publish", "turn what is complete in the fetched tree into the served tree", [common, writing]),
+        ("metrics", "write the metrics file for node_exporter's textfile collector", [common]),
+    ):
+        verbs.add_parser(name, help=help_text, description=help_text, parents=parents, allow_abbrev=False)
     return parser
 
 
-VERBS = {"dump": _dump, "publish": _publish}
+def _write(config: Config, options: argparse.Namespace) -> int:
+    """A verb that writes the trees: one at a time, with a summary as its last line."""
+    started = time.monotonic()
+    with only_one(config.paths.state / "lock") as lock, State(config.database) as state:
+        progress = Progress(1 if options.progress else 60, lambda now: state.put("progress", now))
+        context = Context(config, state, progress, lock, options.allow_shrink)
+        good, summary = WRITING[options.verb](context)
+    seconds = round(time.monotonic() - started, 3)
+    print(json.dumps({"verb": options.verb, "good": good, "seconds": seconds, **summary}), flush=True)
+    return 0 if good else FAILED
+
+
+def _metrics(config: Config) -> int:
+    with State(config.database) as state:
+        metrics.write(config, state)
+    return 0
 
 
 def _terminate(*_: object) -> NoReturn:
@@ -85,11 +124,9 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     set_up(verbose=options.verbose)
     signal.signal(signal.SIGTERM, _terminate)
-    started = time.monotonic()
     try:
         config = load(options.config)
-        with only_one(config.paths.state / "lock"), State(config.database) as state:
-            good, summary = VERBS[options.verb](config, state, options)
+        return _metrics(config) if options.verb == "metrics" else _write(config, options)
     except ConfigError as error:
         log.error("%s", error)
         return BAD_CONFIGURATION
@@ -105,9 +142,6 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         log.error("interrupted")
         return 130
-    summary = {"verb": options.verb, "good": good, "seconds": round(time.monotonic() - started, 3), **summary}
-    print(json.dumps(summary), flush=True)
-    return 0 if good else FAILED
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ from .http import SIMPLE_JSON, AbsentError, FetchError, Page, Upstream, upstream
 from .local import local_document, local_projects, version_of
 from .model import BadDocumentError
 from .names import InvalidNameError, addressed_path, served_path, shown
+from .progress import Progress
 from .state import State
 from .tree import TEMPORARY, regular_size, write_atomically
 
@@ -98,12 +99,15 @@ def merged(legacy: dict[str, Any], simple: Releases) -> Releases:
 
 
 class Dump:
-    def __init__(self, config: Config, state: State, client: Upstream) -> None:
+    def __init__(
+        self, config: Config, state: State, client: Upstream, progress: Progress, *, allow_shrink: bool
+    ) -> None:
         self._config = config
         self._state = state
         self._client = client
         self._fetched = Fetched(config.paths.fetched, by_bandersnatch=False)
-        self._started = time.monotonic()
+        self._progress = progress
+        self._allow_shrink = allow_shrink
         self.outcome = Outcome()
 
     async def run(self) -> Outcome:
@@ -114,7 +118,7 @@ class Dump:
             for name in self._config.selection.projects
             if name not in local and self._config.selection.includes(name)
         ]
-        self._total, self._done = len(local) + len(remote), 0
+        self._progress.begin("dump", len(local) + len(remote))
         present = set(self._fetched.identities()[0])
         absent: list[str] = []
         for name, directory in sorted(local.items()):
@@ -145,23 +149,12 @@ class Dump:
             self._fail(name, str(reason))
             return
         finally:
-            self._done += 1
+            self._progress.step(name)
         with self._state.transaction():
             self._state.clear_trouble([name])
         if changed:
             self.outcome.changed.append(name)
         self.outcome.bytes += received
-        seconds = max(0.001, time.monotonic() - self._started)
-        log.info(
-            "project %d of %d: %s %s, %d bytes fetched, %d in all, %.1f MB/s",
-            self._done,
-            self._total,
-            name,
-            "changed" if changed else "unchanged",
-            received,
-            self.outcome.bytes,
-            self.outcome.bytes / seconds / 1e6,
-        )
 
     def _fail(self, name: str, reason: str) -> None:
         log.error("project %s failed: %s", name, reason)
@@ -203,6 +196,7 @@ class Dump:
         def count(chunk: int) -> None:
             nonlocal received
             received += chunk
+            self._progress.add_bytes(chunk)
 
         taking = [self._take_file(entry, known.get(entry["filename"]), count) for entry in wanted]
         problems = [p for p in await asyncio.gather(*taking, return_exceptions=True) if p is not None]
@@ -304,7 +298,8 @@ class Dump:
         return True
 
     def _remove(self, present: set[str], selected: set[str], absent: set[str]) -> None:
-        refuse_shrinking(len(present), len(absent), self._config.maximum_shrink_share, "upstream")
+        if not self._allow_shrink:
+            refuse_shrinking(len(present), len(absent), self._config.maximum_shrink_share, "upstream")
         deselected = present - selected
         with self._state.transaction():
             self._state.decide_leaving(deselected, "deselected")
@@ -317,7 +312,7 @@ class Dump:
             )
 
 
-async def dump(config: Config, state: State) -> Outcome:
+async def dump(config: Config, state: State, progress: Progress, *, allow_shrink: bool = False) -> Outcome:
     require_free_space(config.paths.fetched, config.minimum_free_bytes)
     async with upstream(workers=config.workers, timeout=config.timeout, tries=config.tries) as client:
-        return await Dump(config, state, client).run()
+        return await Dump(config, state, client, progress, allow_shrink=allow_shrink).run()

@@ -33,7 +33,7 @@ def require_free_space(path: Path, minimum: int) -> None:
 
 
 @contextmanager
-def only_one(path: Path) -> Iterator[None]:
+def only_one(path: Path) -> Iterator[int]:
     """Hold the lock of all runs that write the trees; the kernel frees it when the process dies."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
@@ -45,6 +45,6 @@ def only_one(path: Path) -> Iterator[None]:
             raise BusyError(f"{path}: another run is at work (process {holder or 'unknown'})") from error
         os.ftruncate(handle, 0)
         os.pwrite(handle, f"{os.getpid()}\n".encode(), 0)
-        yield
+        yield handle
     finally:
         os.close(handle)

@@ -28,7 +28,8 @@ def _attribute(name: str, value: str) -> str:
 
 
 def _json(value: Any) -> bytes:
-    return json.dumps(value, ensure_ascii=True, separators=(",", ":")).encode()
+    # Sorted, so that the same project renders alike however many tiers its document went through.
+    return json.dumps(value, ensure_ascii=True, sort_keys=True, separators=(",", ":")).encode()
 
 
 def compressed(data: bytes) -> bytes:

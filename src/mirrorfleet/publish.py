@@ -405,6 +405,7 @@ def write_status(config: Config, state: State, serial: int, fetched_at: float | 
     served = config.paths.served
     served.mkdir(parents=True, exist_ok=True)
     if fetched_at is not None:
+        state.put("last_success_at", fetched_at)
         state.put("last_success", time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(fetched_at)))
         stamp = time.strftime("%Y%m%dT%H:%M:%S\n", time.gmtime(fetched_at))
         write_atomically(served / "last-modified", stamp.encode())

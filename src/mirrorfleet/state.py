@@ -31,6 +31,8 @@ CREATE TABLE IF NOT EXISTS leaving (name TEXT PRIMARY KEY, reason TEXT NOT NULL)
 CREATE TABLE IF NOT EXISTS trouble (
     name TEXT PRIMARY KEY, tries INTEGER NOT NULL, since REAL NOT NULL, retry_after REAL NOT NULL,
     reason TEXT NOT NULL) WITHOUT ROWID;
+-- Projects that upstream lists at this serial but has no document for.
+CREATE TABLE IF NOT EXISTS absent (name TEXT PRIMARY KEY, serial INTEGER NOT NULL) WITHOUT ROWID;
 """
 
 
@@ -199,3 +201,14 @@ class State:
 
     def clear_trouble(self, names: Iterable[str]) -> None:
         self._db.executemany("DELETE FROM trouble WHERE name = ?", ((name,) for name in names))
+
+    # Projects without a document
+
+    def absent(self) -> dict[str, int]:
+        return dict(self._db.execute("SELECT name, serial FROM absent"))
+
+    def record_absent(self, serials: Iterable[tuple[str, int]]) -> None:
+        self._db.executemany("INSERT OR REPLACE INTO absent VALUES (?, ?)", serials)
+
+    def clear_absent(self, names: Iterable[str]) -> None:
+        self._db.executemany("DELETE FROM absent WHERE name = ?", ((name,) for name in names))
