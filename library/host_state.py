@@ -214,7 +214,7 @@ def check_files(files: list[Item], drift: Drift, contents: dict[str, str] | None
         digest = hashlib.sha256(content).hexdigest()
         if digest != item["sha256"]:
             if item["secret"]:
-                drift.add("file", path, "content", "(secret)", "(secret)")
+                drift.add("file", path, "content", "(secret, as found)", "(secret, as declared)")
             else:
                 drift.add("file", path, "content", f"sha256:{digest[:16]}", f"sha256:{item['sha256'][:16]}")
                 if contents is not None and len(content) <= LARGEST_DIFF:
@@ -473,19 +473,19 @@ def owe(state: str, handlers: dict[str, str]) -> None:
 def apply(request: Item) -> Item:
     for item in request["directories"]:
         make_directory(item)
-    written = [item for item in request["files"] if item["content"] is not None]
     try:
-        for item in written:
-            stage(item)
+        for item in request["files"]:
+            if item["content"] is not None:
+                stage(item)
         owe(request["state_directory"], request["owed"])
         for item in request["files"]:
             place_file(item)
+        for item in request["links"]:
+            place_link(item)
     finally:
-        for item in written:
+        for item in [*request["files"], *request["links"]]:
             with contextlib.suppress(FileNotFoundError, NotADirectoryError):
                 os.unlink(beside(item["path"]))
-    for item in request["links"]:
-        place_link(item)
     for item in request["absent"]:
         remove(item)
     return {}
