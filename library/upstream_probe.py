@@ -36,6 +36,10 @@ options:
   ca_file:
     description: CA certificates to trust. Default is what pip is configured with, else the system's.
     type: path
+  ca_pem:
+    description: Further CA certificates to trust, in PEM, such as the fleet's own before a host has it.
+    type: str
+    default: ""
   timeout:
     description: Seconds each network operation may take.
     type: float
@@ -182,7 +186,7 @@ def ask_pip(python: str) -> dict[str, Any]:
 class Index:
     """The index under test."""
 
-    def __init__(self, url: str, ca_file: str | None, timeout: float) -> None:
+    def __init__(self, url: str, ca_file: str | None, timeout: float, ca_pem: str = "") -> None:
         parts = urlsplit(url)
         if parts.scheme not in {"https", "http"} or not parts.hostname or parts.query or parts.fragment:
             raise ProbeError(
@@ -198,6 +202,8 @@ class Index:
             manager.add_password(None, self.url, parts.username, parts.password or "", is_authenticated=True)
         try:
             context = ssl.create_default_context(cafile=ca_file)
+            if ca_pem:
+                context.load_verify_locations(cadata=ca_pem)
         except OSError as error:
             raise ProbeError(
                 f"the CA file {ca_file} cannot be used: {error}",
@@ -430,6 +436,7 @@ def result_of(params: dict[str, Any]) -> dict[str, Any]:
             url,
             ca_file or os.environ.get("PIP_CERT") or os.environ.get("REQUESTS_CA_BUNDLE"),
             params["timeout"],
+            params["ca_pem"],
         )
         result.update(index_url=index.url, site=index.site, source=source)
         result.update(probe(index, params["probe_project"], params["check_root"]), reachable=True)
@@ -466,6 +473,7 @@ def main() -> None:
             "check_root": {"type": "bool", "default": False},
             "mode": {"type": "str", "choices": ["bandersnatch", "cache", "origin"]},
             "ca_file": {"type": "path"},
+            "ca_pem": {"type": "str", "default": ""},
             "timeout": {"type": "float", "default": 20},
         },
         supports_check_mode=True,
