@@ -6,6 +6,7 @@ it is reported with its file and key and nothing is guessed.
 
 import dataclasses
 import json
+import math
 import types
 import typing
 from dataclasses import dataclass, field
@@ -112,6 +113,8 @@ def _scalar(kind: type, value: Any, where: str) -> Any:
         return Path(value)
     if type(value) is not kind:
         _fail(where, f"must be {_NAMES[kind]}, not {json.dumps(value)[:80]}")
+    if isinstance(value, float) and not math.isfinite(value):
+        _fail(where, "must be a finite number")
     if isinstance(value, str) and (not value or any(ord(c) < 32 for c in value)):
         _fail(where, "must be a non-empty string without control characters")
     return value

@@ -18,7 +18,8 @@ class InvalidNameError(ValueError):
 def shown(value: object) -> str:
     """A hostile value, short and printable, for a log line."""
     text = ascii(value)
-    return text if len(text) <= 120 else f"{text[:100]}… ({len(text)} characters)"
+    length = len(value) if isinstance(value, str) else len(text)
+    return text if len(text) <= 120 else f"{text[:100]}… ({length} characters)"
 
 
 def project_name(raw: str) -> str:

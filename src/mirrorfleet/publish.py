@@ -86,7 +86,8 @@ class Publisher:
         for problem in refused:
             log.warning("refused: %s", problem)
         gone = self._gone(known, present, allow_shrink)
-        if self._state.get("unfinished"):
+        unfinished = self._state.get("unfinished")
+        if unfinished:
             gone += self._strays(known, present)
         self._state.put("unfinished", True)
         changed = [
@@ -102,7 +103,8 @@ class Publisher:
             log.info(
                 "published %d of %d changed projects", min(self.result.changed, len(changed)), len(changed)
             )
-        self._publish_root(gone)
+        if unfinished or gone or self.result.changed or not self._root_is_current():
+            self._publish_root(gone)
         self._remove_projects(gone)
         self._delete_what_is_due()
         self._state.put("unfinished", False)
@@ -306,6 +308,11 @@ class Publisher:
 
     # The root index
 
+    def _root_is_current(self) -> bool:
+        snapshot = self._current(ROOT)
+        rendered = [snapshot, self.serial(self._state.serials()), pages.RENDERING]
+        return snapshot is not None and self._state.get("root") == rendered
+
     def _publish_root(self, gone: list[str]) -> None:
         leaving = set(gone)
         serials = [(name, serial) for name, serial in self._state.serials() if name not in leaving]
@@ -327,6 +334,7 @@ class Publisher:
         with self._state.transaction():
             self._schedule(self._former_snapshots(ROOT, snapshot), grace=True)
             self._state.cancel_removal([f"pages/{ROOT}/{snapshot}"])
+            self._state.put("root", [snapshot, serial, pages.RENDERING])
 
     def _current(self, name: str) -> str | None:
         try:
