@@ -65,7 +65,8 @@ def _sections(config: dict[str, Any], version: str, tuning: dict[str, str], allo
     if not isinstance(config, dict) or not isinstance(config.get("name"), str):
         raise BadValueError(f"is {v.kind(config)}", "the result of mirror_config")
     report = Report(config["name"])
-    known = re.fullmatch(r"(6)\.8(?:\.[0-9]+)+|(8)(?:\.[0-9]+)+", str(version))
+    # A number is refused: YAML reads 8.10 as 8.1.
+    known = re.fullmatch(r"(6)\.8(?:\.[0-9]+)+|(8)(?:\.[0-9]+)+", version if isinstance(version, str) else "")
     if known is None:
         report.add(
             "fleet_versions.bandersnatch",

@@ -41,7 +41,7 @@ def mirror_list(
     for record in records:
         if record["state"] == "retired":
             continue
-        measured = measurements.get(record["name"])
+        measured = _measured(record["name"], measurements.get(record["name"]))
         reason = _reason(record, fleet, measured, holds.get(record["name"]), now)
         entries.append(
             {key: record[key] for key in PUBLIC}
@@ -71,6 +71,21 @@ def _registry(registry: Any) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     return registry["fleet"], registry["mirrors"]
 
 
+def _measured(name: str, measured: Any) -> dict[str, Any] | None:
+    if measured is None:
+        return None
+    if not isinstance(measured, dict):
+        raise BadValueError(
+            f"measurements.{name} is {v.kind(measured)}", "a measurement of the module mirror_probe"
+        )
+    for key in ("ok", "measured_at"):
+        if key not in measured:
+            raise BadValueError(
+                f"measurements.{name} lacks {key}", "a measurement of the module mirror_probe"
+            )
+    return measured
+
+
 def _reason(
     record: dict[str, Any], fleet: dict[str, Any], measured: dict[str, Any] | None, hold: str | None, now: int
 ) -> str:
@@ -81,7 +96,7 @@ def _reason(
     if record["state"] == "drained":
         reason = "drained by its operator"
     elif hold is not None:
-        reason = f"held: {v.text(hold)}"
+        reason = f"held: {_printable(hold)}"
     elif agreement["version"] != fleet["agreement_version"] or (agreement.get("expires_on") or today) < today:
         reason = "its agreement is not the fleet's current one"
     elif measured is None:
@@ -100,9 +115,15 @@ def _failure(measured: dict[str, Any]) -> str:
     first = failures[0]
     family = f" over {first['family']}" if first.get("family") else ""
     more = f" (and {len(failures) - 1} more)" if len(failures) > 1 else ""
-    # What a mirror answers is its own choice of words: shown bounded and printable.
-    problem = "".join(character if character.isprintable() else " " for character in str(first["problem"]))
-    return f"{first['check']}{family}: {problem[:200]}{more}"
+    return f"{first['check']}{family}: {_printable(first['problem'])}{more}"
+
+
+def _printable(words: Any) -> str:
+    """Words of others, a mirror's answer say, on one bounded line."""
+    return (
+        "".join(character if character.isprintable() else " " for character in str(words))[:200]
+        or "no reason given"
+    )
 
 
 def _staleness(last_modified: Any, now: int, limit: int) -> str:

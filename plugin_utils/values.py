@@ -23,6 +23,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from ansible.errors import AnsibleError, AnsibleFilterError
+from jinja2 import Undefined
 
 # A YAML alias costs its author one line and us a full copy: a few nested ones reach billions of values.
 MAX_VALUES = 2_000_000
@@ -99,6 +100,12 @@ def as_filter(function: Callable[..., Any]) -> Callable[..., Any]:
             return function(*bound.args, **bound.kwargs)
         except BadValueError as wrong:
             raise AnsibleFilterError(str(wrong)) from wrong
+        except (AttributeError, LookupError, TypeError) as error:
+            # Filters take each other's results as they are; this is something else that was piped in.
+            allowed = f"input as documented: ansible-doc -t filter {function.__name__}"
+            raise AnsibleFilterError(
+                f"the input is of another shape ({error!r}); allowed: {allowed}"
+            ) from error
 
     return wrapped
 
@@ -122,6 +129,8 @@ def inventory_of(hostvars: Any) -> dict[str, HostValues]:
     hosts = {}
     for host in hostvars:
         found = HostValues({}, {})
+        if not isinstance(hostvars[host], Mapping):
+            raise BadValueError(f"of {shown(host)} is {kind(hostvars[host])}", "Ansible's hostvars")
         for key in hostvars[host]:
             if isinstance(key, str) and key.startswith(INVENTORY_PREFIXES):
                 name = str.__str__(key)
@@ -169,6 +178,11 @@ def plain(value: Any) -> Any:
             return {key_of(key): copy(item[key], depth + 1) for key in item}
         if isinstance(item, Sequence) and not isinstance(item, bytes | bytearray):
             return [copy(entry, depth + 1) for entry in item]
+        if isinstance(item, Undefined):
+            raise BadValueError(
+                f"cannot be evaluated: {shown(item._undefined_message, 300)}",
+                "values whose templates all resolve",
+            )
         raise BadValueError(
             "is of a type that neither YAML nor JSON has", "text, number, true/false, list, mapping"
         )

@@ -1,0 +1,538 @@
+"""The inventory contract, the configuration of a mirror, the registry."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml
+from ansible.errors import AnsibleFilterError
+from fleet_inventory import MIRROR, FilterModule
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from plugin_utils import values
+
+FILTERS = FilterModule().filters()
+ROOT = Path(__file__).resolve().parents[2]
+TODAY = "2026-11-23"
+
+# As a person would write it: a fleet with one mirror of each mode.
+FLEET: dict[str, Any] = yaml.safe_load("""
+fleet_name: Test fleet
+fleet_coordinator: {name: Coordinator, email: coordinator@example.org}
+fleet_agreement_version: "2026-11"
+fleet_selection: {projects: [six, Zope.Interface]}
+fleet_vantage_host: localhost
+fleet_staleness_limit: 86400
+fleet_versions:
+  mirrorfleet: "0.1.0"
+  bandersnatch: {debian-13: "8.2.0", debian-12: "6.8.0"}
+  nginx: {debian-13: "1.26.*", debian-12: "1.22.*"}
+""")
+RECORD = """
+mirror_mode: bandersnatch
+mirror_url: https://HOST.example.org
+mirror_location: {continent: OC, country: NZ, city: Auckland, latitude: -36.8, longitude: 174.8}
+mirror_operator: {name: Ngā Mate, email: ops@example.org, url: "https://example.org/about"}
+mirror_agreement: {version: "2026-11", accepted_by: A. Person, accepted_on: 2026-11-20}
+tls_mode: private_ca
+"""
+
+
+def record(host: str, **changes: Any) -> dict[str, Any]:
+    own: dict[str, Any] = yaml.safe_load(RECORD.replace("HOST", host))
+    return FLEET | own | changes
+
+
+def inventory() -> tuple[dict[str, Any], dict[str, list[str]]]:
+    hostvars = {
+        "origin": FLEET | {"origin_url": "https://origin.example.org", "origin_projects": ["six"]},
+        "one": record("one", mirror_upstream="origin"),
+        "two": record("two", mirror_mode="rsync", mirror_upstream="one"),
+        "three": record("three", mirror_mode="cache", mirror_on_miss="pass"),
+        "redirector": dict(FLEET),
+    }
+    groups = {
+        "all": list(hostvars),
+        "ungrouped": [],
+        "origins": ["origin"],
+        "mirrors": ["one", "two", "three"],
+        "redirectors": ["redirector"],
+    }
+    return copy.deepcopy(hostvars), groups
+
+
+def problems_with(host: str, **changes: Any) -> list[dict[str, str]]:
+    hostvars, groups = inventory()
+    hostvars[host].update(changes)
+    found: list[dict[str, str]] = FILTERS["inventory_problems"](hostvars, groups, TODAY)
+    return found
+
+
+def test_a_good_inventory_has_no_problems() -> None:
+    hostvars, groups = inventory()
+    assert FILTERS["inventory_problems"](hostvars, groups, TODAY) == []
+
+
+def test_the_local_fleets_inventory_follows_the_contract() -> None:
+    assert {"mirror_mode", "mirror_url"} < set(MIRROR)
+    for path in (ROOT / "inventory").glob("*/host_vars/*.yml"):
+        keys = yaml.safe_load(path.read_text())
+        assert {key for key in keys if key.startswith("mirror_")} <= set(MIRROR), path
+
+
+@pytest.mark.parametrize(
+    ("change", "key", "problem", "next_step"),
+    [
+        ({"mirror_mode": "bandersnach"}, "mirror_mode", "is 'bandersnach'", "did you mean bandersnatch?"),
+        ({"mirror_mode": None}, "mirror_mode", "is None", ""),
+        ({"mirror_modus": "cache"}, "mirror_modus", "is no known key", "did you mean mirror_mode?"),
+        ({"fleet_selecton": {}}, "fleet_selecton", "is no known key", "did you mean fleet_selection?"),
+        ({"mirror_url": "http://one.example.org"}, "mirror_url", "is 'http://one.example.org'", ""),
+        (
+            {"mirror_url": "https://one.example.org/pypi"},
+            "mirror_url",
+            "has the path '/pypi'",
+            "top of its name",
+        ),
+        (
+            {"mirror_url": "https://me:secret@one.example.org"},
+            "mirror_url",
+            "carries a user name or password",
+            "",
+        ),
+        (
+            {"mirror_url": "https://192.0.2.1"},
+            "mirror_url",
+            "is the address '192.0.2.1'",
+            "use the host's name",
+        ),
+        ({"mirror_url": "https://spiegel.köln.example"}, "mirror_url", r"k\xf6ln", ""),
+        ({"mirror_url": []}, "mirror_url", "has 0 entries", ""),
+        ({"mirror_url": "https://origin.example.org"}, "mirror_url", "is origin's as well", ""),
+        (
+            {"mirror_url": ["https://one.example.org", "https://TWO.example.org/"]},
+            "mirror_url",
+            "one's as well",
+            "",
+        ),
+        ({"mirror_location": "Auckland"}, "mirror_location", "is text ('Auckland')", ""),
+        ({"mirror_location": {"city": "X"}}, "mirror_location.country", "is missing", ""),
+        ({"mirror_bandwidth": 1e3}, "mirror_bandwidth", "is a number (1000.0)", ""),
+        ({"mirror_bandwidth": True}, "mirror_bandwidth", "is true/false (True)", ""),
+        ({"mirror_bandwidth": 0}, "mirror_bandwidth", "is 0", ""),
+        ({"mirror_address_families": []}, "mirror_address_families", "has 0 entries", ""),
+        ({"mirror_address_families": ["ipv4", "ipv4"]}, "mirror_address_families", "repeats entry 1", ""),
+        (
+            {"mirror_address_families": "ipv4"},
+            "mirror_address_families",
+            "is text ('ipv4')",
+            "one entry a line",
+        ),
+        ({"mirror_networks": ["192.0.2.1/24"]}, "mirror_networks", "has host bits set", "write 192.0.2.0/24"),
+        ({"mirror_networks": ["0.0.0.0/0"]}, "mirror_networks", "is '0.0.0.0/0'", ""),
+        ({"mirror_networks": ["fe80::%eth0/64"]}, "mirror_networks", "is 'fe80::%eth0/64'", ""),
+        ({"mirror_networks": ["AS0"]}, "mirror_networks", "is 'AS0'", ""),
+        ({"mirror_networks": ["AS4294967296"]}, "mirror_networks", "is 'AS4294967296'", ""),
+        ({"mirror_operator": {"name": "x", "email": "nobody"}}, "mirror_operator.email", "is 'nobody'", ""),
+        ({"mirror_operator": {"name": "x\n", "email": "a@b.example"}}, "mirror_operator.name", "U+000A", ""),
+        (
+            {"mirror_operator": {"name": "\u202egnp", "email": "a@b.example"}},
+            "mirror_operator.name",
+            "U+202E",
+            "",
+        ),
+        ({"mirror_agreement": {}}, "mirror_agreement.version", "is missing", ""),
+        ({"mirror_state": "asleep"}, "mirror_state", "is 'asleep'", ""),
+        ({"tls_mode": "self-signed"}, "tls_mode", "is 'self-signed'", ""),
+        (
+            {"mirror_upstream": "orgin"},
+            "mirror_upstream",
+            "names 'orgin', which is no host",
+            "did you mean origin?",
+        ),
+        ({"mirror_upstream": "two"}, "mirror_upstream", "is two, which is no tier-1 (of mode rsync)", ""),
+        ({"mirror_upstream": "redirector"}, "mirror_upstream", "neither mirror nor origin", ""),
+        ({"mirror_upstream": "one"}, "mirror_upstream", "runs in a circle: one <- one", ""),
+        ({"mirror_upstream": "https://one.example.org"}, "mirror_upstream", "runs in a circle", ""),
+        (
+            {"mirror_selection": {}},
+            "mirror_selection",
+            "selects nothing",
+            "only everything: true means everything",
+        ),
+        ({"mirror_selection": {"projects": []}}, "mirror_selection", "selects nothing", ""),
+        ({"mirror_selection": {"everything": "true"}}, "mirror_selection.everything", "is text ('true')", ""),
+        (
+            {"mirror_selection": {"projects": ["six>=1"]}},
+            "mirror_selection.projects",
+            "'six>=1', no project name",
+            "",
+        ),
+        ({"mirror_selection": {"projects": ["*"]}}, "mirror_selection.projects", "'*', no project name", ""),
+        (
+            {"mirror_selection": {"projects": ["a_b", "A.b"]}},
+            "mirror_selection.projects",
+            "repeats entry 1",
+            "",
+        ),
+        (
+            {"mirror_selection": {"project": ["six"]}},
+            "mirror_selection.project",
+            "is no known key",
+            "projects?",
+        ),
+        (
+            {"mirror_selection": {"projects": ["six"], "everything": True}},
+            "mirror_selection",
+            "says everything: true and names projects",
+            "",
+        ),
+        (
+            {"mirror_selection": {"projects": ["six"], "releases_kept": 0}},
+            "mirror_selection.releases_kept",
+            "is 0",
+            "",
+        ),
+        (
+            {"mirror_selection": {"projects": ["six"], "platforms_excluded": ["window"]}},
+            "mirror_selection.platforms_excluded",
+            "is 'window'",
+            "did you mean windows?",
+        ),
+        (
+            {"mirror_selection": {"projects": ["six"], "max_project_size": 10**9}},
+            "mirror_selection.max_project_size",
+            "has no effect on projects that are named",
+            "",
+        ),
+        (
+            {"mirror_selection": {"projects": ["six"], "blocklist": ["Six"]}},
+            "mirror_selection.blocklist",
+            "blocks six, which projects names",
+            "",
+        ),
+    ],
+)
+def test_a_wrong_value_is_told_with_key_and_way_out(
+    change: dict[str, Any], key: str, problem: str, next_step: str
+) -> None:
+    told = problems_with("one", **change)
+    assert any(
+        p["key"] == key and problem in p["problem"] and p["allowed"] and next_step in p["next_step"]
+        for p in told
+    ), told
+    assert all(p["host"] in {"one", "two"} for p in told), told
+
+
+@pytest.mark.parametrize(
+    ("latitude", "longitude"),
+    [(90.1, 0), (-91, 0), (0, 180.5), (0, -181), (float("nan"), 0), (float("inf"), 0), ("1", 0), (True, 0)],
+)
+def test_coordinates_outside_the_globe(latitude: Any, longitude: Any) -> None:
+    place = {"continent": "OC", "country": "NZ", "city": "X", "latitude": latitude, "longitude": longitude}
+    assert [p["key"].rpartition(".")[0] for p in problems_with("one", mirror_location=place)] == [
+        "mirror_location"
+    ]
+
+
+@pytest.mark.parametrize("country", ["UK", "nz", "New Zealand", False, "XX", None])
+def test_countries_by_iso_3166(country: Any) -> None:
+    place = {"continent": "OC", "country": country, "city": "X", "latitude": 0, "longitude": 0}
+    (told,) = problems_with("one", mirror_location=place)
+    assert told["key"] == "mirror_location.country"
+    if country is False:
+        assert "put NO in quotes" in told["next_step"]
+
+
+def test_every_missing_key_of_a_record_is_told_at_once() -> None:
+    hostvars, groups = inventory()
+    hostvars["three"] = FLEET | {"mirror_state": "active"}
+    told = FILTERS["inventory_problems"](hostvars, groups, TODAY)
+    assert {p["key"] for p in told} == {
+        "mirror_mode",
+        "mirror_url",
+        "mirror_location",
+        "mirror_operator",
+        "mirror_agreement",
+    }
+    assert {p["problem"] for p in told} == {"is missing"}
+
+
+def test_a_mirror_without_a_file_gets_one_problem() -> None:
+    hostvars, groups = inventory()
+    hostvars["three"] = dict(FLEET)
+    (told,) = FILTERS["inventory_problems"](hostvars, groups, TODAY)
+    assert (told["host"], told["key"]) == ("three", "mirror_mode")
+    assert "write host_vars/three.yml" in told["next_step"]
+
+
+def test_problems_of_all_hosts_are_told_at_once() -> None:
+    hostvars, groups = inventory()
+    hostvars["one"]["mirror_bandwidth"] = "fast"
+    hostvars["two"]["mirror_state"] = "gone"
+    hostvars["three"]["mirror_url"] = 5
+    told = FILTERS["inventory_problems"](hostvars, groups, TODAY)
+    assert [(p["host"], p["key"]) for p in told] == [
+        ("one", "mirror_bandwidth"),
+        ("two", "mirror_state"),
+        ("three", "mirror_url"),
+    ]
+
+
+def test_a_problem_of_group_vars_is_told_once() -> None:
+    hostvars, groups = inventory()
+    for host in hostvars:
+        hostvars[host]["fleet_staleness_limit"] = 1
+        del hostvars[host]["fleet_name"]
+    told = FILTERS["inventory_problems"](hostvars, groups, TODAY)
+    assert [(p["host"], p["key"]) for p in told] == [
+        ("all", "fleet_staleness_limit"),
+        ("all", "fleet_name"),
+    ]
+    assert told[0]["next_step"] == "correct fleet_staleness_limit of group_vars/all"
+
+
+@pytest.mark.parametrize(
+    ("agreement", "key", "problem"),
+    [
+        (
+            {"version": "2025-01"},
+            "mirror_agreement.version",
+            "is '2025-01', an agreement that is not the fleet's",
+        ),
+        ({"accepted_on": "2026-11-24"}, "mirror_agreement.accepted_on", "lies in the future"),
+        ({"expires_on": "2026-11-22"}, "mirror_agreement.expires_on", "has passed (2026-11-22)"),
+        ({"accepted_on": "2026-13-01"}, "mirror_agreement.accepted_on", "which is in no calendar"),
+        ({"accepted_on": "yesterday"}, "mirror_agreement.accepted_on", "is 'yesterday'"),
+    ],
+)
+def test_agreements(agreement: dict[str, str], key: str, problem: str) -> None:
+    good = {"version": "2026-11", "accepted_by": "A. Person", "accepted_on": TODAY, "expires_on": TODAY}
+    assert problems_with("one", mirror_agreement=good) == []
+    (told,) = problems_with("one", mirror_agreement=good | agreement)
+    assert told["key"] == key
+    assert problem in told["problem"]
+
+
+def test_a_retired_mirror_needs_no_current_agreement_but_feeds_nobody() -> None:
+    old = {"version": "2020-01", "accepted_by": "A. Person", "accepted_on": "2020-01-01"}
+    assert problems_with("three", mirror_state="retired", mirror_agreement=old) == []
+    (told,) = problems_with("one", mirror_state="retired")
+    assert (told["host"], told["problem"]) == ("two", "is one, which is retired")
+
+
+def test_longer_circles_are_told_at_the_hosts_that_form_them() -> None:
+    hostvars, groups = inventory()
+    hostvars["one"]["mirror_upstream"] = "https://three.example.org"
+    hostvars["three"] |= {"mirror_mode": "bandersnatch", "mirror_upstream": "one"}
+    told = FILTERS["inventory_problems"](hostvars, groups, TODAY)
+    assert [(p["host"], p["problem"]) for p in told] == [
+        ("one", "runs in a circle: one <- three <- one"),
+        ("three", "runs in a circle: three <- one <- three"),
+    ]
+
+
+def test_rsync_takes_an_inventory_name_only() -> None:
+    (told,) = problems_with("two", mirror_upstream="https://elsewhere.example.org")
+    assert "outside this inventory" in told["problem"]
+    hostvars, groups = inventory()
+    del hostvars["two"]["mirror_upstream"]
+    (told,) = FILTERS["inventory_problems"](hostvars, groups, TODAY)
+    assert (told["host"], told["key"], told["problem"]) == ("two", "mirror_upstream", "is missing")
+
+
+def test_bandersnatch_without_any_selection() -> None:
+    hostvars, groups = inventory()
+    for host in hostvars:
+        del hostvars[host]["fleet_selection"]
+    (told,) = FILTERS["inventory_problems"](hostvars, groups, TODAY)
+    assert (told["host"], told["key"]) == ("one", "mirror_selection")
+
+
+def test_groups() -> None:
+    hostvars, groups = inventory()
+    hostvars["lost"] = dict(FLEET)
+    groups["all"].append("lost")
+    groups["mirors"] = ["lost"]
+    groups["redirectors"].append("three")
+    groups["mirrors"].remove("two")
+    told = {(p["host"], p["key"]): p for p in FILTERS["inventory_problems"](hostvars, groups, TODAY)}
+    assert told["lost", "groups"]["next_step"] == "did you mean mirrors?"
+    assert "in mirrors and in redirectors" in told["three", "groups"]["problem"]
+    assert "is in none of the fleet's groups" in told["two", "groups"]["problem"]
+    assert "not in the group mirrors" in told["two", "mirror_mode"]["problem"]
+
+
+def test_an_inventory_without_mirrors() -> None:
+    (told,) = FILTERS["inventory_problems"]({}, {"all": []}, TODAY)
+    assert told["problem"] == "the group mirrors is empty"
+
+
+def test_inputs_of_roles_are_known() -> None:
+    hostvars, groups = inventory()
+    hostvars["one"]["tls_dais"] = 3
+    told = FILTERS["inventory_problems"](hostvars, groups, TODAY, {"tls": ["tls_mode", "tls_days"]})
+    assert [(p["key"], p["next_step"]) for p in told] == [("tls_dais", "did you mean tls_days?")]
+
+
+def test_yaml_aliases_that_repeat_themselves_are_refused() -> None:
+    bomb = "a: &a [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
+        f"{chr(98 + n)}: &{chr(98 + n)} [{', '.join(['*' + chr(97 + n)] * 10)}]\n" for n in range(9)
+    )
+    (told,) = problems_with("one", mirror_networks=yaml.safe_load(bomb)["j"])
+    assert "YAML aliases" in told["problem"]
+    endless: list[Any] = []
+    endless.append(endless)
+    (told,) = problems_with("one", mirror_networks=endless)
+    assert "nested too deeply" in told["problem"]
+
+
+@pytest.mark.parametrize("value", [{1: 2}, b"bytes", {"a", "b"}, object(), "x" * 1_000_001])
+def test_values_that_no_inventory_has(value: Any) -> None:
+    assert [p["key"] for p in problems_with("one", mirror_networks=value)] == ["mirror_networks"]
+
+
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=30),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=12), inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(key=st.sampled_from(sorted(MIRROR)), value=ANYTHING)
+def test_no_value_breaks_the_check_or_the_documents(key: str, value: Any) -> None:
+    """Whatever stands in a record is either told as a problem, or comes out in a registry that its schema allows."""
+    hostvars, groups = inventory()
+    hostvars["one"][key] = value
+    told = FILTERS["inventory_problems"](hostvars, groups, TODAY)
+    assert all(set(p) == {"host", "key", "problem", "allowed", "next_step"} for p in told)
+    assert all(p["problem"].isprintable() and len(p["problem"]) < 600 for p in told)
+    if not told:
+        jsonschema.validate(FILTERS["fleet_registry"](hostvars, groups), schema("registry"))
+
+
+def schema(name: str) -> Any:
+    return json.loads((ROOT / "docs" / "schemas" / f"{name}.schema.json").read_text())
+
+
+def test_registry() -> None:
+    hostvars, groups = inventory()
+    registry = FILTERS["fleet_registry"](hostvars, groups)
+    jsonschema.Draft202012Validator.check_schema(schema("registry"))
+    jsonschema.validate(registry, schema("registry"))
+    assert [(m["name"], m["tier"], m["upstream"]) for m in registry["mirrors"]] == [
+        ("one", 1, "origin"),
+        ("three", 1, None),
+        ("two", 2, "one"),
+    ]
+    assert registry["mirrors"][0]["agreement"]["accepted_on"] == "2026-11-20"
+    assert registry["origins"] == [{"name": "origin", "url": "https://origin.example.org"}]
+
+
+def test_registry_refuses_a_broken_record_and_keeps_a_lapsed_agreement() -> None:
+    hostvars, groups = inventory()
+    hostvars["one"]["mirror_agreement"]["version"] = "2020-01"
+    assert len(FILTERS["fleet_registry"](hostvars, groups)["mirrors"]) == 3
+    hostvars["one"]["mirror_bandwidth"] = "much"
+    with pytest.raises(AnsibleFilterError, match="one: mirror_bandwidth: is text"):
+        FILTERS["fleet_registry"](hostvars, groups)
+
+
+def config(host: str, hostvars: dict[str, Any], groups: Any, **more: Any) -> dict[str, Any]:
+    found: dict[str, Any] = FILTERS["mirror_config"](host, hostvars, groups, **more)
+    return found
+
+
+def test_configuration_of_each_mode() -> None:
+    hostvars, groups = inventory()
+    discovered = {"index_url": "https://index.example.net/root/simple/"}
+    one = config("one", hostvars, groups)
+    assert (one["upstream"], one["index_url"]) == (
+        "https://origin.example.org",
+        "https://origin.example.org/simple/",
+    )
+    assert one["selection"]["projects"] == ["six", "zope-interface"]
+    assert "rsync" not in one
+    two = config("two", hostvars, groups)
+    assert two["rsync"] == {"source": "rsync://one.example.org/mirror"}
+    three = config("three", hostvars, groups, discovered=discovered)
+    assert three["upstream"] == "https://index.example.net/root"
+    origin = config("origin", hostvars, groups, discovered=discovered, settings={"minimum_free_bytes": 0})
+    assert (origin["mode"], origin["url"], origin["minimum_free_bytes"]) == (
+        "origin",
+        "https://origin.example.org",
+        0,
+    )
+    assert origin["selection"]["projects"] == ["six"]
+
+
+def test_own_selection_comes_before_the_fleets() -> None:
+    hostvars, groups = inventory()
+    hostvars["one"]["mirror_selection"] = {"everything": True, "releases_kept": 2}
+    selection = config("one", hostvars, groups)["selection"]
+    assert (selection["everything"], selection["projects"], selection["releases_kept"]) == (True, [], 2)
+
+
+@pytest.mark.parametrize(
+    ("host", "more", "said"),
+    [
+        ("redirector", {}, "'redirector' is neither mirror nor origin"),
+        ("nobody", {}, "'nobody' is neither mirror nor origin"),
+        ("three", {}, "mirror_upstream: is not given, and no upstream was discovered"),
+        ("three", {"discovered": {"index_url": "https://a b"}}, "discovered index_url"),
+        ("one", {"settings": {"minimum_free_byte": 1}}, "did you mean minimum_free_bytes?"),
+        ("one", {"settings": {"maximum_shrink_share": 2}}, "maximum_shrink_share: is 2"),
+    ],
+)
+def test_configurations_that_cannot_be(host: str, more: dict[str, Any], said: str) -> None:
+    hostvars, groups = inventory()
+    with pytest.raises(AnsibleFilterError) as caught:
+        config(host, hostvars, groups, **more)
+    assert said in str(caught.value)
+    assert caught.value.__cause__ is not None
+
+
+def test_bandersnatch_needs_an_index_at_simple() -> None:
+    hostvars, groups = inventory()
+    del hostvars["one"]["mirror_upstream"]
+    with pytest.raises(AnsibleFilterError, match="does not end in /simple/"):
+        config("one", hostvars, groups, discovered={"index_url": "https://index.example.net/+simple/"})
+    assert config("three", hostvars, groups, discovered={"index_url": "https://index.example.net/+simple"})[
+        "index_url"
+    ] == ("https://index.example.net/+simple/")
+
+
+def test_a_configuration_needs_a_sound_upstream() -> None:
+    hostvars, groups = inventory()
+    hostvars["origin"]["origin_url"] = "ftp://origin.example.org"
+    with pytest.raises(AnsibleFilterError, match="origin: origin_url"):
+        config("one", hostvars, groups)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.text(max_size=60) | st.from_regex(r"https://[ -~]{0,30}", fullmatch=True))
+def test_a_url_that_passes_is_nothing_but_a_url(value: str) -> None:
+    try:
+        found = values.url(value, path=True)
+    except values.BadValueError:
+        return
+    assert set(found) <= set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789:/.~+-_")
+    assert values.url(found, path=True) == found
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.text(max_size=30))
+def test_a_text_that_passes_is_one_line_and_stable(value: str) -> None:
+    try:
+        found = values.text(value)
+    except values.BadValueError:
+        return
+    assert len(found.splitlines()) == 1
+    assert values.text(found) == found
