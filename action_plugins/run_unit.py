@@ -14,6 +14,7 @@ from ansible.utils.display import Display
 display = Display()
 
 POLL_SECONDS = 2.0
+LINES_KEPT = 15
 FINISHED = ("inactive", "failed")
 
 
@@ -34,17 +35,19 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         host = (task_vars or {}).get("inventory_hostname", "")
         quoted = shlex.quote(unit)
         # Whatever was logged before belongs to former runs.
-        newest = self._shell("journalctl --lines 1 --output json --no-pager")
-        cursor = json.loads(newest.splitlines()[-1])["__CURSOR"]
+        since = f"--since @{self._shell('date +%s').strip()}"
+        told: list[str] = []
         self._shell(f"systemctl start --no-block {quoted}")
         deadline = time.monotonic() + float(seconds)
         while True:
-            lines, cursor = self._log(unit, cursor)
-            for line in lines:
-                display.display(f"    {host}: {line}")
             state = self._shell(f"systemctl show --property ActiveState,Result,Job {quoted}")
             values = dict(line.split("=", 1) for line in state.splitlines() if "=" in line)
-            if values.get("ActiveState") in FINISHED and values.get("Job", "") in ("", "0"):
+            finished = values.get("ActiveState") in FINISHED and values.get("Job", "") in ("", "0")
+            lines, since = self._log(unit, since)
+            told += lines
+            for line in lines:
+                display.display(f"    {host}: {line}")
+            if finished:
                 break
             if time.monotonic() > deadline:
                 raise AnsibleActionFail(
@@ -52,29 +55,26 @@ class ActionModule(ActionBase):  # type: ignore[misc]
                     f"`journalctl -fu {unit}` on the host, and run this playbook again when it is done."
                 )
             time.sleep(POLL_SECONDS)
-        result["lines"] = self._log(unit, cursor)[0]
-        for line in result["lines"]:
-            display.display(f"    {host}: {line}")
+        result["lines"] = told[-LINES_KEPT:]
         if values.get("Result") != "success":
-            last = self._shell(f"journalctl --unit {quoted} --output cat --lines 15 --no-pager")
             raise AnsibleActionFail(
-                f"{host}: {unit} failed ({values.get('Result')}). Its last lines:\n{last}\n"
-                "Mend the cause and run this playbook again; it goes on where this stopped."
+                f"{host}: {unit} failed ({values.get('Result')}). Its last lines:\n"
+                + "\n".join(result["lines"])
+                + "\nMend the cause and run this playbook again; it goes on where this stopped."
             )
         return result
 
-    def _log(self, unit: str, cursor: str) -> tuple[list[str], str]:
-        """What the unit has logged since `cursor`, and the new cursor."""
-        out = self._shell(
-            f"journalctl --unit {shlex.quote(unit)} --output json --no-pager --after-cursor {shlex.quote(cursor)}"
-        )
+    def _log(self, unit: str, since: str) -> tuple[list[str], str]:
+        """What the unit has logged since then, and what to ask for next time."""
+        out = self._shell(f"journalctl --unit {shlex.quote(unit)} --output json --no-pager {since}")
         entries = [json.loads(line) for line in out.splitlines() if line.startswith("{")]
         # systemd's own words about the unit carry another _SYSTEMD_UNIT.
         lines = [str(e["MESSAGE"]) for e in entries if e.get("_SYSTEMD_UNIT") == unit]
-        return lines, entries[-1]["__CURSOR"] if entries else cursor
+        return lines, f"--after-cursor {shlex.quote(entries[-1]['__CURSOR'])}" if entries else since
 
     def _shell(self, command: str) -> str:
-        outcome = self._low_level_execute_command(command)
+        # A connection with a terminal would have journalctl colour its JSON.
+        outcome = self._low_level_execute_command(f"SYSTEMD_COLORS=0 {command}")
         if outcome["rc"]:
             raise AnsibleActionFail(f"`{command}` ended with {outcome['rc']}: {outcome['stderr'].strip()}")
         return str(outcome["stdout"])

@@ -81,6 +81,8 @@ import os
 import re
 import shutil
 import tempfile
+import zipfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -108,24 +110,28 @@ def pins(requirements: str) -> dict[str, str]:
     return wanted
 
 
-def damaged_files(dist_info: Path) -> list[str]:
-    """Installed files of one distribution that are missing or differ from its RECORD (PyPA: recording installed
-    projects)."""
-    site = dist_info.parent
+def damaged_files(site: Path, record: Iterable[str]) -> list[str]:
+    """Files below `site` that are missing or differ from a RECORD (PyPA: recording installed projects)."""
     bad = []
-    with (dist_info / "RECORD").open(encoding="utf-8", newline="") as record:
-        for name, digest, _size in csv.reader(record):
-            if not digest:  # RECORD itself and bytecode carry none
-                continue
-            algorithm, _, expected = digest.partition("=")
-            try:
-                found = hashlib.new(algorithm, (site / name).read_bytes()).digest()
-            except OSError:
-                bad.append(f"{name} is missing")
-                continue
-            if base64.urlsafe_b64encode(found).rstrip(b"=").decode() != expected:
-                bad.append(f"{name} was changed")
+    for name, digest, _size in csv.reader(record):
+        if not digest:  # RECORD itself and bytecode carry none
+            continue
+        algorithm, _, expected = digest.partition("=")
+        try:
+            found = hashlib.new(algorithm, (site / name).read_bytes()).digest()
+        except OSError:
+            bad.append(f"{name} is missing")
+            continue
+        if base64.urlsafe_b64encode(found).rstrip(b"=").decode() != expected:
+            bad.append(f"{name} was changed")
     return bad
+
+
+def record_of(wheel: Path) -> list[str]:
+    """The lines of a wheel's own RECORD."""
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = [n for n in archive.namelist() if re.fullmatch(r"[^/]+\.dist-info/RECORD", n)]
+        return archive.read(name).decode().splitlines()
 
 
 def problems_of(target: Path, wanted: dict[str, str], wheel: Path | None) -> list[str]:
@@ -142,17 +148,16 @@ def problems_of(target: Path, wanted: dict[str, str], wheel: Path | None) -> lis
             problems.append(f"{name} is missing")
         elif found[name][0] != version:
             problems.append(f"{name} is {found[name][0]}, not {version}")
-    if wheel is not None:
-        name = canonical(wheel.name.split("-", 1)[0])
-        digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
-        origin = found[name][1] / "direct_url.json" if name in found else None
-        if origin is None or not origin.exists() or digest not in origin.read_text():
-            problems.append(f"{name} is not from {wheel.name} as built")
     for _version, info in found.values():
         try:
-            problems += damaged_files(info)
+            problems += damaged_files(info.parent, (info / "RECORD").read_text(encoding="utf-8").splitlines())
         except (OSError, ValueError) as error:
             problems.append(f"{info.name}: {error}")
+    if wheel is not None:
+        (site,) = target.glob("lib/python3*/site-packages")
+        problems += [
+            f"{problem} since {wheel.name} was built" for problem in damaged_files(site, record_of(wheel))
+        ]
     return problems
 
 
