@@ -2,7 +2,7 @@
 
 Run as a process: `python static_site.py TREE PORTFILE [FAULTS]`. FAULTS is a JSON file, read for each
 request: {"regular expression on the path": fault}, where a fault is an HTTP status, "corrupt",
-"truncate", "hang", "slow" or {"body": text, "type": content type}.
+"truncate", "hang", "slow", "stale" or {"body": text, "type": content type}.
 """
 
 import asyncio
@@ -55,7 +55,7 @@ class Site:
             raise web.HTTPNotFound
         headers = {"Content-Type": kind}
         if serial := re.search(r"/s-(\d+)-[0-9a-f]+/", str(file)):
-            headers["X-PyPI-Last-Serial"] = serial[1]
+            headers["X-PyPI-Last-Serial"] = "1" if fault == "stale" else serial[1]
         data = file.read_bytes()
         if fault == "corrupt":
             data = bytes([data[0] ^ 255]) + data[1:]

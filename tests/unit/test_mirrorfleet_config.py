@@ -39,7 +39,7 @@ GOOD: dict[str, Any] = {
 
 
 def changed(**changes: Any) -> dict[str, Any]:
-    document = json.loads(json.dumps(GOOD))
+    document: dict[str, Any] = json.loads(json.dumps(GOOD))
     for dotted, value in changes.items():
         target = document
         *parents, last = dotted.split("__")

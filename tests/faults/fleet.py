@@ -1,0 +1,311 @@
+"""A fleet of processes on this machine: an origin of made-up projects, its web server, mirrors of it."""
+
+import gzip
+import hashlib
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+import tarfile
+import time
+import urllib.error
+import urllib.request
+import zipfile
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+SOURCE = HERE.parent.parent / "src"
+BANDERSNATCH = Path(sys.executable).parent / "bandersnatch"
+DEADLINE = 60.0  # seconds that anything here may take before it counts as hung
+
+
+def wheel(name: str, version: str, size: int = 200) -> bytes:
+    stream = io.BytesIO()
+    filler = hashlib.shake_256(f"{name} {version}".encode()).digest(size)
+    with zipfile.ZipFile(stream, "w") as archive:
+        info = f"{name.replace('-', '_')}-{version}.dist-info"
+        for path, text in (
+            (f"{name.replace('-', '_')}.py", f"version = {version!r}\n".encode()),
+            (f"{name.replace('-', '_')}_data.bin", filler),
+            (f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n".encode()),
+            (
+                f"{info}/WHEEL",
+                b"Wheel-Version: 1.0\nGenerator: tests\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+            ),
+            (f"{info}/RECORD", b""),
+        ):
+            archive.writestr(zipfile.ZipInfo(path), text)
+    return stream.getvalue()
+
+
+def sdist(name: str, version: str) -> bytes:
+    stream = io.BytesIO()
+    data = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n".encode()
+    with (
+        gzip.GzipFile(fileobj=stream, mode="wb", mtime=0) as packed,
+        tarfile.open(fileobj=packed, mode="w") as archive,
+    ):
+        member = tarfile.TarInfo(f"{name}-{version}/PKG-INFO")
+        member.size = len(data)
+        archive.addfile(member, io.BytesIO(data))
+    return stream.getvalue()
+
+
+def environment() -> dict[str, str]:
+    kept = {key: value for key, value in os.environ.items() if "proxy" not in key.lower()}
+    return {**kept, "PYTHONPATH": str(SOURCE)}
+
+
+class Host:
+    """A directory that stands for a host: its mirror.json, its trees, its runs."""
+
+    def __init__(self, root: Path, mode: str, **document: Any) -> None:
+        self.root = root
+        self.fetched, self.served, self.state = root / "fetched", root / "served", root / "state"
+        root.mkdir(parents=True)
+        self.document: dict[str, Any] = {
+            "name": root.name,
+            "mode": mode,
+            "url": f"https://{root.name}.fleet.test",
+            "paths": {
+                "fetched": str(self.fetched),
+                "served": str(self.served),
+                "state": str(self.state),
+                "metrics": str(root / "metrics.prom"),
+            },
+            "minimum_free_bytes": 0,
+            "timeout": 5,
+            "tries": 2,
+            **document,
+        }
+        self.configure()
+
+    def configure(self, **changes: Any) -> None:
+        self.document |= changes
+        (self.root / "mirror.json").write_text(json.dumps(self.document))
+
+    def command(self, verb: str, *options: str) -> list[str]:
+        return [sys.executable, "-m", "mirrorfleet.cli", verb, "-c", str(self.root / "mirror.json"), *options]
+
+    def start(self, verb: str, *options: str) -> subprocess.Popen[str]:
+        log = (self.root / "log").open("a")
+        return subprocess.Popen(
+            self.command(verb, *options), env=environment(), stdout=subprocess.PIPE, stderr=log, text=True
+        )
+
+    def run(self, verb: str, *options: str, expect: int | None = 0) -> dict[str, Any]:
+        """Run a verb to its end and return its summary line."""
+        ran = subprocess.run(
+            self.command(verb, *options),
+            env=environment(),
+            capture_output=True,
+            text=True,
+            timeout=DEADLINE,
+            check=False,
+        )
+        self.log = ran.stderr
+        assert expect is None or ran.returncode == expect, (
+            f"exit {ran.returncode}\n{ran.stdout}\n{ran.stderr}"
+        )
+        summary: dict[str, Any] = json.loads(ran.stdout) if ran.stdout else {}
+        return summary
+
+    # What it serves
+
+    def page(self, name: str) -> Any:
+        return json.loads((self.served / "simple" / name / "index.v1_json").read_bytes())
+
+    def files(self, name: str) -> dict[str, Any]:
+        return {entry["filename"]: entry for entry in self.page(name)["files"]}
+
+    def names(self) -> list[str]:
+        root = json.loads((self.served / "simple/index.v1_json").read_bytes())
+        return [entry["name"] for entry in root["projects"]]
+
+    def status(self) -> Any:
+        return json.loads((self.served / "mirror.json").read_bytes())
+
+    def metric(self, name: str) -> float:
+        found = re.search(
+            rf"^mirrorfleet_{name} (\S+)$", (self.root / "metrics.prom").read_text(), re.MULTILINE
+        )
+        assert found, f"no metric {name}"
+        return float(found[1])
+
+    def broken(self) -> list[str]:
+        """What is wrong with the served tree as it lies there: pages that name files that are not as named."""
+        problems = []
+        for link in sorted((self.served / "simple").iterdir()):
+            if link.is_dir():
+                problems += check_pages(self.served, link.name)
+        return problems
+
+    def leftovers(self) -> list[str]:
+        """Files that nobody names, temporary files, snapshots that are not current, empty directories."""
+        named = set()
+        for name in self.names():
+            for entry in self.page(name)["files"]:
+                path = entry["url"].removeprefix("../../")
+                named |= {path, path + ".metadata"} if entry["core-metadata"] else {path}
+        found = [str(p) for p in self.root.rglob(".mirrorfleet-*")]
+        for tree in (self.served, self.fetched / "web"):
+            for path in (tree / "packages").rglob("*"):
+                relative = str(path.relative_to(tree))
+                if path.is_dir():
+                    found += [] if any(path.iterdir()) else [str(path)]
+                elif relative not in named:
+                    found.append(str(path))
+        for directory in (self.served / "pages").iterdir():
+            current = os.readlink(directory / "cur") if (directory / "cur").is_symlink() else None
+            found += [str(p) for p in directory.iterdir() if p.name not in ("cur", current)]
+        return found
+
+
+def check_pages(tree: Path, name: str) -> list[str]:
+    problems = []
+    directory = Path(os.path.realpath(tree / "simple" / name))
+    document = json.loads((directory / "index.v1_json").read_bytes())
+    html = (directory / "index.html").read_text()
+    legacy = json.loads((directory.parent / "pypi/json").read_bytes())
+    listed = sorted(entry["filename"] for entry in document["files"])
+    if listed != sorted(re.findall(r">([^<]+)</a>", html)):
+        problems.append(f"{name}: HTML and JSON differ")
+    if listed != sorted(entry["filename"] for entries in legacy["releases"].values() for entry in entries):
+        problems.append(f"{name}: simple and legacy differ")
+    for page in ("simple/index.html", "simple/index.v1_json", "pypi/json"):
+        plain = directory.parent / page
+        if gzip.decompress(plain.with_name(plain.name + ".gz").read_bytes()) != plain.read_bytes():
+            problems.append(f"{name}: {page}.gz differs")
+    for entry in document["files"]:
+        path = tree / entry["url"].removeprefix("../../")
+        if not path.is_file() or path.stat().st_size != entry["size"]:
+            problems.append(f"{name}: {entry['filename']} is not there with {entry['size']} bytes")
+        elif hashlib.sha256(path.read_bytes()).hexdigest() != entry["hashes"]["sha256"]:
+            problems.append(f"{name}: {entry['filename']} has another hash")
+        if entry["core-metadata"]:
+            sidecar = path.with_name(path.name + ".metadata")
+            if hashlib.sha256(sidecar.read_bytes()).hexdigest() != entry["core-metadata"]["sha256"]:
+                problems.append(f"{name}: the sidecar of {entry['filename']} has another hash")
+    return problems
+
+
+class Origin(Host):
+    """An origin whose projects are made here, changed, yanked, quarantined and deleted at will."""
+
+    def __init__(self, root: Path) -> None:
+        self.local = root.with_name(root.name + "-packages")
+        self.local.mkdir(parents=True)
+        super().__init__(root, "origin", local_packages=str(self.local))
+
+    def release(self, name: str, version: str, *, size: int = 200) -> None:
+        directory = self.local / name
+        directory.mkdir(exist_ok=True)
+        stem = f"{name.replace('-', '_')}-{version}"
+        for path, data in (
+            (directory / f"{stem}-py3-none-any.whl", wheel(name, version, size)),
+            (directory / f"{stem}.tar.gz", sdist(name, version)),
+        ):
+            path.write_bytes(data)
+            os.utime(path, (1_600_000_000, 1_600_000_000))
+
+    def withdraw(self, name: str, version: str) -> None:
+        for path in (self.local / name).glob(f"*-{version}[-.]*"):
+            path.unlink()
+
+    def delete(self, name: str) -> None:
+        for path in (self.local / name).iterdir():
+            path.unlink()
+        (self.local / name).rmdir()
+
+    def facts(self, name: str, **facts: Any) -> None:
+        (self.local / name / "project.json").write_text(json.dumps(facts))
+
+    def publish(self, *options: str) -> None:
+        self.run("sync", *options)
+
+
+class Site:
+    """The origin's (or any tier's) web server: a process of its own, with faults on demand."""
+
+    def __init__(self, tree: Path, directory: Path) -> None:
+        directory.mkdir(parents=True)
+        self._faults = directory / "faults.json"
+        port_file = directory / "port"
+        log = (directory / "log").open("w")
+        self.process = subprocess.Popen(
+            [sys.executable, str(HERE / "static_site.py"), str(tree), str(port_file), str(self._faults)],
+            stdout=log,
+            stderr=log,
+        )
+        until = time.monotonic() + DEADLINE
+        while not port_file.exists():
+            assert time.monotonic() < until
+            assert self.process.poll() is None, (directory / "log").read_text()
+            time.sleep(0.02)
+        self.port = int(port_file.read_text())
+        self.url = f"http://127.0.0.1:{self.port}"
+
+    def faults(self, faults: dict[str, Any]) -> None:
+        temporary = self._faults.with_suffix(".new")
+        temporary.write_text(json.dumps(faults))
+        temporary.replace(self._faults)
+
+    def stop(self) -> None:
+        self.process.terminate()
+        self.process.wait(DEADLINE)
+
+
+class Mirror(Host):
+    """A mirror in mode bandersnatch, with the real bandersnatch."""
+
+    def __init__(self, root: Path, upstream: str, projects: list[str], **document: Any) -> None:
+        self.upstream = upstream
+        super().__init__(
+            root,
+            "bandersnatch",
+            upstream=upstream,
+            index_url=f"{upstream}/simple/",
+            selection={"projects": projects},
+            bandersnatch={
+                "program": str(BANDERSNATCH),
+                "config": str(root / "bandersnatch.conf"),
+                "timeout": 40,
+            },
+            **document,
+        )
+        self.select(projects)
+
+    def select(self, projects: list[str]) -> None:
+        """What the inventory's selection becomes on a host: both files."""
+        self.configure(selection={"projects": projects})
+        names = "".join(f"    {name}\n" for name in projects)
+        (self.root / "bandersnatch.conf").write_text(
+            f"""[mirror]
+directory = {self.fetched}
+master = {self.upstream}
+allow-non-https = true
+api-method = simple
+json = true
+simple-format = ALL
+timeout = 5
+workers = 3
+hash-index = false
+stop-on-error = false
+compare-method = hash
+[plugins]
+enabled = allowlist_project
+[allowlist]
+packages =
+{names}"""
+        )
+
+
+def fetch(url: str) -> tuple[int, bytes]:
+    try:
+        with urllib.request.urlopen(url, timeout=DEADLINE) as response:
+            return response.status, response.read()
+    except urllib.error.HTTPError as error:
+        return error.code, b""

@@ -1,0 +1,231 @@
+"""A mirror with the real bandersnatch against an upstream that misbehaves in every way we know."""
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from faults.fleet import DEADLINE, Mirror, Origin, Site
+
+PROJECTS = ["alpha", "beta", "gamma-delta"]
+
+
+def test_a_mirror_equals_its_upstream_and_feeds_another(
+    origin: Origin, mirror: Mirror, serve: Callable[[Path], Site], tmp_path: Path
+) -> None:
+    summary = mirror.run("sync")
+    assert summary["good"]
+    assert summary["changed"] == 3
+    second = Mirror(tmp_path / "second", serve(mirror.served).url, PROJECTS)
+    assert second.run("sync")["changed"] == 3
+    for tier in (mirror, second):
+        assert tier.names() == origin.names() == PROJECTS
+        assert tier.broken() == []
+        for page in ("simple/alpha/index.html", "simple/alpha/index.v1_json", "pypi/alpha/json"):
+            assert (tier.served / page).read_bytes() == (origin.served / page).read_bytes()
+        assert tier.status()["serial"] == origin.status()["serial"] == tier.metric("serial")
+    assert mirror.run("sync")["changed"] == 0
+
+
+@pytest.mark.parametrize("fault", ["corrupt", "truncate", 404, 500, "hang"])
+def test_one_bad_project_is_set_aside_and_the_others_go_on(
+    origin: Origin, site: Site, mirror: Mirror, fault: object
+) -> None:
+    mirror.configure(tries_before_set_aside=2)
+    mirror.run("sync")
+    origin.release("alpha", "3.0")
+    origin.release("beta", "3.0")
+    origin.publish()
+    site.faults({r"alpha-3\.0\.tar\.gz$": fault})
+    summary = mirror.run("sync", expect=1)
+    assert list(summary["failed"]) == ["alpha"]
+    assert "alpha-3.0.tar.gz" not in mirror.files("alpha")  # its previous page
+    assert "beta-3.0.tar.gz" in mirror.files("beta")
+    assert mirror.status()["set_aside"] == []
+    origin.release("beta", "4.0")
+    origin.publish()
+    summary = mirror.run("sync")
+    assert summary["good"]
+    assert "beta-4.0.tar.gz" in mirror.files("beta")
+    assert mirror.status()["set_aside"] == ["alpha"]
+    assert mirror.metric("stuck_projects") == 1
+    assert "alpha is set aside after 2 tries" in mirror.log
+    assert mirror.broken() == []
+    site.faults({})
+    origin.release("alpha", "4.0")
+    origin.publish()
+    mirror.run("sync", expect=None)
+    assert "alpha-3.0.tar.gz" in mirror.files("alpha")
+    assert mirror.status()["set_aside"] == []
+    assert mirror.metric("stuck_projects") == 0
+    for _ in range(2):
+        assert mirror.run("sync")["good"]
+    assert mirror.broken() == mirror.leftovers() == []
+
+
+def test_a_stale_upstream_page_is_not_taken_and_not_called_fresh(
+    origin: Origin, site: Site, mirror: Mirror
+) -> None:
+    mirror.run("sync")
+    fresh = (mirror.served / "last-modified").read_text()
+    origin.release("alpha", "3.0")
+    origin.publish()
+    site.faults({"^/pypi/alpha/json$": "stale"})
+    time.sleep(1.1)  # last-modified has a resolution of a second
+    mirror.run("sync", expect=1)
+    assert (mirror.served / "last-modified").read_text() == fresh
+    assert "alpha-3.0.tar.gz" not in mirror.files("alpha")
+    site.faults({})
+    assert mirror.run("sync")["good"]
+    assert "alpha-3.0.tar.gz" in mirror.files("alpha")
+    assert (mirror.served / "last-modified").read_text() > fresh
+
+
+def test_what_upstream_deletes_yanks_and_quarantines_arrives(origin: Origin, mirror: Mirror) -> None:
+    mirror.run("sync")
+    origin.delete("beta")
+    origin.withdraw("alpha", "1.0")
+    origin.facts("alpha", yanked={"2.0": 'broken "on" <Windows> & more'})
+    origin.facts("gamma-delta", status="quarantined", reason="malware")
+    origin.publish()
+    assert mirror.run("sync")["removed"] == 1
+    assert mirror.names() == ["alpha", "gamma-delta"]
+    assert {e["yanked"] for e in mirror.files("alpha").values()} == {'broken "on" <Windows> & more'}
+    html = (mirror.served / "simple/alpha/index.html").read_text()
+    assert 'data-yanked="broken &quot;on&quot; &lt;Windows&gt; &amp; more"' in html
+    assert mirror.page("gamma-delta")["project-status"]["status"] == "quarantined"
+    assert not list((mirror.served / "packages").rglob("gamma_delta*"))
+    mirror.run("sync")
+    assert not list(mirror.root.rglob("beta*"))
+    assert not list(mirror.root.rglob("alpha-1.0*"))
+    assert mirror.broken() == mirror.leftovers() == []
+
+
+def test_a_changed_selection_is_applied_to_what_is_there(origin: Origin, mirror: Mirror) -> None:
+    mirror.select(["alpha"])
+    mirror.run("sync")
+    assert mirror.names() == ["alpha"]
+    mirror.select(["beta", "gamma-delta"])  # old projects that no change announces
+    mirror.run("sync")
+    assert mirror.names() == ["beta", "gamma-delta"]
+    mirror.run("sync")
+    assert mirror.broken() == mirror.leftovers() == []
+
+
+@pytest.mark.parametrize(
+    ("fault", "code", "message"),
+    [
+        (
+            {"body": '{"meta": {}, "projects": []}', "type": "application/vnd.pypi.simple.v1+json"},
+            4,
+            "disappear",
+        ),
+        (
+            {
+                "body": '{"meta": {}, "projects": [{"name": "alpha", "_last-serial": 1}]}',
+                "type": "application/vnd.pypi.simple.v1+json",
+            },
+            4,
+            "2 of 3 projects would disappear",
+        ),
+        (
+            {"body": '{"projects": [{"name": "alpha"}]}', "type": "application/vnd.pypi.simple.v1+json"},
+            1,
+            "_last-serial",
+        ),
+        ({"body": "<html>maintenance</html>", "type": "text/html"}, 1, "text/html instead of"),
+        ({"body": "{cut", "type": "application/vnd.pypi.simple.v1+json"}, 1, "not JSON"),
+        (503, 1, "HTTP 503"),
+        ("hang", 1, "imeout"),
+        ("truncate", 1, "upstream: "),
+    ],
+)
+def test_an_upstream_root_that_is_no_root_changes_nothing(
+    site: Site, mirror: Mirror, fault: object, code: int, message: str
+) -> None:
+    mirror.run("sync")
+    before = mirror.status()["last_success"]
+    site.faults({"^/simple/?$": fault})
+    mirror.configure(timeout=1)
+    mirror.run("sync", expect=code)
+    assert message in mirror.log
+    assert mirror.names() == PROJECTS
+    assert mirror.broken() == []
+    assert mirror.status()["last_success"] == before
+    assert mirror.metric("last_run_success") == 0
+    site.faults({})
+    assert mirror.run("sync")["good"]
+
+
+def test_an_upstream_that_is_down_changes_nothing(site: Site, mirror: Mirror) -> None:
+    mirror.run("sync")
+    site.stop()
+    mirror.run("sync", expect=1)
+    assert "Connect" in mirror.log
+    assert mirror.broken() == []
+
+
+def test_many_failures_at_once_are_upstreams_and_nobodys_own(
+    origin: Origin, site: Site, mirror: Mirror
+) -> None:
+    names = [f"many-{number}" for number in range(12)]
+    for name in names:
+        origin.release(name, "1.0")
+    origin.publish()
+    mirror.select(names)
+    site.faults({"^/packages/": 503})
+    summary = mirror.run("sync", expect=1)
+    assert summary["failed"] == {}
+    assert "upstream's fault" in mirror.log
+    site.faults({})
+    assert mirror.run("sync")["changed"] == 12
+
+
+def test_two_runs_at_once_are_one(site: Site, mirror: Mirror) -> None:
+    site.faults({r"\.whl$": "hang"})
+    first = mirror.start("sync")
+    try:
+        wait_for(lambda: any(mirror.fetched.rglob("*.tar.gz")))
+        mirror.run("sync", expect=3)
+        assert f"another run is at work (process {first.pid})" in mirror.log
+    finally:
+        first.send_signal(signal.SIGTERM)
+        first.communicate(timeout=DEADLINE)
+    assert first.returncode == 143
+    site.faults({})
+    assert mirror.run("sync")["good"]
+
+
+def test_a_fetcher_that_outlives_its_killed_run_still_holds_the_lock(site: Site, mirror: Mirror) -> None:
+    site.faults({r"\.whl$": "hang"})
+    first = mirror.start("sync")
+    wait_for(lambda: any(mirror.fetched.rglob("*.tar.gz")))
+    first.kill()
+    first.communicate(timeout=DEADLINE)
+    mirror.run("sync", expect=3)
+    orphans = subprocess.run(
+        ["pgrep", "-f", f"bandersnatch -c {mirror.root}/"], capture_output=True, text=True, check=True
+    ).stdout.split()
+    assert len(orphans) == 1
+    os.kill(int(orphans[0]), signal.SIGKILL)
+    site.faults({})
+    wait_for(lambda: mirror.run("sync", expect=None).get("good", False))
+    mirror.run("sync")
+    assert mirror.broken() == mirror.leftovers() == []
+
+
+def test_a_run_that_lasts_too_long_is_ended(site: Site, mirror: Mirror) -> None:
+    site.faults({r"\.whl$": "hang"})
+    mirror.configure(bandersnatch=mirror.document["bandersnatch"] | {"timeout": 1})
+    mirror.run("sync", expect=1)
+    assert "stopped after 1 seconds" in mirror.log
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    until = time.monotonic() + DEADLINE
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.1)
