@@ -365,28 +365,31 @@ def result_of(params: dict[str, Any], root: Path = Path("/")) -> dict[str, Any]:
     }
 
 
+ARGUMENTS: dict[str, Any] = {
+    "platforms": {"type": "list", "elements": "str", "default": ["debian-12", "debian-13"]},
+    "disk": {
+        "type": "list",
+        "elements": "dict",
+        "default": [],
+        "options": {
+            "path": {"type": "path", "required": True},
+            "bytes": {"type": "int", "required": True},
+        },
+    },
+    "ports": {"type": "list", "elements": "int", "default": []},
+    "ours": {"type": "dict", "default": {}},
+    "control_time": {"type": "float"},
+    "clock_tolerance": {"type": "float", "default": 30},
+    "names": {"type": "list", "elements": "str", "default": []},
+    "addresses": {"type": "list", "elements": "str", "default": []},
+    "memory": {"type": "int", "default": 0},
+    "privilege": {"type": "bool", "default": True},
+}
+
+
 def main() -> None:
     module = AnsibleModule(
-        argument_spec={
-            "platforms": {"type": "list", "elements": "str", "default": ["debian-12", "debian-13"]},
-            "disk": {
-                "type": "list",
-                "elements": "dict",
-                "default": [],
-                "options": {
-                    "path": {"type": "path", "required": True},
-                    "bytes": {"type": "int", "required": True},
-                },
-            },
-            "ports": {"type": "list", "elements": "int", "default": []},
-            "ours": {"type": "dict", "default": {}},
-            "control_time": {"type": "float"},
-            "clock_tolerance": {"type": "float", "default": 30},
-            "names": {"type": "list", "elements": "str", "default": []},
-            "addresses": {"type": "list", "elements": "str", "default": []},
-            "memory": {"type": "int", "default": 0},
-            "privilege": {"type": "bool", "default": True},
-        },
+        argument_spec=ARGUMENTS,
         supports_check_mode=True,
     )
     for entry in module.params["disk"]:

@@ -33,8 +33,9 @@ options:
         choices: [ipv4, ipv6]
         default: [ipv4, ipv6]
       connect_to:
-        description: Address to connect to instead of what the name resolves to (the name is still verified by TLS).
-        type: str
+        description: Addresses to connect to, instead of what the name resolves to. TLS still verifies the name.
+        type: list
+        elements: str
   project:
     description: A small project that every mirror carries.
     type: str
@@ -121,11 +122,9 @@ from urllib.parse import urljoin, urlsplit
 from ansible.module_utils.basic import AnsibleModule
 
 FAMILIES = {"ipv4": socket.AF_INET, "ipv6": socket.AF_INET6}
-HTML, HTML_V1, JSON_V1 = (
-    "text/html",
-    "application/vnd.pypi.simple.v1+html",
-    "application/vnd.pypi.simple.v1+json",
-)
+HTML = "text/html"
+HTML_V1 = "application/vnd.pypi.simple.v1+html"
+JSON_V1 = "application/vnd.pypi.simple.v1+json"
 # What pip 26 and uv 0.13 send.
 PIP_ACCEPT = f"{JSON_V1}, {HTML_V1}; q=0.1, {HTML}; q=0.01"
 UV_ACCEPT = f"{JSON_V1}, {HTML_V1};q=0.2, {HTML};q=0.01"
@@ -167,7 +166,10 @@ class Client:
         parts = urlsplit(mirror["url"])
         self.base = mirror["url"].rstrip("/")
         self.host, self.port = parts.hostname or "", parts.port or 443
-        self.address = mirror.get("connect_to") or self.host
+        given = [
+            address for address in mirror.get("connect_to") or [] if (":" in address) == (family == "ipv6")
+        ]
+        self.address = given[0] if given else self.host
         self.family, self.context, self.timeout = family, context, timeout
         self.deadline = time.monotonic() + budget
         self.certificate_expires: int | None = None
@@ -191,7 +193,10 @@ class Client:
             }
             connection.request(method, path, headers=wanted)
             response = connection.getresponse()
+            length = response.length
             answer = Answer(response.status, response.headers, response.read(limit))
+            if length is not None and len(answer.body) < min(length, limit):
+                raise http.client.IncompleteRead(answer.body, length - len(answer.body))
         if 300 <= answer.status < 400:
             raise CheckError(f"{path} redirects to {_shown(answer.headers.get('Location'))}")
         return answer
@@ -202,7 +207,9 @@ class Client:
         left = self.deadline - time.monotonic()
         if left <= 0:
             raise CheckError("no time left for this mirror")
-        connection = http.client.HTTPSConnection(self.host, self.port, timeout=min(self.timeout, left))
+        connection = http.client.HTTPSConnection(
+            self.host, self.port, timeout=min(self.timeout, left), context=self.context
+        )
         watchdog: threading.Timer | None = None
         try:
             with self._connect(connection.timeout or self.timeout) as sock:
@@ -523,37 +530,40 @@ def measure_all(params: dict[str, Any]) -> dict[str, dict[str, Any]]:
     }
 
 
+ARGUMENTS: dict[str, Any] = {
+    "mirrors": {
+        "type": "list",
+        "elements": "dict",
+        "required": True,
+        "options": {
+            "name": {"type": "str", "required": True},
+            "url": {"type": "str", "required": True},
+            "mode": {
+                "type": "str",
+                "choices": ["bandersnatch", "rsync", "cache", "origin"],
+                "default": "bandersnatch",
+            },
+            "address_families": {
+                "type": "list",
+                "elements": "str",
+                "choices": ["ipv4", "ipv6"],
+                "default": ["ipv4", "ipv6"],
+            },
+            "connect_to": {"type": "list", "elements": "str"},
+        },
+    },
+    "project": {"type": "str", "required": True},
+    "ca_file": {"type": "path"},
+    "timeout": {"type": "float", "default": 10},
+    "budget": {"type": "float", "default": 60},
+    "largest_file": {"type": "int", "default": 20_000_000},
+    "workers": {"type": "int", "default": 16},
+}
+
+
 def main() -> None:
     module = AnsibleModule(
-        argument_spec={
-            "mirrors": {
-                "type": "list",
-                "elements": "dict",
-                "required": True,
-                "options": {
-                    "name": {"type": "str", "required": True},
-                    "url": {"type": "str", "required": True},
-                    "mode": {
-                        "type": "str",
-                        "choices": ["bandersnatch", "rsync", "cache", "origin"],
-                        "default": "bandersnatch",
-                    },
-                    "address_families": {
-                        "type": "list",
-                        "elements": "str",
-                        "choices": ["ipv4", "ipv6"],
-                        "default": ["ipv4", "ipv6"],
-                    },
-                    "connect_to": {"type": "str"},
-                },
-            },
-            "project": {"type": "str", "required": True},
-            "ca_file": {"type": "path"},
-            "timeout": {"type": "float", "default": 10},
-            "budget": {"type": "float", "default": 60},
-            "largest_file": {"type": "int", "default": 20_000_000},
-            "workers": {"type": "int", "default": 16},
-        },
+        argument_spec=ARGUMENTS,
         supports_check_mode=True,
     )
     wrong = [

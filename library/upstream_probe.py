@@ -113,7 +113,8 @@ from urllib.parse import quote, urljoin, urlsplit, urlunsplit
 
 from ansible.module_utils.basic import AnsibleModule
 
-V1_HTML, V1_JSON = "application/vnd.pypi.simple.v1+html", "application/vnd.pypi.simple.v1+json"
+V1_HTML = "application/vnd.pypi.simple.v1+html"
+V1_JSON = "application/vnd.pypi.simple.v1+json"
 LARGEST_PAGE = 64 * 1024 * 1024
 ROOT_BYTES = 64 * 1024
 
@@ -464,18 +465,21 @@ def result_of(params: dict[str, Any]) -> dict[str, Any]:
     return result
 
 
+ARGUMENTS: dict[str, Any] = {
+    "index_url": {"type": "str"},
+    "python": {"type": "path"},
+    "probe_project": {"type": "str", "default": "six"},
+    "check_root": {"type": "bool", "default": False},
+    "mode": {"type": "str", "choices": ["bandersnatch", "cache", "origin"]},
+    "ca_file": {"type": "path"},
+    "ca_pem": {"type": "str", "default": ""},
+    "timeout": {"type": "float", "default": 20},
+}
+
+
 def main() -> None:
     module = AnsibleModule(
-        argument_spec={
-            "index_url": {"type": "str"},
-            "python": {"type": "path"},
-            "probe_project": {"type": "str", "default": "six"},
-            "check_root": {"type": "bool", "default": False},
-            "mode": {"type": "str", "choices": ["bandersnatch", "cache", "origin"]},
-            "ca_file": {"type": "path"},
-            "ca_pem": {"type": "str", "default": ""},
-            "timeout": {"type": "float", "default": 20},
-        },
+        argument_spec=ARGUMENTS,
         supports_check_mode=True,
     )
     if not re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?", module.params["probe_project"]):

@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
-from ansible.errors import AnsibleError, AnsibleFilterError
+from ansible.errors import AnsibleFilterError
 from jinja2 import Undefined
 
 # A YAML alias costs its author one line and us a full copy: a few nested ones reach billions of values.
@@ -138,17 +138,8 @@ def inventory_of(hostvars: Any) -> dict[str, HostValues]:
                     found.values[name] = plain(hostvars[host][key])
                 except BadValueError as wrong:
                     found.unreadable[name] = wrong
-                except AnsibleError as error:
-                    found.unreadable[name] = BadValueError(
-                        f"cannot be evaluated: {text_of(error)}", "values whose templates all resolve"
-                    )
         hosts[str.__str__(host)] = found
     return hosts
-
-
-def text_of(error: Exception) -> str:
-    """An error's message on one bounded line."""
-    return " ".join(str(error).split())[:300]
 
 
 def plain(value: Any) -> Any:
@@ -179,8 +170,9 @@ def plain(value: Any) -> Any:
         if isinstance(item, Sequence) and not isinstance(item, bytes | bytearray):
             return [copy(entry, depth + 1) for entry in item]
         if isinstance(item, Undefined):
+            why = item._undefined_message.removeprefix("A captured exception marker was tripped: ")
             raise BadValueError(
-                f"cannot be evaluated: {shown(item._undefined_message, 300)}",
+                f"cannot be evaluated: {shown(why, 300)}",
                 "values whose templates all resolve",
             )
         raise BadValueError(

@@ -1,0 +1,101 @@
+"""Our modules as Ansible documents and runs them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+MODULES = ("host_preflight", "mirror_probe", "upstream_probe")
+
+
+def options(documented: dict[str, Any]) -> dict[str, Any]:
+    """An argument specification, as the documentation tells it."""
+    spec = {}
+    for name, option in documented.items():
+        spec[name] = {
+            key: option[key]
+            for key in ("type", "elements", "required", "default", "choices")
+            if key in option
+        }
+        if "suboptions" in option:
+            spec[name]["options"] = options(option["suboptions"])
+    return spec
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_documentation_names_the_very_options(name: str) -> None:
+    module = import_module(name)
+    documented = yaml.safe_load(module.DOCUMENTATION)
+    assert documented["module"] == name
+    assert options(documented["options"]) == module.ARGUMENTS
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_examples_use_known_options(name: str) -> None:
+    module = import_module(name)
+    for task in yaml.safe_load(module.EXAMPLES):
+        assert set(task[name]) <= set(module.ARGUMENTS)
+
+
+def run(name: str, arguments: dict[str, Any], tmp_path: Path, *flags: str) -> dict[str, Any]:
+    """The module's result, run by Ansible."""
+    done = subprocess.run(
+        [Path(sys.executable).parent / "ansible", "localhost", "-m", name, "-a", json.dumps(arguments), *flags],
+        cwd=tmp_path,
+        env={**os.environ, "ANSIBLE_LIBRARY": str(ROOT / "library"), "ANSIBLE_LOCAL_TEMP": str(tmp_path),
+             "ANSIBLE_PYTHON_INTERPRETER": sys.executable},
+        capture_output=True,
+        text=True,
+        check=False,
+    )  # fmt: skip
+    found: dict[str, Any] = json.JSONDecoder().raw_decode(done.stdout.partition("=> ")[2])[0]
+    assert ("FAILED!" in done.stdout) == (done.returncode != 0)
+    return found | {"failed": done.returncode != 0}
+
+
+def test_ansible_runs_host_preflight_in_check_mode(tmp_path: Path) -> None:
+    found = run("host_preflight", {"privilege": False}, tmp_path, "--check")
+    assert not found["changed"]
+    assert found["python"] == ".".join(map(str, sys.version_info[:3]))
+
+
+def test_ansible_runs_upstream_probe(tmp_path: Path) -> None:
+    found = run("upstream_probe", {"index_url": "https://no-such-name.invalid/simple/"}, tmp_path, "--check")
+    assert not found["reachable"]
+    assert found["problems"][0]["problem"] == "the name no-such-name.invalid does not resolve"
+
+
+def test_ansible_runs_mirror_probe(tmp_path: Path) -> None:
+    arguments = {"project": "six", "mirrors": [{"name": "one", "url": "https://no-such-name.invalid"}]}
+    found = run("mirror_probe", arguments, tmp_path, "--check")
+    assert not found["all_ok"]
+    assert [failure["family"] for failure in found["measurements"]["one"]["failures"]] == ["ipv4", "ipv6"]
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "said"),
+    [
+        ("mirror_probe", {"project": "Six", "mirrors": []}, "project is 'Six'"),
+        ("mirror_probe", {"project": "six", "mirrors": [{"name": "one", "url": "http://a.example"}]}, "mirrors[0].url"),
+        ("mirror_probe", {"project": "six", "mirrors": [], "ca_file": "/no/such/file"}, "ca_file /no/such/file"),
+        ("upstream_probe", {"probe_project": "../six"}, "probe_project is '../six'"),
+        ("upstream_probe", {"mode": "rsync"}, "value of mode must be one of"),
+        ("host_preflight", {"disk": [{"path": "srv", "bytes": 1}]}, "disk path 'srv' is not absolute"),
+        ("host_preflight", {"ports": ["http"]}, "ports"),
+    ],
+)  # fmt: skip
+def test_wrong_arguments_fail_with_words(
+    name: str, arguments: dict[str, Any], said: str, tmp_path: Path
+) -> None:
+    found = run(name, arguments, tmp_path)
+    assert found["failed"]
+    assert said in found["msg"]
