@@ -51,15 +51,22 @@ class Client:
         # The child keeps the lock too: if we are killed, no second run starts beside it.
         self._inherited = () if lock is None else (lock,)
 
-    def version(self) -> str | None:
+    def identity(self) -> str:
+        """Changes when another program is installed, so that its version is asked for only then."""
         try:
-            shown = subprocess.run(
-                [self._settings.program, "--version"], capture_output=True, text=True, check=True, timeout=60
-            ).stdout
+            status = self._settings.program.stat()
+        except OSError as error:
+            return str(error)
+        return f"{self._settings.program.resolve()} {status.st_mtime_ns}"
+
+    def version(self) -> str:
+        command = [str(self._settings.program), "--version"]
+        try:
+            shown = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
         except (OSError, subprocess.SubprocessError) as error:
             log.warning("bandersnatch --version: %s", error)
-            return None
-        return shown.split()[-1] if shown.split() else None
+            return "unknown"
+        return (shown.split() or ["unknown"])[-1]
 
     # Its files
 

@@ -155,8 +155,9 @@ class BandersnatchSync:
 
     def run(self) -> Outcome:
         started = time.time()
-        if version := self._client.version():
-            self._state.put("versions", {"bandersnatch": version})
+        if self._state.get("bandersnatch") != self._client.identity():
+            self._state.put("versions", {"bandersnatch": self._client.version()})
+            self._state.put("bandersnatch", self._client.identity())
         try:
             root = asyncio.run(self._fetch_root())
         except FetchError as error:

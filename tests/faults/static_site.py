@@ -2,7 +2,8 @@
 
 Run as a process: `python static_site.py TREE PORTFILE [FAULTS]`. FAULTS is a JSON file, read for each
 request: {"regular expression on the path": fault}, where a fault is an HTTP status, "corrupt",
-"truncate", "hang", "slow", "stale" or {"body": text, "type": content type}.
+"truncate", "hang", "slow", "stale", {"redirect": URL} or {"body": text,
+"type": content type}.
 """
 
 import asyncio
@@ -47,6 +48,8 @@ class Site:
         fault = self.fault(request.path)
         if isinstance(fault, int):
             return web.Response(status=fault)
+        if isinstance(fault, dict) and "redirect" in fault:
+            raise web.HTTPFound(fault["redirect"])
         if isinstance(fault, dict):
             return web.Response(body=fault["body"].encode(), content_type=fault["type"])
         if fault == "hang":
