@@ -267,8 +267,8 @@ def check_privilege() -> Problems:
         if subprocess.run(["sudo", "-n", "true"], capture_output=True, check=False).returncode == 0:
             return []
         what = "is neither root nor allowed to use sudo without a password"
-    except FileNotFoundError:
-        what = "is not root, and the host has no sudo"
+    except OSError:
+        what = "is not root, and has no sudo to run"
     return [
         problem(
             "privilege",

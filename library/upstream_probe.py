@@ -109,7 +109,7 @@ import urllib.error
 import urllib.request
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import quote, urljoin, urlsplit, urlunsplit
+from urllib.parse import quote, unquote, urljoin, urlsplit, urlunsplit
 
 from ansible.module_utils.basic import AnsibleModule
 
@@ -200,7 +200,9 @@ class Index:
         self.timeout = timeout
         manager = urllib.request.HTTPPasswordMgrWithPriorAuth()
         if parts.username is not None:
-            manager.add_password(None, self.url, parts.username, parts.password or "", is_authenticated=True)
+            user, password = unquote(parts.username), unquote(parts.password or "")
+            host = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}/"
+            manager.add_password(None, host, user, password, is_authenticated=True)
         try:
             context = ssl.create_default_context(cafile=ca_file)
             if ca_pem:
@@ -211,9 +213,19 @@ class Index:
                 "a PEM file",
                 "correct ca_file, or pip's cert option",
             ) from error
-        self.opener = urllib.request.build_opener(
-            urllib.request.HTTPSHandler(context=context), urllib.request.HTTPBasicAuthHandler(manager)
-        )
+        # Not build_opener: it would follow a redirect to ftp:// as well.
+        self.opener = urllib.request.OpenerDirector()
+        for handler in (
+            urllib.request.ProxyHandler(),
+            urllib.request.HTTPHandler(),
+            urllib.request.HTTPSHandler(context=context),
+            urllib.request.HTTPBasicAuthHandler(manager),
+            urllib.request.HTTPRedirectHandler(),
+            urllib.request.HTTPDefaultErrorHandler(),
+            urllib.request.HTTPErrorProcessor(),
+            urllib.request.UnknownHandler(),
+        ):
+            self.opener.add_handler(handler)
 
     def get(self, url: str, accept: str = "*/*", *, method: str = "GET", limit: int = LARGEST_PAGE) -> Answer:
         """The answer, of whatever status; ProbeError when there is none."""

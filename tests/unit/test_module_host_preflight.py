@@ -1,0 +1,250 @@
+"""What keeps a host from becoming part of the fleet: asked of this machine, and of trees that look like others."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import host_preflight
+import pytest
+
+DEBIAN = 'PRETTY_NAME="Debian GNU/Linux 13 (trixie)"\nID=debian\nVERSION_ID="13"\n'
+MEMORY = "MemTotal:        8000000 kB\nMemFree: 1 kB\n"
+ADDRESSES = """\
+Local:
+  +-- 0.0.0.0/0 3 0 5
+     |-- 127.0.0.1
+        /32 host LOCAL
+     |-- 192.0.2.7
+        /32 host LOCAL
+     |-- 192.0.2.255
+        /32 link BROADCAST
+"""
+ADDRESSES_6 = """\
+00000000000000000000000000000001 01 80 10 80       lo
+20010db8000000000000000000000007 02 40 00 80     eth0
+fe800000000000000000000000000007 02 40 20 80     eth0
+"""
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A root file system as far as the module looks at one."""
+    files = {
+        "etc/os-release": DEBIAN,
+        "proc/meminfo": MEMORY,
+        "proc/net/fib_trie": ADDRESSES,
+        "proc/net/if_inet6": ADDRESSES_6,
+        "proc/net/tcp": "  sl  local_address rem_address   st ...\n",
+    }
+    for name, content in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(content)
+    (tmp_path / "run/systemd/system").mkdir(parents=True)
+    return tmp_path
+
+
+def look(root: Path, **params: Any) -> dict[str, Any]:
+    defaults = {name: option.get("default") for name, option in host_preflight.ARGUMENTS.items()}
+    return host_preflight.result_of(defaults | {"privilege": False} | params, root)
+
+
+def test_a_host_that_is_ready(root: Path) -> None:
+    found = look(
+        root, control_time=time.time(), memory=10**9, ports=[80], disk=[{"path": str(root), "bytes": 1}]
+    )
+    assert found["problems"] == []
+    assert (found["platform"], found["memory"]) == ("debian-13", 8_192_000_000)
+    assert found["addresses"] == ["192.0.2.7", "2001:db8::7"]
+    assert abs(found["clock_offset"]) < 10
+
+
+@pytest.mark.parametrize(
+    ("text", "platform"),
+    [
+        ("ID=ubuntu\nVERSION_ID='24.04'\n", "ubuntu-24"),
+        ("ID=debian\n", "debian-unknown"),
+        ("", "unknown-unknown"),
+        ("ID=debian\nVERSION_ID=11\n", "debian-11"),
+    ],
+)
+def test_a_platform_that_is_not_supported(text: str, platform: str, root: Path) -> None:
+    (root / "etc/os-release").write_text(text)
+    found = look(root)
+    (problem,) = found["problems"]
+    assert (problem["key"], problem["problem"]) == ("platform", f"is {platform}")
+    assert problem["allowed"] == "debian-12, debian-13"
+    assert look(root, platforms=[platform])["problems"] == []
+
+
+def test_everything_is_told_at_once(root: Path) -> None:
+    (root / "etc/os-release").write_text("ID=fedora\nVERSION_ID=43\n")
+    shutil.rmtree(root / "run")
+    found = look(
+        root,
+        memory=10**12,
+        control_time=time.time() + 3600,
+        disk=[{"path": str(root / "srv"), "bytes": 10**18}],
+        names=["no-such-name.invalid"],
+    )
+    assert [problem["key"] for problem in found["problems"]] == [
+        "platform",
+        "memory",
+        "systemd",
+        "clock",
+        f"disk at {root / 'srv'}",
+        "name no-such-name.invalid",
+    ]
+    assert all(problem["allowed"] and problem["next_step"] for problem in found["problems"])
+    assert not (root / "srv").exists()
+
+
+def test_old_pythons() -> None:
+    assert host_preflight.check_python((3, 11, 2)) == []
+    (problem,) = host_preflight.check_python((3, 9, 2))
+    assert (problem["problem"], problem["allowed"]) == ("is 3.9.2", "3.11 or newer")
+
+
+@pytest.mark.parametrize(
+    ("offset", "said"),
+    [
+        (31.0, "is 31 seconds ahead of the control node's"),
+        (-86400.0, "is 86400 seconds behind the control node's"),
+        (30.0, ""),
+        (-30.0, ""),
+        (None, ""),
+    ],
+)
+def test_clocks(offset: float | None, said: str) -> None:
+    told = "".join(problem["problem"] for problem in host_preflight.check_clock(offset, 30))
+    assert told == said
+
+
+def test_disk_counts_what_is_there_already(tmp_path: Path) -> None:
+    (tmp_path / "mirror").mkdir()
+    (tmp_path / "mirror/file").write_bytes(os.urandom(3_000_000))
+    (tmp_path / "mirror/link").hardlink_to(tmp_path / "mirror/file")
+    held = host_preflight.held(tmp_path / "mirror")
+    assert 3_000_000 <= held < 3_200_000
+    assert host_preflight.held(tmp_path / "absent") == 0
+    free = shutil.disk_usage(tmp_path).free
+    assert host_preflight.check_disk([{"path": str(tmp_path / "mirror"), "bytes": held + free // 2}]) == []
+    (problem,) = host_preflight.check_disk([{"path": str(tmp_path / "mirror"), "bytes": 10**18}])
+    assert "free" in problem["problem"]
+
+
+def test_paths_of_one_file_system_are_counted_together(tmp_path: Path) -> None:
+    share = shutil.disk_usage(tmp_path).free * 2 // 3
+    one, two = ({"path": str(tmp_path / name / "deep"), "bytes": share} for name in ("one", "two"))
+    assert host_preflight.check_disk([one]) == []
+    (problem,) = host_preflight.check_disk([one, two])
+    assert problem["key"] == f"disk at {one['path']}, {two['path']}"
+
+
+LISTEN = """
+import socket, sys
+listener = socket.create_server((sys.argv[1], 0), family=socket.AF_INET6 if ":" in sys.argv[1] else socket.AF_INET)
+open("/proc/self/comm", "w").write("some-server")
+print(listener.getsockname()[1], flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "::1"])
+def test_a_port_that_is_taken_is_told_with_the_process(address: str, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", LISTEN, address]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        port = int(process.stdout.readline())
+        proc = Path("/proc")
+        (problem,) = host_preflight.check_ports(proc, [port], {})
+        assert problem["key"] == f"port {port}"
+        assert problem["problem"] == f"is taken by some-server (process {process.pid})"
+        assert "stop some-server" in problem["next_step"]
+        ours = {"some-server": str(tmp_path / "our.conf")}
+        assert len(host_preflight.check_ports(proc, [port], ours)) == 1
+        (tmp_path / "our.conf").touch()
+        assert host_preflight.check_ports(proc, [port], ours) == []
+        process.communicate("")
+    assert host_preflight.check_ports(proc, [port], {}) == []
+
+
+def test_a_port_whose_process_cannot_be_seen(root: Path) -> None:
+    listening = (
+        "   0: 00000000:0050 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 4711 1\n"
+    )
+    used = (
+        "   1: 0100007F:0051 0100007F:C350 01 00000000:00000000 00:00000000 00000000     0        0 4712 1\n"
+    )
+    with (root / "proc/net/tcp").open("a") as table:
+        table.write(listening + used)
+    (problem,) = look(root, ports=[80, 81])["problems"]
+    assert problem["problem"] == "is taken by a process that only root can see"
+    assert "sport = 80" in problem["next_step"]
+
+
+def test_a_name_of_this_host(root: Path) -> None:
+    """localhost says nothing about DNS: /etc/hosts of a fresh Debian maps the host's own name to loopback."""
+    assert look(root, names=["localhost"])["problems"] == []
+
+
+def test_names_that_lead_elsewhere(root: Path) -> None:
+    (problem,) = host_preflight.check_names(["192.0.2.99"], ["192.0.2.7"])
+    assert problem["problem"] == "resolves to 192.0.2.99, which is not this host"
+    assert problem["allowed"] == "addresses of this host: 192.0.2.7"
+    assert look(root, names=["192.0.2.7", "2001:db8::7"])["problems"] == []
+    assert look(root, names=["192.0.2.99"], addresses=["192.0.2.99"])["problems"] == []
+    assert len(look(root, names=["no-such-name.invalid", "a" * 64 + ".example"])["problems"]) == 2
+
+
+def privilege_of_somebody(path: str) -> Any:
+    """What a user without privilege is told, with such a PATH; asked in a process that gave its own away."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        if os.geteuid() == 0:
+            os.setgroups([])
+            os.setresgid(65534, 65534, 65534)
+            os.setresuid(65534, 65534, 65534)
+        os.environ["PATH"] = path
+        os.write(writing, json.dumps(host_preflight.check_privilege()).encode())
+        os._exit(0)
+    os.close(writing)
+    with open(reading) as answer:
+        told = answer.read()
+    os.waitpid(child, 0)
+    return json.loads(told)
+
+
+def test_privilege() -> None:
+    (problem,) = privilege_of_somebody("/nowhere")
+    assert problem["problem"].endswith("is not root, and has no sudo to run")
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        sudo = Path(folder) / "sudo"
+        sudo.write_text("#!/bin/sh\nexit 1\n")
+        sudo.chmod(0o755)
+        (problem,) = privilege_of_somebody(folder)
+        assert problem["problem"].endswith("is neither root nor allowed to use sudo without a password")
+        sudo.write_text('#!/bin/sh\n[ "$*" = "-n true" ]\n')
+        assert privilege_of_somebody(folder) == []
+
+
+def test_the_very_machine() -> None:
+    """Whatever this machine is, it has a platform, memory and addresses that can be bound."""
+    found = look(Path("/"))
+    assert found["memory"] > 10**8
+    assert "-" in found["platform"]
+    for address in found["addresses"]:
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        with closing(socket.socket(family, socket.SOCK_DGRAM)) as bound:
+            bound.bind((address, 0))
