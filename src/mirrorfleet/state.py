@@ -107,6 +107,12 @@ class State:
     def serials(self) -> list[tuple[str, int]]:
         return self._db.execute("SELECT name, serial FROM project ORDER BY name").fetchall()
 
+    def newest_serial(self) -> int:
+        return int(self._db.execute("SELECT coalesce(max(serial), 0) FROM project").fetchone()[0])
+
+    def is_published(self, name: str) -> bool:
+        return self._db.execute("SELECT 1 FROM project WHERE name = ?", (name,)).fetchone() is not None
+
     def totals(self) -> tuple[int, int, int]:
         """Projects, files, bytes."""
         row = self._db.execute(

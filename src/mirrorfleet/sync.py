@@ -21,8 +21,10 @@ from .guards import refuse_shrinking, require_free_space
 from .http import AbsentError, FetchError, Upstream, upstream
 from .names import shown
 from .progress import Progress
-from .publish import Result, publish, write_status
+from .publish import publish
+from .served import Result
 from .state import State
+from .status import write_status
 from .upstream_root import fetch_root
 
 log = logging.getLogger(__name__)
@@ -110,9 +112,8 @@ def _sync_cache(context: Context) -> Outcome:
         write_status(config, state, int(state.get("serial") or 0), None)
         return Outcome(False, {"error": str(error)})
     if serial is not None:
-        state.put("serial", serial)
         state.put("upstream_serial", serial)
-    write_status(config, state, int(state.get("serial") or 0), started)
+    write_status(config, state, serial or int(state.get("serial") or 0), started)
     return Outcome(True, {"serial": serial})
 
 
@@ -189,9 +190,7 @@ class BandersnatchSync:
         )
 
     def _served_serial(self) -> int:
-        serial = max(self._client.serial(), int(self._state.get("serial") or 0))
-        self._state.put("serial", serial)
-        return serial
+        return max(self._client.serial(), int(self._state.get("serial") or 0))
 
     async def _fetch_root(self) -> dict[str, int]:
         config = self._config
