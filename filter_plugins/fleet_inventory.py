@@ -142,7 +142,12 @@ FLEET: dict[str, Callable[[Any, str, Report], Any]] = {
     "fleet_coordinator": mapping(PERSON, ("name", "email")),
     "fleet_agreement_version": simple(v.text),
     "fleet_selection": selection,
+    "fleet_gate_project": simple(v.project_name),
     "fleet_vantage_host": simple(inventory_name),
+    "fleet_private_dir": simple(v.text),
+    "fleet_check_names": simple(v.boolean),
+    "fleet_drain_seconds": simple(v.whole(0, 86400)),
+    "fleet_update_sync_seconds": simple(v.whole(1, 7 * 86400)),
     "fleet_staleness_limit": simple(v.whole(60, 366 * 86400)),
     "fleet_versions": mapping(
         {"mirrorfleet": version, "bandersnatch": per_platform(version), "nginx": per_platform(version_glob)},
@@ -153,6 +158,7 @@ FLEET_REQUIRED = (
     "fleet_name",
     "fleet_coordinator",
     "fleet_agreement_version",
+    "fleet_gate_project",
     "fleet_vantage_host",
     "fleet_staleness_limit",
     "fleet_versions",
@@ -180,6 +186,7 @@ class Fleet:
         self._check_groups(groups)
         self._check_uniqueness()
         self._check_upstreams()
+        self._check_projects()
 
     def problems(self) -> list[dict[str, str]]:
         """Every problem; one that all hosts share (their group_vars/all) is told once."""
@@ -433,6 +440,41 @@ class Fleet:
                 return []  # told at the hosts that form it
             seen.append(feeder)
         return []
+
+    def _carried(self, host: str) -> set[str] | None:
+        """The projects that a host carries by name; None when it carries everything, or what it is asked for."""
+        record = self.records[host]
+        if host in self.groups["origins"]:
+            return set(record.get("origin_projects") or []) or None
+        chosen = record.get("mirror_selection") or record.get("fleet_selection") or {}
+        if record.get("mirror_mode") != "bandersnatch" or not chosen.get("projects"):
+            return None
+        return set(chosen["projects"])
+
+    def _check_projects(self) -> None:
+        """What a mirror is to carry, its upstream must have; and it must carry what the gate installs."""
+        for host in self.groups["mirrors"]:
+            wanted, record = self._carried(host), self.records[host]
+            if wanted is None or record.get("mirror_state") == "retired":
+                continue
+            key = "mirror_selection" if "mirror_selection" in record else "fleet_selection"
+            feeder = self.upstream_host(host)
+            offered = self._carried(feeder) if feeder else None
+            if offered is not None and wanted - offered:
+                self.reports[host].add(
+                    key,
+                    f"names {', '.join(sorted(wanted - offered)[:5])}, which its upstream {feeder} does not carry",
+                    "projects of the upstream",
+                    f"take them off, or add them to {feeder}",
+                )
+            gate = record.get("fleet_gate_project")
+            if gate and gate not in wanted:
+                self.reports[host].add(
+                    key,
+                    f"lacks {gate}, which is installed through each mirror before it is listed",
+                    "a selection with fleet_gate_project in it",
+                    f"add {gate}, or choose a fleet_gate_project that every mirror carries",
+                )
 
     def tier(self, host: str) -> int:
         """How many syncs a host is away from the index: an origin 0, what feeds from it or from outside 1."""

@@ -27,6 +27,7 @@ fleet_name: Test fleet
 fleet_coordinator: {name: Coordinator, email: coordinator@example.org}
 fleet_agreement_version: "2026-11"
 fleet_selection: {projects: [six, Zope.Interface]}
+fleet_gate_project: six
 fleet_vantage_host: localhost
 fleet_staleness_limit: 86400
 fleet_versions:
@@ -51,7 +52,8 @@ def record(host: str, **changes: Any) -> dict[str, Any]:
 
 def inventory() -> tuple[dict[str, Any], dict[str, list[str]]]:
     hostvars = {
-        "origin": FLEET | {"origin_url": "https://origin.example.org", "origin_projects": ["six"]},
+        "origin": FLEET
+        | {"origin_url": "https://origin.example.org", "origin_projects": ["six", "zope.interface"]},
         "one": record("one", mirror_upstream="origin"),
         "two": record("two", mirror_mode="rsync", mirror_upstream="one"),
         "three": record("three", mirror_mode="cache", mirror_on_miss="pass"),
@@ -355,6 +357,19 @@ def test_bandersnatch_without_any_selection() -> None:
     assert (told["host"], told["key"]) == ("one", "mirror_selection")
 
 
+def test_a_mirror_can_only_carry_what_its_upstream_has() -> None:
+    (told,) = problems_with("origin", origin_projects=["six"])
+    assert (told["host"], told["key"]) == ("one", "fleet_selection")
+    assert told["problem"] == "names zope-interface, which its upstream origin does not carry"
+    assert problems_with("one", mirror_selection={"everything": True}) == []
+
+
+def test_every_mirror_carries_what_the_gate_installs() -> None:
+    (told,) = problems_with("one", mirror_selection={"projects": ["zope.interface"]})
+    assert (told["host"], told["key"]) == ("one", "mirror_selection")
+    assert "lacks six" in told["problem"]
+
+
 def test_groups() -> None:
     hostvars, groups = inventory()
     hostvars["lost"] = dict(FLEET)
@@ -470,7 +485,7 @@ def test_configuration_of_each_mode() -> None:
         "https://origin.example.org",
         0,
     )
-    assert origin["selection"]["projects"] == ["six"]
+    assert origin["selection"]["projects"] == ["six", "zope-interface"]
 
 
 def test_own_selection_comes_before_the_fleets() -> None:
