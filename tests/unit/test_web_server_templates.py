@@ -1,0 +1,263 @@
+"""The web server's configuration, rendered as Ansible renders it, read back by a parser of nginx's language."""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import crossplane  # type: ignore[import-untyped]
+import pytest
+import yaml
+from ansible.errors import AnsibleError
+from ansible.parsing.dataloader import DataLoader
+from ansible.plugins.loader import filter_loader
+from ansible.template import Templar, trust_as_template
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+ROOT = Path(__file__).resolve().parents[2]
+ROLE = ROOT / "roles/web_server"
+DEFAULTS = yaml.safe_load((ROLE / "defaults/main.yml").read_text())
+FILES = {
+    "nginx.conf.j2": "nginx.conf",
+    "mirror.conf.j2": "sites-enabled/mirror",
+    "serve.conf.j2": "mirror/serve.conf",
+    "upstream.conf.j2": "mirror/upstream.conf",
+}
+PASS = {
+    "web_server_on_miss": "pass",
+    "web_server_upstream_index": "https://upstream.fleet.test/simple/",
+    "web_server_upstream_files": "https://files.fleet.test/",
+    "web_server_upstream_listing": True,
+}
+EVERYTHING = PASS | {
+    "web_server_plain_http": True,
+    "web_server_hsts_max_age": 300,
+    "web_server_ocsp_stapling": True,
+    "web_server_unlimited_networks": ["192.0.2.0/24", "2001:db8::/32"],
+}
+VARIANTS = [
+    pytest.param(platform, options, id=f"{platform}-{name}")
+    for platform in ("Debian-13", "Debian-12")
+    for name, options in {
+        "defaults": {},
+        "pass": PASS,
+        "everything": EVERYTHING,
+        "ipv4": {"web_server_address_families": ["ipv4"]},
+    }.items()
+] + [pytest.param("Debian-13", EVERYTHING | {"web_server_http3": True}, id="Debian-13-http3")]
+
+Directive = dict[str, Any]
+
+
+def trusted(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: trusted(entry) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [trusted(entry) for entry in value]
+    return trust_as_template(value) if isinstance(value, str) else value
+
+
+def render(folder: Path, platform: str = "Debian-13", options: dict[str, Any] | None = None) -> Path:
+    """The role's /etc/nginx below the folder; options are plain values, never templates."""
+    filter_loader.add_directory(str(ROOT / "filter_plugins"))
+    variables = trusted(DEFAULTS | yaml.safe_load((ROLE / f"vars/{platform}.yml").read_text()))
+    variables |= {
+        "ansible_managed": "managed",
+        "inventory_hostname": "mirror.fleet.test",
+        "ansible_facts": {"dns": {"nameservers": ["192.0.2.53", "2001:db8::53"]}},
+        **(options or {}),
+    }
+    templar = Templar(loader=DataLoader(), variables=variables)
+    for template, target in FILES.items():
+        text = templar.template(trust_as_template((ROLE / "templates" / template).read_text()))
+        path = folder / target
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(
+            text.replace("/etc/nginx/mirror/", f"{folder}/mirror/").replace(
+                "/etc/nginx/sites", f"{folder}/sites"
+            )
+        )
+    (folder / "mirror/negotiate.js").write_bytes((ROLE / "files/negotiate.js").read_bytes())
+    return folder / "nginx.conf"
+
+
+def parse(path: Path) -> list[Directive]:
+    """The whole configuration as one tree, includes in their places."""
+    found = crossplane.parse(str(path), combine=True, strict=False, ignore=["modules-enabled"])
+    assert not found["errors"], found["errors"]
+    return list(found["config"][0]["parsed"])
+
+
+def walk(
+    block: list[Directive], above: tuple[Directive, ...] = ()
+) -> Iterator[tuple[Directive, tuple[Directive, ...]]]:
+    for directive in block:
+        yield directive, above
+        yield from walk(directive.get("block", []), (*above, directive))
+
+
+def values(tree: list[Directive], name: str) -> list[list[str]]:
+    return [directive["args"] for directive, _ in walk(tree) if directive["directive"] == name]
+
+
+def map_of(tree: list[Directive], variable: str) -> list[tuple[str, str]]:
+    block = next(d["block"] for d, _ in walk(tree) if d["directive"] == "map" and d["args"][1] == variable)
+    return [(entry["directive"], entry["args"][0]) for entry in block if entry["args"]]
+
+
+@pytest.mark.parametrize(("platform", "options"), VARIANTS)
+def test_parses(tmp_path: Path, platform: str, options: dict[str, Any]) -> None:
+    tree = parse(render(tmp_path, platform, options))
+    servers = [directive for directive, _ in walk(tree) if directive["directive"] == "server"]
+    assert len(servers) == 3
+    http2 = any("http2" in listen for listen in values(tree, "listen")), ["on"] in values(tree, "http2")
+    assert http2 == ((False, True) if platform == "Debian-13" else (True, False))
+    families = options.get("web_server_address_families", ["ipv4", "ipv6"])
+    assert any("[::]:443" in listen for listen in values(tree, "listen")) == ("ipv6" in families)
+
+
+@pytest.mark.parametrize(("platform", "options"), VARIANTS)
+def test_headers_are_added_in_one_place(tmp_path: Path, platform: str, options: dict[str, Any]) -> None:
+    """An add_header or proxy_set_header in a location drops all those of the server."""
+    for directive, above in walk(parse(render(tmp_path, platform, options))):
+        if directive["directive"] in {"add_header", "proxy_set_header"}:
+            assert [block["directive"] for block in above] == ["http", "server"], directive
+
+
+@pytest.mark.parametrize(("platform", "options"), VARIANTS)
+def test_only_named_paths_are_public(tmp_path: Path, platform: str, options: dict[str, Any]) -> None:
+    public = {
+        "/", "= /", "= /robots.txt", "= /simple", "= /simple/", "/simple/", "/pypi/", "/packages/",
+        "= /last-modified", "= /mirror.json", "^~ /.well-known/acme-challenge/",
+    }  # fmt: skip
+    for directive, above in walk(parse(render(tmp_path, platform, options))):
+        if directive["directive"] != "location" or above[-1]["directive"] != "server":
+            continue
+        where = " ".join(directive["args"])
+        inside = [entry["directive"] for entry in directive["block"]]
+        assert where in public or where.startswith("@") or "internal" in inside, where
+
+
+def gixy(path: Path) -> set[str]:
+    """The problems that the static analyser finds, without those that are meant."""
+    meant = {
+        # HSTS is an option: some mirrors have to stay reachable by plain HTTP.
+        "hsts_header",
+        # systemd's LimitNOFILE says it, where a limit of the host's is not an error at start.
+        "worker_rlimit_nofile_vs_connections",
+    }
+    result = subprocess.run(
+        [Path(sys.executable).parent / "gixy", "--format", "json", path],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return {found["plugin"] for found in json.loads(result.stdout)} - meant
+
+
+@pytest.mark.parametrize(("platform", "options"), VARIANTS)
+def test_static_analysis(tmp_path: Path, platform: str, options: dict[str, Any]) -> None:
+    assert gixy(render(tmp_path, platform, options)) == set()
+
+
+def test_static_analysis_would_find_something(tmp_path: Path) -> None:
+    path = render(tmp_path)
+    serve = tmp_path / "mirror/serve.conf"
+    serve.write_text(serve.read_text().replace("return 301 /simple/$normalised_name/", "return 301 /$uri"))
+    assert "http_splitting" in gixy(path)
+
+
+@pytest.mark.parametrize(("bandwidth", "rate"), [(10, 50), (100, 50), (1000, 100), (40_000, 4000)])
+def test_limits_follow_the_bandwidth(tmp_path: Path, bandwidth: int, rate: int) -> None:
+    tree = parse(render(tmp_path, options={"web_server_bandwidth": bandwidth}))
+    assert values(tree, "limit_req_zone")[0][-1] == f"rate={rate}r/s"
+    assert values(tree, "limit_req") == [["zone=requests", f"burst={rate * 40}", f"delay={rate * 20}"]]
+    assert values(tree, "limit_conn") == [["connections", str(max(100, bandwidth // 10))]]
+
+
+# nginx has no escape for $; control characters have no business in a path
+INERT = st.text(
+    st.characters(exclude_categories=["Cc", "Cs"], exclude_characters="$"), min_size=1, max_size=40
+)
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(path=INERT)
+def test_paths_come_back_as_they_were(tmp_path: Path, path: str) -> None:
+    inputs = ("served", "acme_webroot", "certificate", "certificate_key", "cache_path", "upstream_ca")
+    options = {f"web_server_{name}": f"/{path}" for name in inputs}
+    tree = parse(render(tmp_path, options=PASS | options))
+    directives = (
+        "ssl_certificate",
+        "ssl_certificate_key",
+        "proxy_cache_path",
+        "proxy_ssl_trusted_certificate",
+    )
+    # crossplane keeps the backslashes that nginx takes away
+    found = {re.sub(r"\\(.)", r"\1", args[0]) for name in directives for args in values(tree, name)}
+    assert found == {f"/{path}"}
+    roots = {re.sub(r"\\(.)", r"\1", args[0]) for args in values(tree, "root")}
+    assert roots == {f"/{path}", "$served/pages/$project/cur"}
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["", "*", "*.fleet.test", "~^mirror", "_", "a b.test", "a.test;", "a.test}", 'a"b.test', "a.test\n", "$host.test",
+     "m\u00efrror.fleet.test", "a/b.test"],
+)  # fmt: skip
+def test_a_name_that_is_no_host_name_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(AnsibleError, match="allowed"):
+        render(tmp_path, options={"web_server_names": [name]})
+
+
+@pytest.mark.parametrize("value", ["/srv/$host", "/srv\nroot /", "/srv\x00"])
+def test_a_path_that_cannot_be_quoted_is_refused(tmp_path: Path, value: str) -> None:
+    with pytest.raises(AnsibleError, match="contains the character"):
+        render(tmp_path, options={"web_server_served": value})
+
+
+ADDRESSES = st.one_of(
+    st.ip_addresses(v=4),
+    st.ip_addresses(v=6, network="2000::/3"),
+    # with zeros where nginx shortens, but not before the first group: no client comes from there
+    st.tuples(st.just(0x2001), *[st.sampled_from([0, 0, 1, 0xFFFF])] * 7).map(
+        lambda groups: ipaddress.IPv6Address(b"".join(group.to_bytes(2, "big") for group in groups))
+    ),
+)
+
+
+@pytest.fixture(scope="module")
+def networks(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[str, str]]:
+    return map_of(parse(render(tmp_path_factory.mktemp("nginx"))), "$client_network")
+
+
+@given(address=ADDRESSES)
+def test_the_log_keeps_networks(
+    networks: list[tuple[str, str]], address: ipaddress.IPv4Address | ipaddress.IPv6Address
+) -> None:
+    kept = ""
+    for pattern, value in networks:
+        if pattern == "default":
+            continue
+        if found := re.match(pattern.removeprefix("~").replace("(?<", "(?P<"), str(address)):
+            kept = value.replace("$v4", found.groupdict().get("v4", "")).replace(
+                "$v6", found.groupdict().get("v6", "")
+            )
+            break
+    prefix = 24 if address.version == 4 else 48
+    assert ipaddress.ip_address(kept) == ipaddress.ip_network((address, prefix), strict=False).network_address
+
+
+def test_specification_and_defaults_agree() -> None:
+    specification = yaml.safe_load((ROLE / "meta/argument_specs.yml").read_text())["argument_specs"]["main"][
+        "options"
+    ]
+    assert {name: option["default"] for name, option in specification.items()} == DEFAULTS
+    assert list(specification) == list(DEFAULTS)
