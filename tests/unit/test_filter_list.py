@@ -88,6 +88,7 @@ FAILURE = {"family": "ipv6", "check": "connection", "problem": "connection refus
         ),
         ({}, None, "not measured yet"),
         ({}, measured(measured_at=NOW - 86401), "not measured for 24 hours"),
+        ({}, measured(measured_at=NOW - 172800), "not measured for 2 days"),
         ({}, measured(ok=False, failures=[FAILURE]), "connection over ipv6: connection refused"),
         (
             {},
@@ -114,6 +115,7 @@ def test_why_a_mirror_is_not_listed(
     ("record", "measurement"),
     [
         ({}, measured(last_modified=NOW - 86400)),
+        ({}, measured(measured_at=NOW - 86400)),
         ({}, measured(last_modified=NOW + 300)),
         ({"agreement": {"version": "2026-11", "expires_on": "2027-01-15"}}, measured()),
         ({"mode": "cache"}, measured(last_modified=None, serial=None)),
@@ -136,6 +138,7 @@ def test_a_retired_mirror_is_left_out() -> None:
     of = registry("one", "two", state="retired")
     assert [one["name"] for one in listing(of, {"one": measured(), "two": measured()})] == ["two"]
     assert "one" not in FILTERS["metrics_targets"](of)
+    assert "two.example.org:9100" in FILTERS["metrics_targets"](of)
 
 
 def test_the_staleness_limit_can_be_given() -> None:
@@ -232,6 +235,7 @@ def test_the_page_is_usable_without_anything_else() -> None:
     assert "1 of 2 mirrors are listed" in "".join(page.texts)
     assert "no: " in page.texts
     assert "not measured yet" in page.texts
+    assert "12" in page.texts
 
 
 HOSTILE = st.text(max_size=40) | st.sampled_from(

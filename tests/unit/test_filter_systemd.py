@@ -29,7 +29,8 @@ def test_a_hundred_hosts_are_spread_over_the_whole_period(minutes: int) -> None:
 
 
 def test_a_host_keeps_its_time_and_has_others_for_other_purposes() -> None:
-    assert SPREAD("mirror1", 10) == SPREAD("mirror1", 10)
+    assert SPREAD("mirror1") == "*-*-* *:07/10:34"
+    assert SPREAD("mirror1", 1440) == "*-*-* 23:07:34"
     assert len({SPREAD("mirror1", 1440, purpose) for purpose in ("", "sync", "check")}) == 3
 
 
