@@ -1,6 +1,6 @@
 #!/bin/sh
 # Writes every hash-locked requirements file: `make lock`. Pins stay where they are unless UPGRADE=1.
-# BANDERSNATCH="8.2.0-debian-13 ..." adds a lock for another version of bandersnatch.
+# PROGRAMS="bandersnatch-8.2.0-debian-13 ..." adds locks of further versions.
 set -eu
 cd "$(dirname "$0")"
 uv=../.venv/bin/uv
@@ -22,11 +22,12 @@ for platform in debian-13 debian-12; do
     compile ../pyproject.toml "mirrorfleet-$platform.txt" --python-version "$(python_of $platform)" \
         --python-platform x86_64-manylinux_2_28
 done
-{ ls bandersnatch-*-debian-*.txt 2>/dev/null || true; for lock in ${BANDERSNATCH:-}; do echo "bandersnatch-$lock.txt"; done; } |
+{ ls bandersnatch-*-debian-*.txt uv-*-debian-*.txt 2>/dev/null || true; for lock in ${PROGRAMS:-}; do echo "$lock.txt"; done; } |
     sort -u | while read -r lock; do
-    version=${lock#bandersnatch-}; version=${version%%-debian-*}
+    program=${lock%%-*}
+    version=${lock#"$program"-}; version=${version%%-debian-*}
     platform=${lock##*-debian-}; platform=debian-${platform%.txt}
-    printf 'bandersnatch==%s\n' "$version" > /tmp/lock.$$.in
+    printf '%s==%s\n' "$program" "$version" > /tmp/lock.$$.in
     compile /tmp/lock.$$.in "$lock" --python-version "$(python_of "$platform")" --python-platform x86_64-manylinux_2_28
     rm -f /tmp/lock.$$.in
 done

@@ -1,0 +1,64 @@
+#!/bin/bash
+# demo.sh up: a local fleet, from bare hosts to a real pip and uv served by every listed mirror, with the playbooks that
+# a real fleet runs. demo.sh down removes it, demo.sh images-down its images too. Called by the Makefile.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+export PATH=$PWD/.venv/bin:$PATH ANSIBLE_CONFIG=$PWD/ansible.cfg ANSIBLE_INVENTORY=$PWD/inventory/sandbox
+mkdir -p build/log
+
+steps=(
+    "hosts|bare Debian hosts with systemd and sshd|playbooks/sandbox.yml|"
+    "provision|bare hosts become an origin, mirrors and a redirector|playbooks/provision.yml|See docs/provision.md; run it again when the cause is mended, it goes on where it stopped."
+    "publish|the list of mirrors, from the inventory and from what was just measured|playbooks/publish.yml|See docs/publish.md."
+    "use|a real pip and a real uv install from every listed mirror|playbooks/demo.yml|"
+)
+
+up() {
+    local summary="" number=0 begun
+    local started=$SECONDS
+    for step in "${steps[@]}"; do
+        IFS='|' read -r name what playbook hint <<<"$step"
+        number=$((number + 1)) begun=$SECONDS
+        printf '\n\033[1m==> %d/%d %s: %s\033[0m (ansible-playbook %s)\n' $number ${#steps[@]} "$name" "$what" "$playbook"
+        if ! ansible-playbook "$playbook" | tee "build/log/demo-$name.log"; then
+            printf '\n\033[1mStep %d (%s) failed.\033[0m The reason is above and in build/log/demo-%s.log. %s\n' \
+                $number "$name" "$name" "$hint" >&2
+            printf 'To start over: make demo-down demo\n' >&2
+            return 1
+        fi
+        summary+=$(printf '  %-10s %4d s   changed: %s' "$name" $((SECONDS - begun)) \
+            "$(sed -n 's/.*changed=\([0-9]*\).*/\1/p' "build/log/demo-$name.log" | awk '{n += $1} END {print n + 0}')")$'\n'
+    done
+    printf '\n\033[1mThe fleet runs.\033[0m\n'
+    sed -n '/^TASK \[The fleet\]/,/^$/p' build/log/demo-use.log | sed '1,3d; s/^ *//; /^$/d; s/^/  /'
+    printf '\n%s  all        %4d s\n\n' "$summary" $((SECONDS - started))
+    cat <<'EOF'
+Where to look next:
+  ansible mirrors -m ansible.builtin.command -a 'systemctl list-timers'     the hosts themselves
+  ansible client -m ansible.builtin.command -a 'curl -s URL'                the fleet as a client sees it
+  ansible-playbook playbooks/update.yml                                     after changing a pin in inventory/sandbox
+  make demo-down                                                            remove it all
+(with `. .venv/bin/activate` first; docs/ has a page for each job)
+EOF
+}
+
+down() {
+    [[ -x .venv/bin/ansible-playbook ]] || { echo "No .venv, so no fleet of ours runs."; return; }
+    ansible-playbook playbooks/sandbox.yml -e sandbox_state=absent
+}
+
+images_down() {
+    local sudo=
+    [[ $(id -u) == 0 ]] || sudo=sudo
+    command -v podman >/dev/null || return 0
+    for image in $($sudo podman images --quiet --filter reference='localhost/mirrorfleet/*'); do
+        $sudo podman rmi --force "$image"
+    done
+}
+
+case ${1:-} in
+    up) up ;;
+    down) down ;;
+    images-down) images_down ;;
+    *) echo "usage: demo.sh up | down | images-down" >&2; exit 2 ;;
+esac
