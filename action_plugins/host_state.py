@@ -580,16 +580,16 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible ships no types
     def _on_host(self, action: str, request: Item) -> Item:
         request = request | {"action": action, "state_directory": self._state_directory}
         packed = base64.b64encode(zlib.compress(json.dumps(request).encode())).decode()
-        return self._module("host_state", {"request": packed}, action)
+        return self._module("host_state", {"request": packed})
 
     def _stock(self, name: str, arguments: Item, step: str) -> None:
         given = {key: value for key, value in arguments.items() if value is not None}
-        self._module(f"ansible.legacy.{name}", given, step)
+        self._module(f"ansible.legacy.{name}", given, f"{step}: ")
 
-    def _module(self, name: str, arguments: Item, step: str) -> Item:
+    def _module(self, name: str, arguments: Item, step: str = "") -> Item:
         result: Item = self._execute_module(module_name=name, module_args=arguments, task_vars=self._vars)
         if result.get("failed"):
-            raise StepError(f"{step}: {result.get('msg', 'failed without a message')}")
+            raise StepError(f"{step}{result.get('msg', 'failed without a message')}")
         return result
 
     def _repair(self, declaration: Declaration, drift: Drift) -> None:
