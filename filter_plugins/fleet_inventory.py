@@ -14,7 +14,7 @@ from typing import Any
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 from plugin_utils import values as v
 from plugin_utils.contract import SELECTION_DEFAULTS, Check, Schema, mapping, optional, selection
-from plugin_utils.values import BadValueError, HostValues, Report, as_filter
+from plugin_utils.values import BadValueError, HostValues, Inventory, Report, as_filter
 
 CONTINENTS = ("AF", "AN", "AS", "EU", "NA", "OC", "SA")
 _COUNTRIES = (  # ISO 3166-1 alpha-2
@@ -169,24 +169,51 @@ class Fleet:
     """The inventory, checked: what it says of each host, and all that is wrong with it."""
 
     def __init__(
-        self, hostvars: dict[str, HostValues], groups: dict[str, list[str]], today: str | None = None
+        self,
+        inventory: Inventory,
+        groups: dict[str, list[str]],
+        today: str | None = None,
+        only: str | None = None,
     ) -> None:
-        self.groups = {name: list(groups.get(name, [])) for name in GROUPS}
-        self.all_hosts = list(groups.get("all", [])) or sorted(
-            {host for hosts in groups.values() for host in hosts}
-        )
-        self.hostvars = hostvars
+        """Looks at all hosts, or at one with those it is fed from."""
+        self.inventory = inventory
         self.today = today
-        self.reports = {host: Report(host) for host in self.all_hosts}
+        self.groups = {name: list(groups.get(name, [])) for name in GROUPS}
+        self.all_hosts = dict.fromkeys(
+            groups.get("all") or sorted({h for hosts in groups.values() for h in hosts})
+        )
+        self.of: dict[str, set[str]] = {host: set() for host in self.all_hosts}
+        for name, members in self.groups.items():
+            for host in members:
+                self.of[host].add(name)
+        self.hosts = list(self.all_hosts) if only is None else self._chain(only)
+        self.reports = {host: Report(host) for host in self.hosts}
         # An agreement that has lapsed keeps a mirror off the list (mirror_list); its host is still looked after.
-        self.standing = {host: Report(host) for host in self.all_hosts}
+        self.standing = {host: Report(host) for host in self.hosts}
         self.records: dict[str, dict[str, Any]] = {}
-        for host in self.all_hosts:
+        self.owners: dict[str, str] = {}
+        for host in self.hosts:
             self._check_values(host)
+            for url in self._urls(host):
+                self.owners.setdefault(url, host)
         self._check_groups(groups)
         self._check_uniqueness()
         self._check_upstreams()
         self._check_projects()
+
+    def _chain(self, host: str) -> list[str]:
+        """A host and those it is fed from, as far as names tell; a URL may be any host's."""
+        chain = {host: None}
+        while True:
+            named = self.inventory[host].values.get("mirror_upstream")
+            if not isinstance(named, str) or named in chain:
+                return list(chain)
+            if "://" in named:
+                return list(self.all_hosts)
+            if named not in self.all_hosts:
+                return list(chain)
+            host = named
+            chain[host] = None
 
     def problems(self) -> list[dict[str, str]]:
         """Every problem; one that all hosts share (their group_vars/all) is told once."""
@@ -216,15 +243,12 @@ class Fleet:
                 )
         return told
 
-    def _values(self, host: str) -> HostValues:
-        return self.hostvars.get(host) or HostValues({}, {})
-
     def _check_values(self, host: str) -> None:
-        found, report = self._values(host), self.reports[host]
+        found, report = self.inventory[host], self.reports[host]
         schema = dict(FLEET)
-        if host in self.groups["mirrors"]:
+        if "mirrors" in self.of[host]:
             schema |= MIRROR | TLS
-        if host in self.groups["origins"]:
+        if "origins" in self.of[host]:
             schema |= ORIGIN
         for key, wrong in found.unreadable.items():
             report.add(key, wrong.problem, wrong.allowed, wrong.next_step)
@@ -233,9 +257,9 @@ class Fleet:
         }
         self.records[host] = record
         self._check_keys(host, found)
-        if host in self.groups["mirrors"]:
+        if "mirrors" in self.of[host]:
             self._check_mirror(host, found, record)
-        if host in self.groups["origins"] and "origin_url" not in found.values:
+        if "origins" in self.of[host] and "origin_url" not in found.values:
             report.add("origin_url", "is missing", "https://NAME", f"add origin_url to {host}'s host_vars")
         for key in FLEET_REQUIRED:
             if key not in found.values and key not in found.unreadable:
@@ -327,15 +351,10 @@ class Fleet:
             )
 
     def _check_groups(self, groups: dict[str, list[str]]) -> None:
-        for host in self.all_hosts:
-            report = self.reports[host]
-            of = {name for name in GROUPS if host in self.groups[name]}
-            others = [
-                name
-                for name, hosts in groups.items()
-                if host in hosts and name not in {"all", "ungrouped", *GROUPS}
-            ]
+        for host in self.hosts:
+            report, of = self.reports[host], self.of[host]
             if not of:
+                others = [name for name, members in groups.items() if host in members]
                 hints = [hint for hint in (v.did_you_mean(name, GROUPS) for name in others) if hint]
                 report.add(
                     "groups", "the host is in none of the fleet's groups", ", ".join(GROUPS), " ".join(hints)
@@ -348,30 +367,30 @@ class Fleet:
                         f"a mirror is not one of the {other}",
                         "the fleet trusts its origins and redirectors, mirrors it checks: use another host",
                     )
-            if "mirrors" not in of and "mirror_mode" in self._values(host).values:
+            if "mirrors" not in of and "mirror_mode" in self.inventory[host].values:
                 report.add(
                     "mirror_mode",
                     "the host has a mirror's record but is not in the group mirrors",
                     "hosts of the group mirrors",
                 )
 
+    def _mirrors(self) -> list[str]:
+        return [host for host in self.hosts if "mirrors" in self.of[host]]
+
     def _urls(self, host: str) -> list[str]:
         record = self.records[host]
         return [*(record.get("mirror_url") or []), *(record.get("origin_url") or [])]
 
     def _check_uniqueness(self) -> None:
-        owner: dict[str, str] = {}
-        for host in self.all_hosts:
-            for one in self._urls(host):
-                name = one.split("://", 1)[1]
-                if name in owner and owner[name] != host:
-                    key = "mirror_url" if host in self.groups["mirrors"] else "origin_url"
+        for host in self.hosts:
+            for url in self._urls(host):
+                if self.owners[url] != host:
+                    key = "mirror_url" if "mirrors" in self.of[host] else "origin_url"
                     self.reports[host].add(
-                        key, f"{one} is {owner[name]}'s as well", "a name that no other host has"
+                        key, f"{url} is {self.owners[url]}'s as well", "a name that no other host has"
                     )
-                owner.setdefault(name, host)
         by_folded: dict[str, str] = {}
-        for host in self.all_hosts:
+        for host in self.hosts:
             if host.lower() in by_folded:
                 self.reports[host].add(
                     "inventory_hostname",
@@ -385,12 +404,12 @@ class Fleet:
         named = self.records[host].get("mirror_upstream")
         if not named:
             return None
-        if "://" not in named:
-            return str(named) if named in self.all_hosts else None
-        return next((other for other in self.all_hosts if named in self._urls(other)), None)
+        if "://" in named:
+            return self.owners.get(named)
+        return str(named) if named in self.all_hosts else None
 
     def _check_upstreams(self) -> None:
-        for host in self.groups["mirrors"]:
+        for host in self._mirrors():
             report, record = self.reports[host], self.records[host]
             named = record.get("mirror_upstream")
             if not named:
@@ -416,8 +435,8 @@ class Fleet:
                     )
                 continue
             mode = self.records[feeder].get("mirror_mode")
-            if feeder not in self.groups["origins"] and mode != "bandersnatch":
-                what = f"of mode {mode}" if feeder in self.groups["mirrors"] else "neither mirror nor origin"
+            if "origins" not in self.of[feeder] and mode != "bandersnatch":
+                what = f"of mode {mode}" if "mirrors" in self.of[feeder] else "neither mirror nor origin"
                 report.add("mirror_upstream", f"is {feeder}, which is no tier-1 ({what})", allowed)
             elif self.records[feeder].get("mirror_state") == "retired":
                 report.add(
@@ -444,7 +463,7 @@ class Fleet:
     def _carried(self, host: str) -> set[str] | None:
         """The projects that a host carries by name; None when it carries everything, or what it is asked for."""
         record = self.records[host]
-        if host in self.groups["origins"]:
+        if "origins" in self.of[host]:
             return set(record.get("origin_projects") or []) or None
         chosen = record.get("mirror_selection") or record.get("fleet_selection") or {}
         if record.get("mirror_mode") != "bandersnatch" or not chosen.get("projects"):
@@ -453,7 +472,7 @@ class Fleet:
 
     def _check_projects(self) -> None:
         """What a mirror is to carry, its upstream must have; and it must carry what the gate installs."""
-        for host in self.groups["mirrors"]:
+        for host in self._mirrors():
             wanted, record = self._carried(host), self.records[host]
             if wanted is None or record.get("mirror_state") == "retired":
                 continue
@@ -478,7 +497,7 @@ class Fleet:
 
     def tier(self, host: str) -> int:
         """How many syncs a host is away from the index: an origin 0, what feeds from it or from outside 1."""
-        if host in self.groups["origins"]:
+        if "origins" in self.of[host]:
             return 0
         feeder = self.upstream_host(host)
         return 1 if feeder is None else 1 + self.tier(feeder)
@@ -492,7 +511,7 @@ class Fleet:
 
 
 def inventory_problems(
-    hostvars: dict[str, HostValues],
+    hostvars: Inventory,
     groups: dict[str, list[str]],
     today: str,
     role_inputs: dict[str, list[str]] | None = None,
@@ -500,7 +519,7 @@ def inventory_problems(
     fleet = Fleet(hostvars, groups, v.date(today))
     for host in fleet.all_hosts:
         for role, inputs in sorted((role_inputs or {}).items()):
-            for key in sorted(fleet.hostvars[host].values if host in fleet.hostvars else []):
+            for key in sorted(fleet.inventory[host].values):
                 if key.startswith(f"{role}_") and key not in inputs and key not in TLS | ORIGIN:
                     fleet.reports[host].add(
                         key, f"is no input of the role {role}", ", ".join(inputs), v.did_you_mean(key, inputs)
@@ -529,16 +548,16 @@ SETTINGS: dict[str, tuple[Check, Any]] = {
 
 def mirror_config(
     host: str,
-    hostvars: dict[str, HostValues],
+    hostvars: Inventory,
     groups: dict[str, list[str]],
     discovered: dict[str, Any] | None = None,
     settings: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    fleet = Fleet(hostvars, groups)
-    if host not in [*fleet.groups["mirrors"], *fleet.groups["origins"]]:
+    if host not in [*groups.get("mirrors", []), *groups.get("origins", [])]:
         raise BadValueError(
             f"{v.shown(host)} is neither mirror nor origin", "a host of the groups mirrors and origins"
         )
+    fleet = Fleet(hostvars, groups, only=host)
     fleet.raise_if_wrong(host)
     record = fleet.records[host]
     report = Report(host)
@@ -627,11 +646,11 @@ def _upstream_of(
     return site, f"{checked}/"
 
 
-def fleet_registry(hostvars: dict[str, HostValues], groups: dict[str, list[str]]) -> dict[str, Any]:
+def fleet_registry(hostvars: Inventory, groups: dict[str, list[str]]) -> dict[str, Any]:
     fleet = Fleet(hostvars, groups)
     mirrors = sorted(fleet.groups["mirrors"])
     fleet.raise_if_wrong(*mirrors, *fleet.groups["origins"])
-    shared = fleet.records[(mirrors or fleet.all_hosts)[0]] if fleet.all_hosts else {}
+    shared = fleet.records[(mirrors or fleet.hosts)[0]] if fleet.hosts else {}
     return {
         "schema": 1,
         "fleet": {

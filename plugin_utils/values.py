@@ -91,7 +91,7 @@ def as_filter(function: Callable[..., Any]) -> Callable[..., Any]:
         except TypeError as error:
             raise AnsibleFilterError(f"{error}; allowed: {function.__name__}{signature}") from error
         for name, value in bound.arguments.items():
-            make_plain = inventory_of if name == "hostvars" else plain
+            make_plain = Inventory if name == "hostvars" else plain
             try:
                 bound.arguments[name] = make_plain(value)
             except BadValueError as wrong:
@@ -118,28 +118,36 @@ class HostValues:
     unreadable: dict[str, BadValueError]
 
 
-def inventory_of(hostvars: Any) -> dict[str, HostValues]:
-    """The fleet's variables of every host.
+class Inventory:
+    """The fleet's variables of every host, each host read when it is first asked for.
 
     Only they are looked at: hostvars is lazy, and templating every variable of every host would be slow
     and would fail for reasons that are none of ours. A value that cannot be templated is kept as a problem.
     """
-    if not isinstance(hostvars, Mapping):
-        raise BadValueError(f"is {kind(hostvars)}", "Ansible's hostvars")
-    hosts = {}
-    for host in hostvars:
+
+    def __init__(self, hostvars: Any) -> None:
+        if not isinstance(hostvars, Mapping):
+            raise BadValueError(f"is {kind(hostvars)}", "Ansible's hostvars")
+        self._hostvars = hostvars
+        self._read: dict[str, HostValues] = {}
+
+    def __getitem__(self, host: str) -> HostValues:
+        if host not in self._read:
+            self._read[host] = self._values(host)
+        return self._read[host]
+
+    def _values(self, host: str) -> HostValues:
         found = HostValues({}, {})
-        if not isinstance(hostvars[host], Mapping):
-            raise BadValueError(f"of {shown(host)} is {kind(hostvars[host])}", "Ansible's hostvars")
-        for key in hostvars[host]:
+        given = self._hostvars.get(host, {})
+        if not isinstance(given, Mapping):
+            raise BadValueError(f"hostvars of {shown(host)} is {kind(given)}", "Ansible's hostvars")
+        for key in given:
             if isinstance(key, str) and key.startswith(INVENTORY_PREFIXES):
-                name = str.__str__(key)
                 try:
-                    found.values[name] = plain(hostvars[host][key])
+                    found.values[str.__str__(key)] = plain(given[key])
                 except BadValueError as wrong:
-                    found.unreadable[name] = wrong
-        hosts[str.__str__(host)] = found
-    return hosts
+                    found.unreadable[str.__str__(key)] = wrong
+        return found
 
 
 def plain(value: Any) -> Any:
@@ -155,7 +163,7 @@ def plain(value: Any) -> Any:
                 f"at most {MAX_VALUES} values, {MAX_DEPTH} levels",
                 "write the values out",
             )
-        if item is None or isinstance(item, bool):
+        if item is None or type(item) in (bool, int, float):
             return item
         if isinstance(item, str):
             if len(item) > MAX_TEXT:

@@ -524,6 +524,20 @@ def test_bandersnatch_needs_an_index_at_simple() -> None:
     ] == ("https://index.example.net/+simple/")
 
 
+@pytest.mark.parametrize("upstream", [["origin"], {"a": 1}, 5, "https://one.example.org", "one"])
+def test_a_configuration_with_a_wrong_upstream(upstream: Any) -> None:
+    hostvars, groups = inventory()
+    hostvars["one"]["mirror_upstream"] = upstream
+    with pytest.raises(AnsibleFilterError, match="one: mirror_upstream"):
+        config("one", hostvars, groups)
+
+
+def test_a_configuration_does_not_need_other_mirrors_to_be_sound() -> None:
+    hostvars, groups = inventory()
+    hostvars["two"]["mirror_mode"] = "nonsense"
+    assert config("one", hostvars, groups)["mode"] == "bandersnatch"
+
+
 def test_a_configuration_needs_a_sound_upstream() -> None:
     hostvars, groups = inventory()
     hostvars["origin"]["origin_url"] = "ftp://origin.example.org"
