@@ -1,0 +1,151 @@
+"""The local fleet under test: the commands a coordinator types, and a client's view of what they did."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import yaml
+
+ROOT = Path(__file__).resolve().parents[3]
+INVENTORY = ROOT / "build/fleet-inventory"
+CA = "/etc/ssl/certs/ca-certificates.crt"
+ENVIRONMENT = {
+    **os.environ,
+    "PATH": f"{ROOT}/.venv/bin:{os.environ['PATH']}",
+    "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
+    "ANSIBLE_INVENTORY": str(INVENTORY),
+    "ANSIBLE_NOCOLOR": "1",
+    "SANDBOX_NAME": "fleet",
+    "SANDBOX_IPV4": "10.89.99",
+    "SANDBOX_IPV6": "fd00:89:99",
+    "SANDBOX_BUILD": str(ROOT / "build"),
+}
+for name in ("ANSIBLE_ROLES_PATH", "ANSIBLE_LIBRARY", "ANSIBLE_FILTER_PLUGINS", "ANSIBLE_ACTION_PLUGINS"):
+    ENVIRONMENT.pop(name, None)
+
+
+class Run:
+    """One finished ansible-playbook."""
+
+    def __init__(self, code: int, output: str) -> None:
+        self.code, self.output = code, output
+
+    @property
+    def changed(self) -> dict[str, int]:
+        return {
+            h: int(n) for h, n in re.findall(r"^(\S+)\s+: ok=\d+\s+changed=(\d+)", self.output, re.MULTILINE)
+        }
+
+    def ok(self) -> "Run":
+        assert self.code == 0, self.output[-6000:]
+        return self
+
+
+def playbook(name: str, *arguments: str, kill_after: float | None = None) -> Run:
+    """ansible-playbook playbooks/NAME.yml; with `kill_after`, SIGKILL to all of it after so many seconds."""
+    process = subprocess.Popen(
+        ["ansible-playbook", f"playbooks/{name}.yml", *arguments],
+        cwd=ROOT, env=ENVIRONMENT, text=True, start_new_session=True,
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+    try:
+        output, _ = process.communicate(timeout=kill_after or 900)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, 9)
+        output, _ = process.communicate()
+        assert kill_after is not None, f"{name} took over 15 minutes:\n{output[-6000:]}"
+    return Run(process.returncode, output)
+
+
+def add_mirror(name: str, address: int, platform: str = "debian-13", disk: str = "") -> Path:
+    """What adds a mirror: one file, a copy of another's with its own names."""
+    record = yaml.safe_load((INVENTORY / "host_vars/mirror1.yml").read_text())
+    record["sandbox_host"] = {"name": name, "platform": platform, "address": address, "disk": disk}
+    record["mirror_url"] = f"https://{name}.fleet.test"
+    record["mirror_operator"] = {"name": name, "email": f"{name}@fleet.test"}
+    path = INVENTORY / f"host_vars/{name}.yml"
+    path.write_text(yaml.safe_dump(record))
+    return path
+
+
+@contextmanager
+def edited(path: Path, old: str, new: str):
+    """A file of the inventory with a text replaced, for a while."""
+    before = path.read_text()
+    assert old in before, f"{path} has no {old!r}"
+    path.write_text(before.replace(old, new))
+    try:
+        yield
+    finally:
+        path.write_text(before)
+
+
+class Client:
+    """The client host, as everybody who types `pip install` has one."""
+
+    def __init__(self, host) -> None:
+        self.host = host
+
+    def run(self, command: str) -> str:
+        done = self.host.run(command)
+        assert done.rc == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+        return done.stdout
+
+    def listed(self) -> list[str]:
+        return self.run("curl -sSf https://redirector.fleet.test/mirrors.txt").split()
+
+    def entry(self, mirror: str) -> dict:
+        document = json.loads(self.run("curl -sSf https://redirector.fleet.test/mirrors.json"))
+        return next(m for m in document["mirrors"] if m["name"] == mirror)
+
+    def status(self, url: str, *options: str) -> int:
+        return int(
+            self.host.run(f"curl -s -o /dev/null -w '%{{http_code}}' {' '.join(options)} '{url}'").stdout
+        )
+
+
+LOOP = """
+set -u
+folder=$(mktemp -d)
+trap 'rm -rf "$folder"' EXIT
+: >/tmp/loop.good; : >/tmp/loop.bad; rm -f /tmp/loop.stop
+end=$(($(date +%s) + 900))
+while [ ! -e /tmp/loop.stop ] && [ "$(date +%s)" -lt $end ]; do
+    # Every listed mirror in turn, from a list as old as a client's may be.
+    for index in $(curl -sSf https://redirector.fleet.test/mirrors.txt); do
+        if python3 -m pip --isolated --disable-pip-version-check install --quiet --no-cache-dir --no-deps --retries 0 \\
+            --cert CA --index-url "$index" --target "$folder/target" --upgrade six >/tmp/loop.out 2>&1
+        then echo "$index" >>/tmp/loop.good
+        else { date; echo "$index"; cat /tmp/loop.out; } >>/tmp/loop.bad; fi
+    done
+done
+""".replace("CA", CA)
+
+
+@contextmanager
+def pip_in_a_loop(client: Client):
+    """pip installs from the listed mirrors, one after the other without retries, until the block ends; bounded."""
+    client.run(f"cat >/tmp/loop.sh <<'END'\n{LOOP}\nEND")
+    client.run("systemd-run --quiet --unit pip-loop --collect sh /tmp/loop.sh")
+    try:
+        yield
+    finally:
+        client.run("touch /tmp/loop.stop")
+        for _ in range(120):
+            if client.host.run("systemctl is-active --quiet pip-loop").rc != 0:
+                break
+            time.sleep(0.5)
+    bad = client.run("cat /tmp/loop.bad")
+    good = client.run("cat /tmp/loop.good").split()
+    assert bad == "", f"{len(good)} installs succeeded, and these failed:\n{bad}"
+    assert len(good) > 5, "too few installs to say anything"
+
+
+def copy_locks(target: Path) -> Path:
+    shutil.copytree(ROOT / "requirements", target)
+    return target
