@@ -6,6 +6,7 @@ Documentation of each filter: the YAML file of its name beside this one.
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -98,7 +99,14 @@ MIRROR: dict[str, Callable[[Any, str, Report], Any]] = {
     "mirror_agreement": mapping(AGREEMENT, ("version", "accepted_by", "accepted_on")),
     "mirror_state": simple(v.choice("active", "drained", "retired")),
 }
-MIRROR_REQUIRED = ("mirror_mode", "mirror_url", "mirror_location", "mirror_operator", "mirror_agreement")
+# What has to be there, and what it looks like.
+MIRROR_REQUIRED = {
+    "mirror_mode": ", ".join(FILL_MODES),
+    "mirror_url": "https://NAME",
+    "mirror_location": "{continent: OC, country: NZ, city: Auckland, latitude: -36.8, longitude: 174.8}",
+    "mirror_operator": "{name: NAME, email: ADDRESS} and maybe url",
+    "mirror_agreement": '{version: "2026-11", accepted_by: NAME, accepted_on: 2026-11-20}',
+}
 MIRROR_DEFAULTS: dict[str, Any] = {
     "mirror_networks": [],
     "mirror_bandwidth": 100,
@@ -111,6 +119,7 @@ ORIGIN: dict[str, Callable[[Any, str, Report], Any]] = {
     "origin_projects": simple(v.list_of(v.project_name, least=1)),
     "origin_releases_kept": simple(optional(v.whole(1, 1_000_000))),
 }
+ORIGIN_REQUIRED = {"origin_url": "https://NAME", "origin_projects": "a list of project names"}
 TLS: dict[str, Callable[[Any, str, Report], Any]] = {
     "tls_mode": simple(v.choice("acme", "provided", "private_ca"))
 }
@@ -154,15 +163,19 @@ FLEET: dict[str, Callable[[Any, str, Report], Any]] = {
         ("mirrorfleet", "bandersnatch", "nginx"),
     ),
 }
-FLEET_REQUIRED = (
-    "fleet_name",
-    "fleet_coordinator",
-    "fleet_agreement_version",
-    "fleet_gate_project",
-    "fleet_vantage_host",
-    "fleet_staleness_limit",
-    "fleet_versions",
-)
+FLEET_REQUIRED = {
+    "fleet_name": "text",
+    "fleet_coordinator": "{name: NAME, email: ADDRESS} and maybe url",
+    "fleet_agreement_version": 'text such as "2026-11"',
+    "fleet_gate_project": "a small project that every mirror carries",
+    "fleet_vantage_host": "a host of the inventory, or localhost",
+    "fleet_staleness_limit": "seconds",
+    "fleet_versions": "{mirrorfleet: ..., bandersnatch: {...}, nginx: {...}}",
+}
+
+
+def _without_host(problem: dict[str, str]) -> tuple[str, ...]:
+    return tuple(value for key, value in problem.items() if key != "host")
 
 
 class Fleet:
@@ -216,32 +229,24 @@ class Fleet:
             chain[host] = None
 
     def problems(self) -> list[dict[str, str]]:
-        """Every problem; one that all hosts share (their group_vars/all) is told once."""
-        shared: dict[tuple[str, str, str, str], list[str]] = {}
-        reports = [
-            (host, [*report.problems, *(self.standing[host].problems if host in self.standing else [])])
+        """Every problem; one of a fleet_ variable that all hosts share (their group_vars/all) is told once."""
+        told = [
+            problem
             for host, report in self.reports.items()
+            for problem in [
+                *report.problems,
+                *(self.standing[host].problems if host in self.standing else []),
+            ]
         ]
-        for host, problems in reports:
-            for p in problems:
-                key = (p["key"], p["problem"], p["allowed"], p["next_step"].replace(host, "HOST"))
-                shared.setdefault(key, []).append(host)
-        told: list[dict[str, str]] = []
-        for host, problems in reports:
-            for p in problems:
-                key = (p["key"], p["problem"], p["allowed"], p["next_step"].replace(host, "HOST"))
-                everywhere = p["key"].startswith("fleet_") and len(shared[key]) == len(self.reports)
-                if everywhere and host != shared[key][0]:
-                    continue
-                told.append(
-                    p
-                    | (
-                        {"host": "all", "next_step": p["next_step"].replace(host, "group_vars/all")}
-                        if everywhere
-                        else {}
-                    )
-                )
-        return told
+        hosts_with = Counter(_without_host(problem) for problem in told)
+        merged: dict[tuple[str, ...], dict[str, str]] = {}
+        for problem in told:
+            shared = problem["key"].startswith("fleet_") and hosts_with[_without_host(problem)] == len(
+                self.hosts
+            )
+            one = problem | {"host": "all"} if shared else problem
+            merged.setdefault(tuple(one.values()), one)
+        return list(merged.values())
 
     def _check_values(self, host: str) -> None:
         found, report = self.inventory[host], self.reports[host]
@@ -259,13 +264,13 @@ class Fleet:
         self._check_keys(host, found)
         if "mirrors" in self.of[host]:
             self._check_mirror(host, found, record)
-        if "origins" in self.of[host] and "origin_url" not in found.values:
-            report.add("origin_url", "is missing", "https://NAME", f"add origin_url to {host}'s host_vars")
-        for key in FLEET_REQUIRED:
+        if "origins" in self.of[host]:
+            for key, allowed in ORIGIN_REQUIRED.items():
+                if key not in found.values and key not in found.unreadable:
+                    report.add(key, "is missing", allowed, f"add {key} to host_vars/{host}.yml")
+        for key, allowed in FLEET_REQUIRED.items():
             if key not in found.values and key not in found.unreadable:
-                report.add(
-                    key, "is missing", "see docs/inventory.md", f"add {key} to group_vars/all of {host}"
-                )
+                report.add(key, "is missing", allowed, f"add {key} to group_vars/all")
         vantage = record.get("fleet_vantage_host")
         if vantage and vantage != "localhost" and vantage not in self.all_hosts:
             hint = v.did_you_mean(vantage, self.all_hosts)
@@ -298,9 +303,9 @@ class Fleet:
                 f"write host_vars/{host}.yml, or take {host} out of the group",
             )
             return
-        for key in MIRROR_REQUIRED:
+        for key, allowed in MIRROR_REQUIRED.items():
             if key not in found.values and key not in found.unreadable:
-                report.add(key, "is missing", "see docs/inventory.md", f"add {key} to host_vars/{host}.yml")
+                report.add(key, "is missing", allowed, f"add {key} to host_vars/{host}.yml")
         mode = record.get("mirror_mode")
         if mode == "bandersnatch" and not {"mirror_selection", "fleet_selection"} & found.values.keys():
             report.add(

@@ -50,13 +50,15 @@ class Report:
     problems: list[dict[str, str]] = field(default_factory=list)
 
     def add(self, key: str, problem: str, allowed: str, next_step: str = "") -> None:
+        name = key.partition(".")[0]
+        where = "in group_vars/all" if name.startswith("fleet_") else f"of {self.host}"
         self.problems.append(
             {
                 "host": self.host,
                 "key": key,
                 "problem": problem,
                 "allowed": allowed,
-                "next_step": next_step or f"correct {key.partition('.')[0]} of {self.host}",
+                "next_step": next_step or f"correct {name} {where}",
             }
         )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,13 @@ import jsonschema
 import pytest
 import yaml
 from ansible.errors import AnsibleFilterError
-from fleet_inventory import MIRROR, FilterModule
+from fleet_inventory import FLEET as FLEET_KEYS
+from fleet_inventory import FLEET_REQUIRED, MIRROR, MIRROR_REQUIRED, ORIGIN, TLS, FilterModule
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from plugin_utils import values
+from plugin_utils.contract import SELECTION_DEFAULTS
 
 FILTERS = FilterModule().filters()
 ROOT = Path(__file__).resolve().parents[2]
@@ -297,7 +300,7 @@ def test_a_problem_of_group_vars_is_told_once() -> None:
         ("all", "fleet_staleness_limit"),
         ("all", "fleet_name"),
     ]
-    assert told[0]["next_step"] == "correct fleet_staleness_limit of group_vars/all"
+    assert told[0]["next_step"] == "correct fleet_staleness_limit in group_vars/all"
 
 
 @pytest.mark.parametrize(
@@ -387,6 +390,35 @@ def test_groups() -> None:
 def test_an_inventory_without_mirrors() -> None:
     (told,) = FILTERS["inventory_problems"]({}, {"all": []}, TODAY)
     assert told["problem"] == "the group mirrors is empty"
+
+
+REFERENCE = (ROOT / "docs" / "inventory.md").read_text()
+
+
+def test_the_reference_tells_every_key() -> None:
+    rows = dict(re.findall(r"^\| `([a-z_]+)` \| (.*?) \|", REFERENCE, re.MULTILINE))
+    assert set(rows) == {*MIRROR, *ORIGIN, *FLEET_KEYS, *TLS, *SELECTION_DEFAULTS}
+    needed = {key for key, cell in rows.items() if cell == "yes"}
+    assert needed == {*MIRROR_REQUIRED, *FLEET_REQUIRED, "origin_url", "origin_projects"}
+
+
+def test_the_references_examples_follow_the_contract() -> None:
+    mirror, fleet = (yaml.safe_load(text) for text in re.findall(r"```yaml\n(.*?)```", REFERENCE, re.DOTALL))
+    origin = fleet | {"origin_url": "https://origin.example.org", "origin_projects": ["six", "idna"]}
+    hostvars = {"one": fleet | mirror, "origin": origin}
+    groups = {"all": ["one", "origin"], "mirrors": ["one"], "origins": ["origin"]}
+    assert FILTERS["inventory_problems"](hostvars, groups, TODAY) == []
+    assert {*mirror} == {*MIRROR, *TLS}
+
+
+def test_an_origin_needs_a_url_and_projects() -> None:
+    hostvars, groups = inventory()
+    del hostvars["origin"]["origin_url"], hostvars["origin"]["origin_projects"]
+    told = FILTERS["inventory_problems"](hostvars, groups, TODAY)
+    assert [(p["host"], p["key"], p["problem"]) for p in told] == [
+        ("origin", "origin_url", "is missing"),
+        ("origin", "origin_projects", "is missing"),
+    ]
 
 
 def test_inputs_of_roles_are_known() -> None:
