@@ -108,7 +108,28 @@ def test_everything_is_told_at_once(root: Path) -> None:
     assert not (root / "srv").exists()
 
 
+@pytest.mark.parametrize(
+    ("count", "words"),
+    [
+        (0, "0 bytes"),
+        (999, "999 bytes"),
+        (1000, "1.0 kB"),
+        (8_192_000_000, "8.2 GB"),
+        (2 * 10**13, "20.0 TB"),
+    ],
+)
+def test_sizes_in_words(count: int, words: str) -> None:
+    assert host_preflight.size(count) == words
+
+
+def test_memory_that_is_just_enough() -> None:
+    assert host_preflight.check_memory(10**9, 10**9) == []
+    (problem,) = host_preflight.check_memory(10**9 - 1, 10**9)
+    assert problem["allowed"] == "1.0 GB or more"
+
+
 def test_old_pythons() -> None:
+    assert host_preflight.check_python((3, 11)) == []
     assert host_preflight.check_python((3, 11, 2)) == []
     (problem,) = host_preflight.check_python((3, 9, 2))
     assert (problem["problem"], problem["allowed"]) == ("is 3.9.2", "3.11 or newer")
@@ -189,6 +210,7 @@ def test_a_port_whose_process_cannot_be_seen(root: Path) -> None:
         table.write(listening + used)
     (problem,) = look(root, ports=[80, 81])["problems"]
     assert problem["problem"] == "is taken by a process that only root can see"
+    assert problem["allowed"] == "free, or held by our own services"
     assert "sport = 80" in problem["next_step"]
 
 
