@@ -1,0 +1,106 @@
+"""The documentation says what is there: its commands, links and keys exist, and the tests run what it shows."""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "filter_plugins"))
+from fleet_inventory import FLEET, MIRROR, ORIGIN, TLS  # noqa: E402 -- the path is set just above
+from plugin_utils.contract import SELECTION_DEFAULTS  # noqa: E402
+
+PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+FLEET_TESTS = (ROOT / "molecule/fleet/tests/test_fleet.py").read_text() + (
+    ROOT / "playbooks/demo.sh"
+).read_text()
+
+
+def commands(page: Path) -> list[list[str]]:
+    """Every make and ansible-playbook command of a page's code blocks and inline code."""
+    text = page.read_text()
+    blocks = re.findall(r"^ *```\n(.*?)^ *```", text, re.MULTILINE | re.DOTALL)
+    inline = re.findall(r"`((?:ansible-playbook|make) [^`]+)`", text)
+    lines = [line.split("#")[0].strip() for block in blocks for line in block.splitlines()] + inline
+    return [shlex.split(line) for line in lines if line.startswith(("make ", "ansible-playbook "))]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_commands_exist_and_are_run_by_the_tests(page):
+    targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    for words in commands(page):
+        if words[0] == "make":
+            assert words[1] in targets, f"{page.name}: {' '.join(words)}"
+            continue
+        (name,) = [w for w in words if w.startswith("playbooks/")]
+        assert (ROOT / name).exists(), f"{page.name}: {name} is not there"
+        job = Path(name).stem
+        if job != "preflight":  # provision.yml, update.yml import it
+            assert f'playbook("{job}"' in FLEET_TESTS or f"playbooks/{job}.yml" in FLEET_TESTS, (
+                f"no test runs {name}"
+            )
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", page.read_text()):
+        if "://" not in target:
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_the_inventory_reference_has_every_key_and_no_other():
+    text = (ROOT / "docs/inventory.md").read_text()
+    cells = re.findall(r"^\| (`[^|]*`) \|", text, re.MULTILINE)
+    documented = {name for cell in cells for name in re.findall(r"`([a-z_]+)`", cell)}
+    groups = {"mirrors", "redirectors", "origins", "monitors", "clients"}
+    inputs = {"tls_provided_certificate", "tls_provided_key", "redirector_url"}
+    known = {*MIRROR, *ORIGIN, *TLS, *FLEET, *SELECTION_DEFAULTS} | groups | inputs
+    assert documented == known
+
+
+def test_the_example_inventory_is_a_valid_one(tmp_path):
+    play = tmp_path / "check.yml"
+    play.write_text(
+        yaml.safe_dump(
+            [
+                {
+                    "hosts": "all",
+                    "gather_facts": False,
+                    "tasks": [
+                        {
+                            "ansible.builtin.assert": {
+                                "that": "hostvars | inventory_problems(groups, '2026-11-23') == []",
+                                "fail_msg": "{{ hostvars | inventory_problems(groups, '2026-11-23') }}",
+                            },
+                            "run_once": True,
+                            "delegate_to": "localhost",
+                        }
+                    ],
+                }
+            ]
+        )
+    )
+    for fleet in ("example", "sandbox"):
+        done = subprocess.run(
+            ["ansible-playbook", "-i", str(ROOT / "inventory" / fleet), str(play)],
+            cwd=ROOT, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout
+
+
+def test_no_registry_host_and_no_path_of_a_machine_is_written_down():
+    files = subprocess.run(
+        ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.split()
+    forbidden = re.compile(
+        "|".join(["pypi" + r"\.org", "pythonhosted" + r"\.org", "deb" + r"\.debian\.org", "/wor" + "k/"])
+    )
+    for name in files:
+        path = ROOT / name
+        if path.is_file() and not path.is_symlink():
+            found = forbidden.search(path.read_text(errors="replace"))
+            assert not found, f"{name} names {found[0]}"
