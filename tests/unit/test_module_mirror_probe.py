@@ -373,7 +373,3 @@ def test_mirrors_are_measured_side_by_side(serve: Any, authority: Any) -> None:
         "mirror1": True,
         "mirror2": True,
     }
-
-
-def test_documentation_names_the_very_options(module_documentation: Any) -> None:
-    module_documentation(mirror_probe)
