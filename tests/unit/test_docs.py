@@ -3,17 +3,12 @@
 import re
 import shlex
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "filter_plugins"))
-from fleet_inventory import FLEET, MIRROR, ORIGIN, TLS  # noqa: E402 -- the path is set just above
-from plugin_utils.contract import SELECTION_DEFAULTS  # noqa: E402
-
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
 FLEET_TESTS = (ROOT / "molecule/fleet/tests/test_fleet.py").read_text() + (
     ROOT / "playbooks/demo.sh"
@@ -50,16 +45,6 @@ def test_links_lead_somewhere(page):
     for target in re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", page.read_text()):
         if "://" not in target:
             assert (page.parent / target).exists(), f"{page.name}: {target}"
-
-
-def test_the_inventory_reference_has_every_key_and_no_other():
-    text = (ROOT / "docs/inventory.md").read_text()
-    cells = re.findall(r"^\| (`[^|]*`) \|", text, re.MULTILINE)
-    documented = {name for cell in cells for name in re.findall(r"`([a-z_]+)`", cell)}
-    groups = {"mirrors", "redirectors", "origins", "monitors", "clients"}
-    inputs = {"tls_provided_certificate", "tls_provided_key", "redirector_url"}
-    known = {*MIRROR, *ORIGIN, *TLS, *FLEET, *SELECTION_DEFAULTS} | groups | inputs
-    assert documented == known
 
 
 def test_the_example_inventory_is_a_valid_one(tmp_path):
