@@ -23,7 +23,9 @@ def from_galaxy(requirements: Path, target: Path) -> bool:
         "collection", "install", "--requirements-file", str(requirements), "--collections-path", str(target),
     ]  # fmt: skip
     try:
-        return subprocess.run(command, capture_output=True, timeout=GALAXY_SECONDS, check=False).returncode == 0
+        return (
+            subprocess.run(command, capture_output=True, timeout=GALAXY_SECONDS, check=False).returncode == 0
+        )
     except subprocess.TimeoutExpired:
         return False
 
@@ -42,7 +44,9 @@ def from_wheel(wanted: dict[str, str], target: Path) -> None:
                 manifest = json.loads(archive.read(prefix + "MANIFEST.json"))
                 found = manifest["collection_info"]["version"]
                 if found != version:
-                    sys.exit(f"{name}: requirements.yml pins {version}, {ANSIBLE_WHEEL} carries {found}; pin the same.")
+                    sys.exit(
+                        f"{name}: requirements.yml pins {version}, {ANSIBLE_WHEEL} carries {found}; pin the same."
+                    )
                 archive.extractall(target, [m for m in archive.namelist() if m.startswith(prefix)])
 
 
