@@ -69,7 +69,13 @@ def _sync(context: Context) -> Answer:
     return good, outcome.summary
 
 
-WRITING: dict[str, Callable[[Context], Answer]] = {"dump": _dump, "publish": _publish, "sync": _sync}
+WRITING: dict[str, Callable[[Context], Answer]] = {
+    "sync": _sync,
+    "dump": _dump,
+    "publish": _publish,
+    "pull": _sync,
+}
+MODES = {"dump": ("origin",), "publish": ("origin", "bandersnatch"), "pull": ("rsync",)}
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -82,28 +88,34 @@ def _parser() -> argparse.ArgumentParser:
         "-c", "--config", type=Path, default=Path("/etc/mirrorfleet/mirror.json"), help="default: %(default)s"
     )
     common.add_argument("-v", "--verbose", action="store_true", help="log more")
-    writing = argparse.ArgumentParser(add_help=False)
+    writing = argparse.ArgumentParser(add_help=False, parents=[common])
     writing.add_argument("--progress", action="store_true", help="tell every second how far the run is")
     writing.add_argument(
         "--allow-shrink", action="store_true", help="accept that more than maximum_shrink_share disappears"
     )
+    pulling = argparse.ArgumentParser(add_help=False, parents=[writing])
+    pulling.add_argument("--full", action="store_true", help="compare everything, whatever the journal says")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
-    for name, help_text, parents in (
-        ("sync", "one run of this mirror or origin: fetch, publish, judge the outcome", [common, writing]),
-        ("dump", "origin: fetch the selected projects of index_url into the fetched tree", [common, writing]),
-        ("publish", "turn what is complete in the fetched tree into the served tree", [common, writing]),
-        ("metrics", "write the metrics file for node_exporter's textfile collector", [common]),
+    for name, help_text, options in (
+        ("sync", "one run of this mirror or origin: fetch, publish, judge the outcome", writing),
+        ("dump", "origin: fetch the selected projects of index_url into the fetched tree", writing),
+        ("publish", "turn what is complete in the fetched tree into the served tree", writing),
+        ("pull", "mode rsync: what sync does there, and a full pass on request", pulling),
+        ("metrics", "write the metrics file for node_exporter's textfile collector", common),
     ):
-        verbs.add_parser(name, help=help_text, description=help_text, parents=parents, allow_abbrev=False)
+        verbs.add_parser(name, help=help_text, description=help_text, parents=[options], allow_abbrev=False)
     return parser
 
 
 def _write(config: Config, options: argparse.Namespace) -> int:
     """A verb that writes the trees: one at a time, with a summary as its last line."""
     started = time.monotonic()
+    if config.mode not in MODES.get(options.verb, (config.mode,)):
+        raise ConfigError(f"{options.config}: mode: {options.verb} is not for mode {config.mode}")
     with only_one(config.paths.state / "lock") as lock, State(config.database) as state:
         progress = Progress(1 if options.progress else 60, lambda now: state.put("progress", now))
-        context = Context(config, state, progress, lock, options.allow_shrink)
+        full = getattr(options, "full", False)
+        context = Context(config, state, progress, lock, options.allow_shrink, full)
         good, summary = WRITING[options.verb](context)
     seconds = round(time.monotonic() - started, 3)
     print(json.dumps({"verb": options.verb, "good": good, "seconds": seconds, **summary}), flush=True)

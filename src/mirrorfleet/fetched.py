@@ -26,6 +26,10 @@ def read_json(path: Path) -> Any:
         if os.fstat(stream.fileno()).st_size > MAX_DOCUMENT:
             raise BadDocumentError(f"larger than {MAX_DOCUMENT} bytes")
         data = stream.read()
+    return decode_json(data)
+
+
+def decode_json(data: bytes) -> Any:
     try:
         return json.loads(data, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:

@@ -160,3 +160,41 @@ def parse_project(document: Any, name: str, only: Iterable[str] | None = None) -
         status_reason=_text(status.get("reason")),
         legacy=document,
     )
+
+
+def _simple_file(entry: Any) -> File:
+    filename, url, hashes = entry["filename"], entry["url"], entry["hashes"]
+    if not isinstance(filename, str) or not isinstance(url, str) or not url.startswith("../../packages/"):
+        raise BadDocumentError(f"not a file of this tree: {shown(url)}")
+    core = entry.get("core-metadata") or {}
+    file = File(
+        filename=filename,
+        path=served_path(url.removeprefix("../.."), filename),
+        size=entry["size"],
+        sha256=hashes["sha256"],
+        version="",
+        core_metadata=core.get("sha256"),
+    )
+    digests = [file.sha256] if file.core_metadata is None else [file.sha256, file.core_metadata]
+    if (
+        type(file.size) is not int
+        or file.size < 0
+        or not all(_SHA256.fullmatch(digest) for digest in digests)
+    ):
+        raise BadDocumentError(f"size or hash of {shown(filename)}")
+    return file
+
+
+def parse_simple(document: Any) -> Project:
+    """What another tier's JSON page names. Nothing in it is left out: a page is taken whole or not at all."""
+    try:
+        files = tuple(_simple_file(entry) for entry in document["files"])
+        return Project(
+            name=document["name"],
+            serial=document["meta"]["_last-serial"],
+            files=files,
+            versions=tuple(document["versions"]),
+            status=document["project-status"]["status"],
+        )
+    except (InvalidNameError, KeyError, TypeError, AttributeError) as error:
+        raise BadDocumentError(f"not a page of this tree: {shown(repr(error))}") from error

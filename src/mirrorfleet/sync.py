@@ -22,6 +22,7 @@ from .http import AbsentError, FetchError, Upstream, upstream
 from .names import shown
 from .progress import Progress
 from .publish import publish
+from .pull import TransferError, pull
 from .served import Result
 from .state import State
 from .status import write_status
@@ -45,6 +46,7 @@ class Context:
     progress: Progress
     lock: int | None = None
     allow_shrink: bool = False
+    full: bool = False
 
 
 @dataclass
@@ -60,6 +62,8 @@ def sync(context: Context) -> Outcome:
     if config.mode == "cache":
         return _sync_cache(context)
     require_free_space(config.paths.served, config.minimum_free_bytes)
+    if config.mode == "rsync":
+        return _sync_rsync(context)
     if config.mode == "origin":
         return _sync_origin(context)
     return BandersnatchSync(context).run()
@@ -96,6 +100,27 @@ def _sync_origin(context: Context) -> Outcome:
     return Outcome(
         not pending and not result.incomplete, _summary(result, state) | {"failed": fetched.failed}
     )
+
+
+# rsync
+
+
+def _sync_rsync(context: Context) -> Outcome:
+    config, state = context.config, context.state
+    try:
+        result = pull(
+            config,
+            state,
+            context.progress,
+            context.lock,
+            full=context.full,
+            allow_shrink=context.allow_shrink,
+        )
+    except TransferError as error:
+        log.error("%s", error)
+        write_status(config, state, int(state.get("serial") or 0), None)
+        return Outcome(False, {"error": str(error)})
+    return Outcome(not result.incomplete, _summary(result, state))
 
 
 # Cache

@@ -1,11 +1,15 @@
 """A fleet of processes on this machine: an origin of made-up projects, its web server, mirrors of it."""
 
+import contextlib
 import gzip
 import hashlib
 import io
 import json
 import os
 import re
+import shlex
+import signal
+import socket
 import subprocess
 import sys
 import tarfile
@@ -16,10 +20,12 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+from mirrorfleet.cli import main
+
 HERE = Path(__file__).parent
 SOURCE = HERE.parent.parent / "src"
 BANDERSNATCH = Path(sys.executable).parent / "bandersnatch"
-DEADLINE = 60.0  # seconds that anything here may take before it counts as hung
+DEADLINE = 60  # seconds that anything here may take before it counts as hung
 
 
 def wheel(name: str, version: str, size: int = 200) -> bytes:
@@ -52,11 +58,6 @@ def sdist(name: str, version: str) -> bytes:
         member.size = len(data)
         archive.addfile(member, io.BytesIO(data))
     return stream.getvalue()
-
-
-def environment() -> dict[str, str]:
-    kept = {key: value for key, value in os.environ.items() if "proxy" not in key.lower()}
-    return {**kept, "PYTHONPATH": str(SOURCE)}
 
 
 class Host:
@@ -93,24 +94,25 @@ class Host:
     def start(self, verb: str, *options: str) -> subprocess.Popen[str]:
         log = (self.root / "log").open("a")
         return subprocess.Popen(
-            self.command(verb, *options), env=environment(), stdout=subprocess.PIPE, stderr=log, text=True
+            self.command(verb, *options),
+            env={**os.environ, "PYTHONPATH": str(SOURCE)},
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
         )
 
     def run(self, verb: str, *options: str, expect: int | None = 0) -> dict[str, Any]:
-        """Run a verb to its end and return its summary line."""
-        ran = subprocess.run(
-            self.command(verb, *options),
-            env=environment(),
-            capture_output=True,
-            text=True,
-            timeout=DEADLINE,
-            check=False,
-        )
-        self.log = ran.stderr
-        assert expect is None or ran.returncode == expect, (
-            f"exit {ran.returncode}\n{ran.stdout}\n{ran.stderr}"
-        )
-        summary: dict[str, Any] = json.loads(ran.stdout) if ran.stdout else {}
+        """Run a verb to its end, in this process to save its start, and return its summary line."""
+        printed, logged = io.StringIO(), io.StringIO()
+        signal.alarm(DEADLINE)
+        try:
+            with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(logged):
+                code = main(self.command(verb, *options)[3:])
+        finally:
+            signal.alarm(0)
+            self.log = logged.getvalue()
+        assert expect is None or code == expect, f"exit {code}\n{printed.getvalue()}\n{self.log}"
+        summary: dict[str, Any] = json.loads(printed.getvalue()) if printed.getvalue() else {}
         return summary
 
     # What it serves
@@ -309,3 +311,41 @@ def fetch(url: str) -> tuple[int, bytes]:
             return response.status, response.read()
     except urllib.error.HTTPError as error:
         return error.code, b""
+
+
+class Tier2(Host):
+    """A mirror in mode rsync, with the real rsync; its source is a directory, an rsync daemon or a host."""
+
+    def __init__(self, root: Path, source: str, **document: Any) -> None:
+        super().__init__(root, "rsync", rsync={"source": source, "timeout": 20}, **document)
+
+
+class Daemon:
+    """An rsync daemon over a served tree, as a tier-1 offers it."""
+
+    def __init__(self, tree: Path, directory: Path) -> None:
+        directory.mkdir(parents=True)
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        (directory / "rsyncd.conf").write_text(
+            f"use chroot = no\nmunge symlinks = no\npid file = {directory}/pid\nlog file = {directory}/log\n"
+            f"[mirror]\npath = {tree}\nread only = yes\nuid = {os.getuid()}\ngid = {os.getgid()}\n"
+        )
+        self.process = subprocess.Popen(
+            shlex.split(
+                f"rsync --daemon --no-detach --config={directory}/rsyncd.conf --address=127.0.0.1 --port={port}"
+            )
+        )
+        self.url = f"rsync://127.0.0.1:{port}/mirror"
+        until = time.monotonic() + DEADLINE
+        while True:
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", port)) == 0:
+                    break
+            assert time.monotonic() < until
+            time.sleep(0.02)
+
+    def stop(self) -> None:
+        self.process.terminate()
+        self.process.wait(DEADLINE)

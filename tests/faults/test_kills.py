@@ -1,0 +1,178 @@
+"""Publish, dump and pull die at random moments, 200 times, while a client reads: no page is ever broken.
+
+The seed is printed with a failure; set KILL_SEED to run the same sequence of changes and moments again.
+"""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from faults.fleet import DEADLINE, HERE, Host, Origin, Site, Tier2
+
+from mirrorfleet.cli import main
+
+KILLS = 100  # of each kind; two kinds
+NAMES = [f"project-{number}" for number in range(8)]
+
+
+@pytest.fixture
+def seed(capsys: pytest.CaptureFixture[str]) -> int:
+    seed = int(os.environ.get("KILL_SEED", random.randrange(2**32)))
+    with capsys.disabled():
+        print(f"\nKILL_SEED={seed} ", end="", flush=True)
+    return seed
+
+
+@pytest.fixture
+def read(
+    serve: Callable[[Path], Site], tmp_path: Path
+) -> Iterator[Callable[[Host], subprocess.Popen[bytes]]]:
+    """Start a client that reads a host's pages all the while."""
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start(host: Host) -> subprocess.Popen[bytes]:
+        command = [sys.executable, str(HERE / "reader.py"), serve(host.served).url, str(tmp_path / "report")]
+        started.append(subprocess.Popen(command))
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait()
+
+
+def change(origin: Origin, chance: random.Random, version: int) -> None:
+    """A few changes of every kind; files of some size, so that copying takes a while."""
+    for name in chance.sample(NAMES, 3):
+        match chance.randrange(6):
+            case 0 if (origin.local / name).exists() and len(list(origin.local.iterdir())) > 5:
+                origin.delete(name)
+            case 1 if (origin.local / name).exists():
+                origin.facts(name, status="quarantined", reason="malware")
+            case 2 if (origin.local / name).exists():
+                origin.facts(name, yanked={f"{version - 1}.0": "because"})
+            case 3 if (origin.local / name).exists():
+                for path in sorted((origin.local / name).glob("*-[0-9]*"))[:2]:
+                    path.unlink()
+            case _:
+                origin.release(name, f"{version}.0", size=chance.choice([100, 200_000]))
+
+
+def start(host: Host, verb: str) -> int:
+    """Run a verb in a fork of this process: it starts at once, so that the kill hits its work."""
+    child = os.fork()
+    if child == 0:
+        os.setsid()
+        null = os.open(os.devnull, os.O_RDWR)
+        for stream in (0, 1, 2):
+            os.dup2(null, stream)
+        os._exit(main(host.command(verb)[3:]))
+    return child
+
+
+def end(child: int) -> int:
+    _, status = os.waitpid(child, 0)
+    return os.waitstatus_to_exitcode(status)
+
+
+def run_free(host: Host, verb: str) -> float:
+    """Run a verb to its end, after what a kill left behind has let go of the lock; returns how long it took."""
+    until = time.monotonic() + DEADLINE
+    while True:
+        started = time.monotonic()
+        code = end(start(host, verb))
+        if code == 0:
+            return time.monotonic() - started
+        assert code == 3, f"{verb}: exit {code}"
+        assert time.monotonic() < until
+        time.sleep(0.02)
+
+
+def kill(host: Host, verb: str, chance: random.Random, usual: float) -> bool:
+    """Start a verb and end it at a random moment; says whether it was still at work."""
+    child = start(host, verb)
+    time.sleep(chance.uniform(0, usual))
+    number = chance.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGTERM])
+    try:
+        # Alone, as by the kernel; or with its children, as by systemd.
+        (os.kill if chance.random() < 0.5 else os.killpg)(child, number)
+    except ProcessLookupError:
+        pass
+    return end(child) != 0
+
+
+def report(process: subprocess.Popen[bytes], tmp_path: Path) -> None:
+    process.terminate()
+    process.wait(DEADLINE)
+    found = json.loads((tmp_path / "report").read_text())
+    assert found["broken"] == []
+    assert found["pages"] > 100
+    assert found["files"] > 100
+
+
+def test_an_origin_that_is_killed_never_serves_a_broken_page(
+    tmp_path: Path, seed: int, read: Callable[[Host], subprocess.Popen[bytes]]
+) -> None:
+    chance = random.Random(seed)
+    origin = Origin(tmp_path / "origin")
+    origin.configure(maximum_shrink_share=1.0)
+    for name in NAMES:
+        origin.release(name, "0.0", size=200_000)
+    usual = {verb: run_free(origin, verb) for verb in ("dump", "publish", "sync")}
+    reader = read(origin)
+    kills = 0
+    for version in range(1, 10 * KILLS):
+        change(origin, chance, version)
+        kills += kill(
+            origin, chance.choice(["dump", "publish", "publish", "sync"]), chance, usual["sync"] + 0.05
+        )
+        assert origin.broken() == []
+        if chance.random() < 0.3:
+            run_free(origin, "sync")
+        if kills == KILLS:
+            break
+    assert kills == KILLS
+    for _ in range(2):
+        run_free(origin, "sync")
+    report(reader, tmp_path)
+    assert origin.broken() == origin.leftovers() == []
+    assert origin.names() == sorted(path.name for path in origin.local.iterdir())
+
+
+def test_a_tier2_that_is_killed_while_its_tier1_changes_never_serves_a_broken_page(
+    tmp_path: Path, seed: int, read: Callable[[Host], subprocess.Popen[bytes]]
+) -> None:
+    chance = random.Random(seed)
+    origin = Origin(tmp_path / "origin")
+    origin.configure(maximum_shrink_share=1.0)
+    for name in NAMES:
+        origin.release(name, "0.0", size=200_000)
+    run_free(origin, "sync")
+    tier2 = Tier2(tmp_path / "tier2", str(origin.served), maximum_shrink_share=1.0)
+    usual = run_free(tier2, "sync")
+    reader = read(tier2)
+    kills = 0
+    for version in range(1, 10 * KILLS):
+        change(origin, chance, version)
+        publishing = start(origin, "sync")  # the tier-1 changes during the pull
+        time.sleep(chance.uniform(0, 0.05))
+        kills += kill(tier2, "sync", chance, usual)
+        end(publishing)
+        assert tier2.broken() == []
+        if kills == KILLS:
+            break
+    assert kills == KILLS
+    for _ in range(2):
+        run_free(origin, "sync")
+        run_free(tier2, "sync")
+    run_free(tier2, "sync")
+    report(reader, tmp_path)
+    assert tier2.broken() == tier2.leftovers() == []
+    assert tier2.names() == origin.names()

@@ -1,0 +1,262 @@
+"""A tier-2 with the real rsync, against a tier-1 that changes, loses, breaks and lies."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from faults.fleet import Daemon, Host, Origin, Tier2
+
+from mirrorfleet.served import PAGES, snapshot_name
+
+PROJECTS = ["alpha", "beta", "gamma-delta"]
+
+
+def same(left: Host, right: Host) -> None:
+    assert left.names() == right.names()
+    assert left.status()["serial"] == right.status()["serial"]
+    for name in right.names():
+        for page in (f"simple/{name}/index.html", f"simple/{name}/index.v1_json", f"pypi/{name}/json"):
+            assert (left.served / page).read_bytes() == (right.served / page).read_bytes()
+    assert left.broken() == []
+
+
+def rewrite_journal(origin: Origin, *lines: str) -> None:
+    """What a tier-1 that is broken or hostile could write."""
+    segment = max((origin.served / "journal").glob("*.jsonl"))
+    with segment.open("a") as stream:
+        stream.writelines(f"{line}\n" for line in lines)
+
+
+def test_a_pull_brings_what_changed_and_a_chain_works(origin: Origin, tier2: Tier2, tmp_path: Path) -> None:
+    assert tier2.run("sync")["changed"] == 3
+    same(tier2, origin)
+    assert tier2.run("sync")["changed"] == 0
+    assert "full pass" not in tier2.log
+    tier3 = Tier2(tmp_path / "tier3", str(tier2.served))
+    tier3.run("pull")
+    origin.release("alpha", "3.0")
+    origin.withdraw("beta", "1.0")
+    origin.facts("beta", yanked={"2.0": "because"})
+    origin.delete("gamma-delta")
+    origin.publish()
+    for tier in (tier2, tier3):
+        summary = tier.run("sync")
+        assert (summary["changed"], summary["removed"]) == (2, 1)
+        assert "full pass" not in tier.log
+        same(tier, origin)
+    for tier in (tier2, tier3):
+        tier.run("sync")
+        assert tier.leftovers() == []
+        assert (tier.served / "last-modified").read_text() == (origin.served / "last-modified").read_text()
+
+
+def test_a_reinstalled_tier1_is_compared_with(origin: Origin, tier2: Tier2) -> None:
+    tier2.run("sync")
+    origin.release("beta", "3.0")
+    shutil.rmtree(origin.served / "journal")
+    origin.publish()
+    assert tier2.run("sync")["changed"] == 1
+    assert "full pass" in tier2.log
+    same(tier2, origin)
+    assert tier2.run("sync")["changed"] == 0
+    assert "full pass" not in tier2.log
+
+
+def test_a_journal_that_was_rotated_away_is_compared_with(origin: Origin, tier2: Tier2) -> None:
+    tier2.run("sync")
+    origin.release("beta", "3.0")
+    origin.publish()
+    journal = origin.served / "journal"
+    head = json.loads((journal / "head.json").read_text())
+    (journal / "00000001.jsonl").unlink()
+    (journal / "00000009.jsonl").write_text("")
+    (journal / "head.json").write_text(json.dumps(head | {"oldest": 9, "newest": 9}))
+    assert tier2.run("sync")["changed"] == 1
+    assert "full pass" in tier2.log
+    same(tier2, origin)
+
+
+def test_lines_that_are_none_are_refused_and_made_up_for(origin: Origin, tier2: Tier2) -> None:
+    tier2.run("sync")
+    rewrite_journal(
+        origin,
+        "half a line [",
+        "[" * 100_000,
+        "{}",
+        '["page", "../../etc", "s-1-0123456789abcdef"]',
+        '["page", "alpha", "../../../etc"]',
+        '["page", "alpha", "s-1-0123456789abcde\\u0000"]',
+        '["page", "' + "x" * 5000 + '", "s-1-0123456789abcdef"]',
+        '["page", 7]',
+        '["gone", "../alpha"]',
+    )
+    origin.release("beta", "3.0")
+    origin.publish()
+    tier2.run("sync")
+    assert "journal: 3 broken and 6 refused lines" in tier2.log
+    same(tier2, origin)
+    tier2.run("sync")
+    assert "full pass" not in tier2.log
+
+
+def test_a_line_being_written_is_left_for_the_next_pass(origin: Origin, tier2: Tier2) -> None:
+    tier2.run("sync")
+    segment = max((origin.served / "journal").glob("*.jsonl"))
+    whole = segment.read_bytes()
+    segment.write_bytes(whole + b'["page", "al')
+    assert tier2.run("sync")["changed"] == 0
+    assert "broken" not in tier2.log
+    segment.write_bytes(whole + b'["page", "alpha", "s-1-0123456789abcdef"]\n')
+    assert list(tier2.run("sync", expect=1)["incomplete"]) == ["alpha"]
+
+
+def spoil(path: Path, fault: str) -> None:
+    data = path.read_bytes()
+    path.unlink()
+    if fault == "rotten":
+        path.write_bytes(bytes([data[0] ^ 1]) + data[1:])
+    if fault == "truncated":
+        path.write_bytes(data[:-1])
+    if fault == "symlink":
+        path.symlink_to("/etc/passwd")
+
+
+def test_bad_files_at_the_tier1_keep_their_projects_pages(origin: Origin, tier2: Tier2) -> None:
+    spoiled = {
+        f"{fault}-{kind}": (fault, pattern)
+        for fault in ("lost", "rotten", "truncated", "symlink")
+        for kind, pattern in (("file", "-3.0.tar.gz"), ("sidecar", "-3.0-py3-none-any.whl.metadata"))
+    }
+    for name in spoiled:
+        origin.release(name, "1.0")
+    origin.publish()
+    tier2.run("sync")
+    for name in ("beta", *spoiled):
+        origin.release(name, "3.0")
+    origin.publish()
+    good: dict[Path, bytes] = {}
+    for name, (fault, pattern) in spoiled.items():
+        path = next((origin.served / "packages").rglob(f"{name.replace('-', '_')}{pattern}"))
+        good[path] = path.read_bytes()
+        spoil(path, fault)
+    assert sorted(tier2.run("sync", expect=1)["incomplete"]) == sorted(spoiled)
+    assert tier2.broken() == []
+    for name in spoiled:
+        assert len(tier2.files(name)) == 2
+    assert "beta-3.0.tar.gz" in tier2.files("beta")
+    for path, data in good.items():
+        path.unlink(missing_ok=True)
+        path.write_bytes(data)
+    tier2.run("sync")
+    same(tier2, origin)
+    tier2.run("sync")
+    assert tier2.leftovers() == []
+
+
+def snapshot_of(origin: Origin, name: str) -> Path:
+    return origin.served / "pages" / name / os.readlink(origin.served / "pages" / name / "cur")
+
+
+def test_pages_that_are_not_what_their_name_says_are_refused(origin: Origin, tier2: Tier2) -> None:
+    tier2.run("sync")
+    changed = dict(zip(PROJECTS, PAGES, strict=True))
+    for name in changed:
+        origin.release(name, "3.0")
+    origin.publish()
+    paths = [snapshot_of(origin, name) / page for name, page in changed.items()]
+    good = {path: path.read_bytes() for path in paths}
+    for path, data in good.items():
+        path.write_bytes(data.replace(b"-3.0", b"-6.6"))
+    incomplete = tier2.run("sync", expect=1)["incomplete"]
+    assert sorted(incomplete) == PROJECTS
+    assert all("another hash" in reason for reason in incomplete.values())
+    for name in PROJECTS:
+        assert len(tier2.files(name)) == 4
+    for path, data in good.items():
+        path.write_bytes(data)
+    tier2.run("sync")
+    same(tier2, origin)
+
+
+def test_hostile_pages_with_a_right_name_are_refused(origin: Origin, tier2: Tier2) -> None:
+    hostile: dict[str, tuple[dict[str, Any], str]] = {
+        "escaping": ({"url": "../../packages/../../../etc/passwd", "filename": "passwd"}, "not a page"),
+        "elsewhere": ({"url": "https://elsewhere.test/packages/a/x.whl"}, "not a file of this tree"),
+        "negative": ({"size": -1}, "size or hash"),
+        "unhashed": ({"hashes": {"sha256": "../../etc"}}, "size or hash"),
+        "mistyped": ({"core-metadata": {"sha256": 7}}, "not a page"),
+        "hashless": ({"hashes": 7}, "not a page"),
+    }
+    for name in hostile:
+        origin.release(name, "1.0")
+    origin.publish()
+    tier2.run("sync")
+    for name, (change, _) in hostile.items():
+        former = snapshot_of(origin, name)
+        contents = {page: (former / page).read_bytes() for page in PAGES}
+        document = json.loads(contents["simple/index.v1_json"])
+        document["files"][0] |= change
+        contents["simple/index.v1_json"] = json.dumps(document).encode()
+        snapshot = snapshot_name(document["meta"]["_last-serial"], contents)
+        for page, data in contents.items():
+            (former.parent / snapshot / page).parent.mkdir(parents=True, exist_ok=True)
+            (former.parent / snapshot / page).write_bytes(data)
+        rewrite_journal(origin, json.dumps(["page", name, snapshot]))
+    before = {name: tier2.page(name) for name in hostile}
+    incomplete = tier2.run("sync", expect=1)["incomplete"]
+    for name, (_, message) in hostile.items():
+        assert message in incomplete[name]
+        assert tier2.page(name) == before[name]
+    assert tier2.broken() == []
+
+
+def test_a_tier1_that_lost_its_projects_is_not_followed(origin: Origin, tier2: Tier2) -> None:
+    tier2.run("sync")
+    shutil.rmtree(origin.served / "pages")
+    (origin.served / "pages").mkdir()
+    tier2.run("pull", "--full", expect=4)
+    assert "would disappear" in tier2.log
+    assert tier2.names() == PROJECTS
+    assert tier2.broken() == []
+
+
+@pytest.mark.parametrize("absent", ["journal", "mirror.json"])
+def test_a_source_that_is_no_mirror_is_refused(origin: Origin, tier2: Tier2, absent: str) -> None:
+    (origin.served / absent).rename(origin.root / "away")
+    tier2.run("sync", expect=1)
+    assert "is no mirror of a fleet" in tier2.log
+    assert not (tier2.fetched / "stage").exists()
+
+
+def test_a_tier1_that_is_down_changes_nothing(tier2: Tier2, daemon: Daemon) -> None:
+    tier2.run("sync")
+    fresh = tier2.status()["last_success"]
+    daemon.stop()
+    tier2.run("sync", expect=1)
+    assert "rsync from rsync://" in tier2.log
+    assert tier2.broken() == []
+    assert tier2.status()["last_success"] == fresh
+
+
+def test_a_full_pass_is_an_audit(origin: Origin, tier2: Tier2) -> None:
+    tier2.run("sync")
+    next((tier2.served / "packages").rglob("alpha-1.0.tar.gz")).unlink()
+    next((tier2.served / "packages").rglob("beta-1.0*.metadata")).unlink()
+    (tier2.served / "pages/gamma-delta/cur").unlink()
+    assert tier2.run("pull", "--full")["changed"] == 3
+    same(tier2, origin)
+    assert tier2.leftovers() == []
+
+
+def test_a_tier2_may_select(origin: Origin, tier2: Tier2) -> None:
+    tier2.configure(selection={"projects": ["alpha", "beta"]})
+    tier2.run("sync")
+    assert tier2.names() == ["alpha", "beta"]
+    tier2.configure(selection={"blocklist": ["beta"]})
+    tier2.run("pull", "--full")
+    assert tier2.names() == ["alpha", "gamma-delta"]
+    tier2.run("sync")
+    assert tier2.leftovers() == []
