@@ -376,6 +376,12 @@ def daemon_reload_is_due(drift: Drift) -> bool:
     )
 
 
+def masked_until_reboot(drift: Drift) -> list[str]:
+    return [
+        entry["name"] for entry in drift if entry["what"] == "masked" and entry["before"] == "until reboot"
+    ]
+
+
 def rulesets_to_load(declaration: Declaration, drift: Drift) -> list[str]:
     ruleset = declaration.firewall["path"] if declaration.firewall else None
     due = drifted(drift, "firewall") or ruleset in drifted(drift, "file")
@@ -610,6 +616,9 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible ships no types
             self._stock("systemd_service", {"daemon_reload": True}, "daemon-reload")
         for ruleset in rulesets_to_load(declaration, drift):
             self._stock("command", {"argv": ["nft", "-f", ruleset]}, "firewall")
+        for name in masked_until_reboot(drift):
+            # The stock module removes lasting masks only.
+            self._stock("command", {"argv": ["systemctl", "unmask", "--runtime", name]}, f"unit {name}")
         for declared in declaration.differing("units", drift):
             self._stock("systemd_service", declared, f"unit {declared['name']}")
 

@@ -294,10 +294,11 @@ def check_unit(unit: Item, found: dict[str, str], drift: Drift) -> None:
     name, file_state = unit["name"], found["UnitFileState"]
     active, detail = found["ActiveState"], found["SubState"]
     masked = found["LoadState"] == "masked" or file_state.startswith("masked")
-    if found["LoadState"] == "not-found" and not (unit["masked"] or unit["state"] == "stopped"):
+    if found["LoadState"] == "not-found" and (unit["enabled"] or unit["state"] == "started"):
         drift.add("unit", name, "state", "not found", "present")
     if masked != unit["masked"]:
-        drift.add("unit", name, "masked", *("yes" if value else "no" for value in (masked, unit["masked"])))
+        before = "until reboot" if file_state == "masked-runtime" else "yes" if masked else "no"
+        drift.add("unit", name, "masked", before, "yes" if unit["masked"] else "no")
     if unit["enabled"] is not None and not masked:
         enabled = (
             file_state in IS_ENABLED if unit["enabled"] else file_state in {"enabled", "enabled-runtime"}

@@ -349,6 +349,14 @@ def test_when_dpkg_has_to_finish_first(found: dict[str, str], due: bool) -> None
     assert action.dpkg_was_interrupted([found]) is due
 
 
+def test_a_mask_that_lasts_until_reboot_is_told_from_a_lasting_one() -> None:
+    found = [
+        drift("unit", "a.service", "masked", "until reboot"),
+        drift("unit", "b.service", "masked", "yes"),
+    ]
+    assert action.masked_until_reboot(found) == ["a.service"]
+
+
 @pytest.mark.parametrize(
     ("found", "due"),
     [

@@ -436,7 +436,9 @@ RUNS = shown("loaded", "active", "running", "enabled")
         (shown("masked", "inactive", "dead", "masked-runtime"), {"enabled": True}, ["masked"]),
         (shown("masked", "inactive", "dead", "masked"), {"masked": True, "state": "stopped"}, []),
         (shown("not-found", "inactive", "dead", ""), {"enabled": True}, ["state", "enabled"]),
+        (shown("not-found", "inactive", "dead", ""), {"state": "started"}, ["state", "active"]),
         (shown("not-found", "inactive", "dead", ""), {"enabled": False, "state": "stopped"}, []),
+        (shown("not-found", "inactive", "dead", ""), {"enabled": False}, []),
         (shown("loaded", "active", "running", "enabled", "yes"), {"enabled": True}, ["definition"]),
     ],
 )

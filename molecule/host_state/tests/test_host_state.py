@@ -88,6 +88,10 @@ TAMPERED = {
         "systemctl disable --now tried-b.service",
         [("unit", "tried-b.service", "enabled"), ("unit", "tried-b.service", "active")],
     ),
+    "a unit masked until reboot": (
+        "systemctl mask --runtime tried-e.service; systemctl stop tried-e.service",
+        [("unit", "tried-e.service", "masked"), ("unit", "tried-e.service", "active")],
+    ),
     "a unit started and enabled": (
         "systemctl enable --now tried-c.service",
         [("unit", "tried-c.service", "enabled"), ("unit", "tried-c.service", "active")],
@@ -119,7 +123,7 @@ done
 stat -c '%n %a %U %G %i %Z' /etc/sudoers.d/tried /{etc,usr/local/lib}/systemd/system/tried-*.service
 getent passwd tried; getent group tried tried-extra; id tried; dpkg -l tree nftables | tail -2
 properties=LoadState,ActiveState,UnitFileState,NeedDaemonReload,ActiveEnterTimestampMonotonic
-systemctl show -p $properties tried-{a,b,c,d}.service
+systemctl show -p $properties tried-{a,b,c,d,e}.service
 nft -a -s list table inet tried; ls /var/lib/host_state/owed
 """
 
@@ -265,7 +269,7 @@ def test_the_host_is_as_declared_in_its_own_words(host, story: Story) -> None:
         assert not host.file("/etc/tried/unwanted").exists
         assert not host.file("/srv/tried/inner").is_symlink
         assert host.file("/srv/tried/inner").mode == 0o2755
-        for letter in "abd":
+        for letter in "abde":
             assert host.service(f"tried-{letter}").is_running
             assert host.service(f"tried-{letter}").is_enabled
         assert not host.service("tried-c").is_running
