@@ -1,2 +1,167 @@
-def test_sshd(host):
-    assert host.service("ssh").is_running
+"""What every host of the fleet has, and who can reach it."""
+
+import re
+
+import pytest
+
+# Listeners that the firewall is asked about: the first is open to all, the second to debian-13, the third to nobody.
+OPEN, RESTRICTED, CLOSED = 443, 9100, 8080
+
+
+@pytest.fixture(scope="session", autouse=True)
+def listeners(scenario):
+    for host in scenario.hosts.values():
+        for port in (OPEN, RESTRICTED, CLOSED):
+            host.shell.run(
+                f"systemd-run --quiet --unit listener-{port} python3 -m http.server --bind :: {port}"
+            )
+            host.shell.check_output(
+                f"for _ in $(seq 100); do ss -Hltn 'sport = {port}' | grep -q . && exit; sleep 0.1; done; exit 1"
+            )
+    yield
+    for host in scenario.hosts.values():
+        host.shell.check_output(f"systemctl stop listener-{OPEN} listener-{RESTRICTED} listener-{CLOSED}")
+
+
+# --- the host as declared ---
+
+
+@pytest.mark.parametrize("name", ["chrony", "nftables", "unattended-upgrades", "ssh"])
+def test_services_run_now_and_after_a_reboot(host, name):
+    service = host.service(name)
+    assert service.is_running and service.is_enabled
+
+
+def test_nothing_but_ssh_is_offered_to_the_network(host):
+    sockets = host.check_output("ss -Htuln").splitlines()
+    local = [line.split()[4] for line in sockets]
+    offered = {address.rsplit(":", 1)[1] for address in local if not re.match(r"127\.|\[::1\]", address)}
+    assert offered == {"22", str(OPEN), str(RESTRICTED), str(CLOSED)}
+
+
+def test_our_programs_user_can_do_nothing_else(host):
+    user = host.user("mirror")
+    assert user.shell == "/usr/sbin/nologin"
+    assert user.home == "/srv/mirror"
+    assert user.groups == ["mirror"]
+    assert 100 <= user.uid < 1000
+    assert user.password in {"!", "!*", "*"}
+
+
+def test_folders_belong_to_whom_they_should(host):
+    found = host.check_output("stat -c '%U %G %a' /etc/mirrorfleet /var/lib/mirrorfleet").splitlines()
+    assert found == ["root mirror 750", "mirror mirror 755"]
+    assert host.run("runuser -u mirror -- touch /etc/mirrorfleet/x").failed
+    assert host.run("runuser -u nobody -- ls /etc/mirrorfleet").failed
+
+
+def test_packages_of_all_roles_came_in_one_transaction(host):
+    transactions = host.file("/var/log/apt/history.log").content_string.split("\n\n")
+    (ours,) = [one for one in transactions if re.search(r"^Install:.*\bchrony:", one, re.M)]
+    for package in ("nftables", "rsync", "unattended-upgrades"):
+        assert re.search(rf"\b{package}:", ours), package
+
+
+def test_security_updates_come_by_themselves_and_never_reboot(host):
+    settings = host.check_output(
+        "apt-config dump APT::Periodic Unattended-Upgrade; apt-config dump Unattended-Upgrade"
+    )
+    for setting in (
+        'APT::Periodic::Update-Package-Lists "1"',
+        'APT::Periodic::Unattended-Upgrade "1"',
+        'Unattended-Upgrade::Automatic-Reboot "false"',
+        "label=Debian-Security",
+    ):
+        assert setting in settings
+    for timer in ("apt-daily.timer", "apt-daily-upgrade.timer"):
+        assert (
+            host.check_output(f"systemctl is-active {timer}; systemctl is-enabled {timer}")
+            == "active\nenabled"
+        )
+
+
+def test_the_fleets_authority_is_trusted(host, scenario):
+    bundle = host.file("/etc/ssl/certs/ca-certificates.crt").content_string
+    authority = (scenario.dir / "authority/ca.pem").read_text().strip()
+    assert authority in bundle
+    assert bundle.count("BEGIN CERTIFICATE") > 50  # Debian's own are trusted as before
+
+
+# --- the firewall, from outside ---
+
+ALL = (22, OPEN, RESTRICTED, CLOSED)
+
+
+def test_only_what_was_declared_is_open_and_to_whom(me, scenario, open_ports):
+    expected = {
+        None: {22, OPEN},
+        "debian-13": {22, OPEN, RESTRICTED},
+        "debian-12": {22, OPEN},
+        me.name: set(ALL),  # they do listen
+    }
+    for source, ports in expected.items():
+        assert open_ports(me, ALL, scenario.hosts.get(source)) == ports, source
+
+
+def test_ping_and_path_mtu_discovery_are_let_through(host):
+    rules = host.check_output("nft list table inet mirrorfleet")
+    assert "policy drop;" in rules
+    for kind in ("echo-request", "destination-unreachable", "packet-too-big", "nd-neighbor-solicit"):
+        assert kind in rules, kind
+
+
+def test_the_firewall_comes_back_with_a_reboot(me, host, open_ports):
+    """As systemd loads it then; the SSH connection that asks for it lives on."""
+    before = host.check_output("nft list ruleset")
+    host.check_output("nft delete table inet mirrorfleet && systemctl restart nftables.service")
+    assert host.check_output("nft list ruleset") == before
+    assert open_ports(me, ALL) == {22, OPEN}
+
+
+# --- what goes wrong ---
+
+SNAPSHOT = (
+    "nft list ruleset; sha256sum /etc/nftables.conf /etc/apt/apt.conf.d/52mirrorfleet; id mirror; dpkg --list"
+)
+
+
+def test_wrong_ports_are_told_all_at_once_before_anything_is_changed(scenario):
+    hosts = scenario.hosts.values()
+    before = [host.shell.check_output(SNAPSHOT) for host in hosts]
+    wrong = [{"port": 70000}, {"port": 80, "sources": ["::/x"]}]
+    outcome = scenario.play(host_baseline_packages=["tree"], host_baseline_open_ports=wrong)
+    assert outcome.code != 0
+    for words in ("70000", "::/x"):
+        assert words in outcome.said, words
+    assert [host.shell.check_output(SNAPSHOT) for host in hosts] == before
+
+
+TAMPER = """
+set -e
+nft add rule inet mirrorfleet input accept
+usermod --shell /bin/bash --append --groups sudo mirror
+chmod 0777 /etc/mirrorfleet
+systemctl disable --quiet --now chrony.service
+systemctl mask --quiet --now apt-daily-upgrade.timer
+rm /etc/apt/apt.conf.d/52mirrorfleet /usr/local/share/ca-certificates/mirrorfleet/ca.crt
+update-ca-certificates >/dev/null 2>&1
+dpkg --force-depends --remove rsync >/dev/null
+"""
+
+
+@pytest.fixture(scope="session")
+def repaired(scenario, open_ports):
+    for host in scenario.hosts.values():
+        host.shell.check_output(TAMPER)
+        assert open_ports(host, ALL) == set(ALL)
+    assert all(scenario.converge().changed.values())
+
+
+def test_what_was_tampered_with_is_repaired(repaired, me, host, scenario, open_ports):
+    test_only_what_was_declared_is_open_and_to_whom(me, scenario, open_ports)
+    test_our_programs_user_can_do_nothing_else(host)
+    test_folders_belong_to_whom_they_should(host)
+    test_security_updates_come_by_themselves_and_never_reboot(host)
+    test_the_fleets_authority_is_trusted(host, scenario)
+    test_services_run_now_and_after_a_reboot(host, "chrony")
+    assert host.package("rsync").is_installed
