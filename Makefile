@@ -72,7 +72,7 @@ lint: setup  ## ansible-lint (production), yamllint, ruff, mypy
 	$(BIN)/ruff check --quiet . && $(BIN)/ruff format --check --quiet .
 	$(BIN)/mypy
 	$(BIN)/yamllint --strict .
-	$(BIN)/ansible-lint --offline --profile production --strict --quiet
+	$(BIN)/ansible-lint --strict -q
 
 unit: setup  ## everything that needs no host: unit, property and template tests
 	@$(call say,tests without hosts)

@@ -13,7 +13,9 @@ from pathlib import Path
 
 def mirrors(folder: Path) -> list[str]:
     files = sorted([*folder.glob("*.yml"), *folder.glob("*.yaml")])
-    return [f.stem for f in files if re.search(r"^mirror_mode\s*:", f.read_text(encoding="utf-8"), re.MULTILINE)]
+    return [
+        f.stem for f in files if re.search(r"^mirror_mode\s*:", f.read_text(encoding="utf-8"), re.MULTILINE)
+    ]
 
 
 if __name__ == "__main__":
