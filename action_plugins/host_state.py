@@ -360,14 +360,6 @@ def owed_handlers(declaration: Declaration, drift: Drift) -> dict[str, str]:
     return owed
 
 
-def dpkg_was_interrupted(drift: Drift) -> bool:
-    """Then apt refuses to work before dpkg has finished what it began."""
-    return any(
-        entry["kind"] == "package" and entry["what"] != "version" and entry["before"] != "absent"
-        for entry in drift
-    )
-
-
 def daemon_reload_is_due(drift: Drift) -> bool:
     return any(
         (entry["kind"] == "unit" and entry["what"] == "definition")
@@ -480,6 +472,13 @@ def in_words(entry: dict[str, str]) -> str:
     if entry["kind"] == "firewall":
         return f"{subject} is not as declared"
     return f"{subject} is {entry['before']}, declared is {entry['after']}"
+
+
+def what_failed(result: Item) -> str:
+    """A module's message, and what the program it ran said, unless the message has it already."""
+    message = str(result.get("msg", "failed without a message"))
+    said = str(result.get("stderr") or result.get("module_stderr") or "").strip()
+    return message if said in message else f"{message}\n{said}"
 
 
 # --- the action -----------------------------------------------------------------------------------
@@ -595,7 +594,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible ships no types
     def _module(self, name: str, arguments: Item, step: str = "") -> Item:
         result: Item = self._execute_module(module_name=name, module_args=arguments, task_vars=self._vars)
         if result.get("failed"):
-            raise StepError(f"{step}{result.get('msg', 'failed without a message')}")
+            raise StepError(step + what_failed(result))
         return result
 
     def _repair(self, declaration: Declaration, drift: Drift) -> None:
@@ -623,7 +622,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible ships no types
             self._stock("systemd_service", declared, f"unit {declared['name']}")
 
     def _repair_packages(self, declaration: Declaration, drift: Drift) -> None:
-        if dpkg_was_interrupted(drift):
+        if any(entry["what"] == "interrupted" for entry in drift):
+            # Before that, apt refuses to work.
             configure = ["dpkg", "--force-confdef", "--force-confold", "--configure", "-a"]
             self._stock("command", {"argv": ["env", "DEBIAN_FRONTEND=noninteractive", *configure]}, "dpkg")
         wanted = [

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import fcntl
 import fnmatch
 import grp
 import hashlib
@@ -22,23 +23,22 @@ import shutil
 import stat
 import subprocess
 import sys
+import time
 import urllib.parse
 import zlib
 from typing import Any
 
 Item = dict[str, Any]
 
-# Filled in by Ansible. A raw string, and the request inside is base64: no content can end it early.
+# Ansible takes this marker for its cue to fill in the arguments as JSON and to send nothing else along.
+# The request inside is base64: no content can end the string early.
 ARGUMENTS = r"""<<INCLUDE_ANSIBLE_MODULE_JSON_ARGS>>"""
 
 LARGEST_DIFF = 100_000
-IS_ENABLED = {
-    "enabled",
-    "static",
-    "alias",
-    "indirect",
-    "generated",
-}  # what `systemctl is-enabled` accepts, but for /run
+# What `systemctl is-enabled` accepts, except for what is forgotten at the next boot.
+IS_ENABLED = {"enabled", "static", "alias", "indirect", "generated"}
+DPKG = "/var/lib/dpkg"
+LONGEST_WAIT_FOR_DPKG = 300  # seconds; unattended upgrades take minutes
 
 
 class HostError(Exception):
@@ -69,28 +69,47 @@ def run(command: list[str], text: str | None = None) -> subprocess.CompletedProc
 # --- packages, users, groups ----------------------------------------------------------------------
 
 
+def dpkg_is_busy() -> bool:
+    try:
+        with open(f"{DPKG}/lock-frontend", "rb+") as lock:
+            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
+
+
+def list_packages(names: list[str]) -> tuple[dict[str, tuple[str, str]], bool]:
+    """Status and version of each package, and whether dpkg has work it did not finish."""
+    form = "${Package}\t${db:Status-Status}\t${Version}\n"
+    listing = run(["dpkg-query", "--show", f"--showformat={form}", *names])
+    found: dict[str, tuple[str, str]] = {}
+    for line in listing.stdout.splitlines():
+        name, status, version = line.split("\t")
+        if name not in found or status == "installed":  # of several architectures
+            found[name] = ("absent", "") if status in {"not-installed", "config-files"} else (status, version)
+    journal = any(name.isdigit() for name in os.listdir(f"{DPKG}/updates"))
+    return found, journal or any(status not in {"installed", "absent"} for status, _ in found.values())
+
+
 def check_packages(packages: list[Item], drift: Drift) -> None:
     if not packages:
         return
-    form = "${Package}\t${db:Status-Status}\t${Version}\n"
-    listing = run(
-        ["dpkg-query", "--show", f"--showformat={form}", *(package["name"] for package in packages)]
-    )
-    found = {}
-    for line in listing.stdout.splitlines():
-        name, status, version = line.split("\t")
-        if name not in found or status == "installed":
-            found[name] = (status, version)
+    names = [package["name"] for package in packages]
+    found, unfinished = list_packages(names)
+    until = time.monotonic() + LONGEST_WAIT_FOR_DPKG
+    while unfinished and dpkg_is_busy() and time.monotonic() < until:
+        time.sleep(1)
+        found, unfinished = list_packages(names)
     for package in packages:
         name, wanted = package["name"], package["version"]
-        status, version = found.get(name, ("not-installed", ""))
+        status, version = found.get(name, ("absent", ""))
         if status != "installed":
-            before = "absent" if status in {"not-installed", "config-files"} else status
-            drift.add("package", name, "state", before, "installed")
+            drift.add("package", name, "state", status, "installed")
         elif wanted is not None and not fnmatch.fnmatchcase(version, wanted):
             drift.add("package", name, "version", version, wanted)
-    # dpkg's own journal: it refuses to work before an interrupted run is completed.
-    if any(name.isdigit() for name in os.listdir("/var/lib/dpkg/updates")):
+    if unfinished:
         drift.add("package", "dpkg", "interrupted", "yes", "no")
 
 

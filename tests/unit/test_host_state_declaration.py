@@ -336,19 +336,6 @@ def test_when_systemd_has_to_read_its_units_again(found: dict[str, str], due: bo
     assert action.daemon_reload_is_due([found]) is due
 
 
-@pytest.mark.parametrize(
-    ("found", "due"),
-    [
-        (drift("package", "nginx", "state", "half-configured", "installed"), True),
-        (drift("package", "dpkg", "interrupted", "yes", "no"), True),
-        (drift("package", "nginx", "state", "absent", "installed"), False),
-        (drift("package", "nginx", "version", "1", "2"), False),
-    ],
-)
-def test_when_dpkg_has_to_finish_first(found: dict[str, str], due: bool) -> None:
-    assert action.dpkg_was_interrupted([found]) is due
-
-
 def test_a_mask_that_lasts_until_reboot_is_told_from_a_lasting_one() -> None:
     found = [
         drift("unit", "a.service", "masked", "until reboot"),
@@ -369,3 +356,17 @@ def test_when_the_ruleset_has_to_be_loaded(found: dict[str, str], due: list[str]
     declaration = declared(TWO_FILES | {"firewall": {"content": "x", "tables": ["inet a"]}})
     assert action.rulesets_to_load(declaration, [found]) == due
     assert action.rulesets_to_load(declared(TWO_FILES), [found]) == []
+
+
+@pytest.mark.parametrize(
+    ("result", "says"),
+    [
+        ({"msg": "no such unit"}, "no such unit"),
+        ({"msg": "non-zero return code", "stderr": "syntax error\n"}, "non-zero return code\nsyntax error"),
+        ({"msg": "apt failed: E: locked", "stderr": "E: locked"}, "apt failed: E: locked"),
+        ({"msg": "no JSON", "module_stderr": "Traceback"}, "no JSON\nTraceback"),
+        ({}, "failed without a message"),
+    ],
+)
+def test_a_failure_tells_what_the_program_said(result: dict[str, Any], says: str) -> None:
+    assert action.what_failed(result) == says

@@ -9,6 +9,7 @@ import importlib.util
 import os
 import pwd
 import subprocess
+import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -332,35 +333,76 @@ def fake_run(monkeypatch: pytest.MonkeyPatch, outputs: dict[str, str | tuple[int
 
 
 LISTED = """nginx\tinstalled\t1.26.3-3+deb13u1
-half\thalf-configured\t1.0
 gone\tconfig-files\t1.0
 multi\tnot-installed\t
 multi\tinstalled\t2.0
 """
 
 
-def test_packages_are_installed_in_the_version_declared(monkeypatch: pytest.MonkeyPatch) -> None:
-    calls = fake_run(monkeypatch, {"dpkg-query": LISTED})
-    monkeypatch.setattr(os, "listdir", lambda path: ["tmp.i"])
+def fake_dpkg(
+    monkeypatch: pytest.MonkeyPatch, dpkg: Path, listed: str, journal: str = "tmp.i"
+) -> list[list[str]]:
+    (dpkg / "updates").mkdir()
+    (dpkg / "updates" / journal).touch()
+    (dpkg / "lock-frontend").touch()
+    monkeypatch.setattr(host, "DPKG", str(dpkg))
+    return fake_run(monkeypatch, {"dpkg-query": listed})
+
+
+def test_packages_are_installed_in_the_version_declared(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    calls = fake_dpkg(monkeypatch, tmp_path, LISTED)
     wanted = [
         ("nginx", "1.26.*"), ("nginx", "1.26.[3]-*"), ("nginx", "1.27.*"), ("nginx", "1.26.3"), ("nginx", None),
-        ("half", None), ("gone", None), ("never", None), ("multi", "2.0"),
+        ("gone", None), ("never", None), ("multi", "2.0"),
     ]  # fmt: skip
     assert checked(packages=[{"name": name, "version": version} for name, version in wanted]) == [
         ("package", "version", "1.26.3-3+deb13u1", "1.27.*"),
         ("package", "version", "1.26.3-3+deb13u1", "1.26.3"),
-        ("package", "state", "half-configured", "installed"),
         ("package", "state", "absent", "installed"),
         ("package", "state", "absent", "installed"),
     ]
     assert len(calls) == 1
 
 
-def test_an_interrupted_dpkg_is_drift(monkeypatch: pytest.MonkeyPatch) -> None:
-    fake_run(monkeypatch, {"dpkg-query": LISTED})
-    monkeypatch.setattr(os, "listdir", lambda path: ["0001"])
-    found = checked(packages=[{"name": "nginx", "version": None}])
-    assert found == [("package", "interrupted", "yes", "no")]
+NGINX = {"name": "nginx", "version": None}
+HALF = "nginx\thalf-configured\t1.0\n"
+
+
+def test_an_interrupted_dpkg_is_drift(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    fake_dpkg(monkeypatch, tmp_path, LISTED, journal="0001")
+    assert checked(packages=[NGINX]) == [("package", "interrupted", "yes", "no")]
+
+
+def test_a_half_configured_package_is_drift(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    fake_dpkg(monkeypatch, tmp_path, HALF)
+    assert checked(packages=[NGINX]) == [
+        ("package", "state", "half-configured", "installed"),
+        ("package", "interrupted", "yes", "no"),
+    ]
+
+
+def test_another_run_of_dpkg_is_waited_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """As on a fresh machine that is just upgrading itself: what it is in the midst of is no drift."""
+    fake_dpkg(monkeypatch, tmp_path, HALF)
+    holder = subprocess.Popen(
+        [sys.executable, "-c", f"import fcntl,sys; f=open({str(tmp_path / 'lock-frontend')!r},'w');"
+         "fcntl.lockf(f,fcntl.LOCK_EX); print('held',flush=True); sys.stdin.read()"],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    with holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+
+        def finish(seconds: float) -> None:
+            assert host.dpkg_is_busy()
+            holder.communicate()
+            fake_run(monkeypatch, {"dpkg-query": LISTED})
+
+        monkeypatch.setattr(host.time, "sleep", finish)
+        assert checked(packages=[NGINX]) == []
+        assert not host.dpkg_is_busy()
 
 
 def test_groups(monkeypatch: pytest.MonkeyPatch) -> None:

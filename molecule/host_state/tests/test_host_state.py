@@ -361,7 +361,7 @@ def interrupted(folder: Path, killed: list[Run]) -> Run:
 
 def test_an_interrupted_dpkg_is_completed(host, interrupted: Run) -> None:
     assert interrupted.code == 0, interrupted.said
-    assert reported(interrupted, host) == {("package", "tree", "state")}
+    assert reported(interrupted, host) == {("package", "tree", "state"), ("package", "dpkg", "interrupted")}
     assert host.run("dpkg-query -W -f '${db:Status-Status}' tree").stdout == "installed"
 
 
