@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import urljoin
+from urllib.parse import quote, urljoin
 
 from .config import Config
 from .fetched import Fetched, read_json
@@ -26,7 +26,7 @@ from .model import BadDocumentError
 from .names import InvalidNameError, addressed_path, served_path, shown
 from .progress import Progress
 from .state import State
-from .tree import TEMPORARY, regular_size, write_atomically
+from .tree import regular_size, temporary_for, write_atomically
 
 log = logging.getLogger(__name__)
 
@@ -167,15 +167,21 @@ class Dump:
     async def _take_local(self, name: str, directory: Path) -> tuple[bool, int]:
         document, sources = local_document(name, directory)
         copied = 0
-        for path, source in sources.items():
+        lacking = {
+            path: source
+            for path, source in sources.items()
+            if regular_size(self._fetched.web / path) != source.stat().st_size
+        }
+        with self._state.transaction():
+            self._state.begin_fetching(name, lacking)
+        for path, source in lacking.items():
             target = self._fetched.web / path
-            if regular_size(target) != source.stat().st_size:
-                target.parent.mkdir(parents=True, exist_ok=True)
-                temporary = target.parent / f"{TEMPORARY}copy"
-                shutil.copyfile(source, temporary)
-                temporary.chmod(0o644)
-                temporary.replace(target)
-                copied += target.stat().st_size
+            target.parent.mkdir(parents=True, exist_ok=True)
+            temporary = temporary_for(target)
+            shutil.copyfile(source, temporary)
+            temporary.chmod(0o644)
+            temporary.replace(target)
+            copied += target.stat().st_size
         return self._store(name, document), copied
 
     async def _take_remote(self, name: str) -> tuple[bool, int]:
@@ -198,30 +204,41 @@ class Dump:
             received += chunk
             self._progress.add_bytes(chunk)
 
-        taking = [self._take_file(entry, known.get(entry["filename"]), count) for entry in wanted]
+        lacking = [entry for entry in wanted if not self._is_here(entry, known.get(entry["filename"]))]
+        with self._state.transaction():
+            self._state.begin_fetching(name, (self._place(entry) for entry in lacking))
+        taking = [self._take_file(entry, count) for entry in lacking]
         problems = [p for p in await asyncio.gather(*taking, return_exceptions=True) if p is not None]
         # What came through is kept, so that the next run has less to do; a guard's word weighs most.
         for problem in sorted(problems, key=lambda p: isinstance(p, FetchError)):
             raise problem
+        for entry in wanted:
+            if not entry["url"].endswith(f"/{quote(self._place(entry))}"):
+                entry["url"] = f"/{quote(self._place(entry))}"
         return self._store(name, document), received
 
-    async def _take_file(
-        self, entry: dict[str, Any], known: str | None, count: Callable[[int], None]
-    ) -> None:
-        sha256, source = entry["digests"]["sha256"], entry["url"]
+    @staticmethod
+    def _place(entry: dict[str, Any]) -> str:
         try:
-            path = served_path(source, entry["filename"])
+            return served_path(entry["url"], entry["filename"])
         except InvalidNameError:
-            path = addressed_path(sha256, entry["filename"])
-            entry["url"] = f"/{path}"
-        target = self._fetched.web / path
-        present = regular_size(target)
-        if present is not None and known in (None, sha256) and entry["size"] in (None, present):
+            return addressed_path(entry["digests"]["sha256"], entry["filename"])
+
+    def _is_here(self, entry: dict[str, Any], known: str | None) -> bool:
+        """A file without a document is from a run that was cut; it got its name after its hash was right."""
+        present = regular_size(self._fetched.web / self._place(entry))
+        if present is None or known not in (None, entry["digests"]["sha256"]):
+            return False
+        if entry["size"] is None:
             entry["size"] = present
-            # A file without a document is from a run that was cut; its name was given after its hash.
-            return
-        require_free_space(self._config.paths.fetched, self._config.minimum_free_bytes + (entry["size"] or 0))
-        entry["size"] = await self._client.download(source, target, sha256, entry["size"], count)
+        return bool(entry["size"] == present)
+
+    async def _take_file(self, entry: dict[str, Any], count: Callable[[int], None]) -> None:
+        free = self._config.minimum_free_bytes + (entry["size"] or 0)
+        require_free_space(self._config.paths.fetched, free)
+        target = self._fetched.web / self._place(entry)
+        sha256 = entry["digests"]["sha256"]
+        entry["size"] = await self._client.download(entry["url"], target, sha256, entry["size"], count)
 
     async def _document(self, name: str) -> dict[str, Any]:
         index = (self._config.index_url or "").rstrip("/")

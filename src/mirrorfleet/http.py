@@ -6,7 +6,6 @@ import json
 import logging
 import os
 import random
-import tempfile
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from typing import Any
 import aiohttp
 
 from . import __version__
-from .tree import TEMPORARY
+from .tree import temporary_for
 
 log = logging.getLogger(__name__)
 
@@ -76,9 +75,9 @@ class Upstream:
 
         async def attempt() -> int:
             target.parent.mkdir(parents=True, exist_ok=True)
-            handle, temporary = tempfile.mkstemp(prefix=TEMPORARY, dir=target.parent)
+            temporary = temporary_for(target)
             try:
-                with os.fdopen(handle, "wb") as stream:
+                with temporary.open("wb") as stream:
                     received = await self._receive(url, stream, sha256, size, on_bytes)
                     os.fchmod(stream.fileno(), 0o644)
                     stream.flush()

@@ -5,10 +5,12 @@ import ssl
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from . import __version__
 from .config import Config
+from .guards import BusyError, only_one
 from .state import State
 from .tree import free_bytes, write_atomically
 
@@ -91,5 +93,8 @@ def collect(config: Config, state: State) -> Iterator[tuple[str, str, list[Sampl
 
 
 def write(config: Config, state: State) -> None:
-    if config.paths.metrics:
+    """Written by the timer and at the end of a run; while one of them writes, the other need not."""
+    if not config.paths.metrics:
+        return
+    with suppress(BusyError), only_one(config.paths.state / "metrics.lock"):
         write_atomically(config.paths.metrics, render(list(collect(config, state))), durable=False)

@@ -16,10 +16,10 @@ from .fetched import Fetched, IncompleteError
 from .journal import Line
 from .model import File, Project
 from .names import SIDECAR
-from .served import BATCH, PAGES, Ready, Result, ServedTree, remove_temporaries
+from .served import BATCH, PAGES, Ready, Result, ServedTree
 from .state import Published, State
 from .status import write_status
-from .tree import link_file, regular_size, write_atomically
+from .tree import link_file, regular_size, remove_temporaries, write_atomically
 from .wheels import NoMetadataError, wheel_metadata
 
 log = logging.getLogger(__name__)
@@ -36,6 +36,7 @@ class Publisher:
 
     def run(self, *, allow_shrink: bool = False) -> Result:
         self._tree = ServedTree(self._config, self._state, self._fetched.web)
+        remove_temporaries(self._fetched.json)
         known = self._state.projects()
         present, refused = self._fetched.identities()
         for problem in refused:
@@ -113,8 +114,10 @@ class Publisher:
             if new:
                 if os.stat(target).st_mode & 0o444 != 0o444:
                     os.chmod(target, 0o644)
-                remove_temporaries(source.parent)
                 lines.append(("file", file.path, file.size, file.sha256))
+            if new or self._tree.unfinished:
+                remove_temporaries(source.parent)
+                remove_temporaries(target.parent)
             core_metadata = None
             if file.is_wheel:
                 if not new and file.path in known and regular_size(self._sidecar(file)) is not None:

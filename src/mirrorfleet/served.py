@@ -25,6 +25,7 @@ from .tree import (
     entries,
     prune_empty_parents,
     remove,
+    remove_temporaries,
     replace_symlink,
     sync_file_system,
 )
@@ -66,14 +67,6 @@ def snapshot_name(serial: int, contents: dict[str, bytes]) -> str:
     return f"s-{serial}-{digest.hexdigest()[:16]}"
 
 
-def remove_temporaries(directory: Path) -> None:
-    """What a killed fetch left beside a file that is now complete."""
-    for entry in entries(directory):
-        if entry.name.startswith("."):
-            log.info("removed left-over %s", entry.name)
-            remove(Path(entry.path))
-
-
 class ServedTree:
     """One run's changes. `private` is the fetched tree's web directory, whose files leave with ours."""
 
@@ -87,8 +80,11 @@ class ServedTree:
             (self.root / directory).mkdir(parents=True, exist_ok=True)
         self._journal = Journal(self.root / "journal")
         self._run = state.next_run()
-        self._unfinished = bool(state.get("unfinished"))
+        self.unfinished = bool(state.get("unfinished"))
         state.put("unfinished", True)
+        if self.unfinished:
+            for directory in ("", "simple", "pypi", "journal"):
+                remove_temporaries(self.root / directory)
         self.result = Result()
 
     # Projects that come or change
@@ -175,7 +171,7 @@ class ServedTree:
 
     def strays(self, known: Iterable[str]) -> list[str]:
         """Projects that a killed run had begun and that left before they were ever published."""
-        if not self._unfinished:
+        if not self.unfinished:
             return []
         begun = self._state.projects_with_files() | {entry.name for entry in entries(self.pages)}
         return sorted(begun.difference(known) - {ROOT})
@@ -184,12 +180,13 @@ class ServedTree:
         self._publish_root(set(gone), serial)
         self._remove_projects(gone)
         self._delete_what_is_due()
+        self._delete_what_was_never_used()
         self._state.put("unfinished", False)
         return self.result
 
     def _publish_root(self, gone: set[str], serial: int) -> None:
         current = self.current(ROOT)
-        quiet = not (gone or self.result.changed or self._unfinished)
+        quiet = not (gone or self.result.changed or self.unfinished)
         if quiet and current and self._state.get("root") == [current, serial, pages.RENDERING]:
             return
         serials = [(name, project) for name, project in self._state.serials() if name not in gone]
@@ -237,6 +234,7 @@ class ServedTree:
         for path in due:
             self.result.deleted += remove(self.root / path)
             if path.startswith("packages/"):
+                remove_temporaries((self.root / path).parent)
                 prune_empty_parents(self.root / path, self.root / "packages")
                 self._delete_private(path)
         with self._state.transaction():
@@ -245,9 +243,22 @@ class ServedTree:
     def _delete_private(self, path: str) -> None:
         if self._private is None:
             return
-        if remove(self._private / path):
-            remove_temporaries((self._private / path).parent)
+        remove(self._private / path)
+        remove_temporaries((self._private / path).parent)
         prune_empty_parents(self._private / path, self._private / "packages")
+
+    def _delete_what_was_never_used(self) -> None:
+        """Files whose fetch was begun for a project that changed or left before it was published."""
+        waiting = self._state.troubles().keys() | self.result.incomplete.keys()
+        done = []
+        for path, project in self._state.fetching():
+            if self._state.is_wanted(path):
+                done.append(path)
+            elif project not in waiting:
+                self._delete_private(path)
+                done.append(path)
+        with self._state.transaction():
+            self._state.end_fetching(done)
 
     def _in_use(self, path: str) -> bool:
         if path.startswith("packages/"):

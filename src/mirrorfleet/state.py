@@ -31,6 +31,8 @@ CREATE TABLE IF NOT EXISTS leaving (name TEXT PRIMARY KEY, reason TEXT NOT NULL)
 CREATE TABLE IF NOT EXISTS trouble (
     name TEXT PRIMARY KEY, tries INTEGER NOT NULL, since REAL NOT NULL, retry_after REAL NOT NULL,
     reason TEXT NOT NULL) WITHOUT ROWID;
+-- Files of the private tree whose fetch was begun, until their project is published.
+CREATE TABLE IF NOT EXISTS fetching (path TEXT PRIMARY KEY, project TEXT NOT NULL) WITHOUT ROWID;
 -- Projects that upstream lists at this serial but has no document for.
 CREATE TABLE IF NOT EXISTS absent (name TEXT PRIMARY KEY, serial INTEGER NOT NULL) WITHOUT ROWID;
 """
@@ -165,6 +167,15 @@ class State:
             " WHERE path > ? ORDER BY path LIMIT ?",
             (path, limit),
         ).fetchall()
+
+    def begin_fetching(self, project: str, paths: Iterable[str]) -> None:
+        self._db.executemany("INSERT OR REPLACE INTO fetching VALUES (?, ?)", ((p, project) for p in paths))
+
+    def fetching(self) -> list[tuple[str, str]]:
+        return self._db.execute("SELECT path, project FROM fetching").fetchall()
+
+    def end_fetching(self, paths: Iterable[str]) -> None:
+        self._db.executemany("DELETE FROM fetching WHERE path = ?", ((path,) for path in paths))
 
     # Removals
 

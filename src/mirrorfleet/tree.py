@@ -6,7 +6,6 @@ import hashlib
 import os
 import shutil
 import stat
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,13 +15,18 @@ _libc = ctypes.CDLL(None, use_errno=True)
 TEMPORARY = ".mirrorfleet-"
 
 
-def write_atomically(path: Path, data: bytes, mode: int = 0o644, *, durable: bool = True) -> None:
+def temporary_for(path: Path) -> Path:
+    """Where the content of `path` is written first. The same name each time, so that kills pile up nothing."""
+    return path.parent / f"{TEMPORARY}{hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16]}"
+
+
+def write_atomically(path: Path, data: bytes, *, durable: bool = True) -> None:
     """Replace `path` by one rename; readers see the former or the new content."""
-    handle, temporary = tempfile.mkstemp(prefix=TEMPORARY, dir=path.parent)
+    temporary = temporary_for(path)
     try:
-        with os.fdopen(handle, "wb") as stream:
+        with temporary.open("wb") as stream:
             stream.write(data)
-            os.fchmod(stream.fileno(), mode)
+            os.fchmod(stream.fileno(), 0o644)
             if durable:
                 stream.flush()
                 os.fsync(stream.fileno())
@@ -41,7 +45,7 @@ def replace_symlink(path: Path, target: str) -> bool:
     except OSError:
         if path.is_dir() and not path.is_symlink():
             raise
-    temporary = f"{path.parent}/{TEMPORARY}{path.name}"
+    temporary = temporary_for(path)
     with contextlib.suppress(FileNotFoundError):
         os.unlink(temporary)
     os.symlink(target, temporary)
@@ -59,7 +63,7 @@ def link_file(source: Path, target: Path) -> bool:
     except FileExistsError:
         if os.path.samefile(source, target):
             return False
-    temporary = target.parent / f"{TEMPORARY}{os.getpid()}"
+    temporary = temporary_for(target)
     with contextlib.suppress(FileNotFoundError):
         os.unlink(temporary)
     os.link(source, temporary)
@@ -110,8 +114,17 @@ def prune_empty_parents(path: Path, root: Path) -> None:
             return
         try:
             parent.rmdir()
+        except FileNotFoundError:  # a kill may have left only some of them
+            continue
         except OSError:
             return
+
+
+def remove_temporaries(directory: Path) -> None:
+    """Remove what a killed program of ours or bandersnatch left: every other name begins with no dot."""
+    for entry in entries(directory):
+        if entry.name.startswith("."):
+            remove(Path(entry.path))
 
 
 def entries(path: Path) -> Iterator[os.DirEntry[str]]:

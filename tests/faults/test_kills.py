@@ -3,6 +3,7 @@
 The seed is printed with a failure; set KILL_SEED to run the same sequence of changes and moments again.
 """
 
+import contextlib
 import json
 import os
 import random
@@ -12,13 +13,14 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from faults.fleet import DEADLINE, HERE, Host, Origin, Site, Tier2
 
 from mirrorfleet.cli import main
 
-KILLS = 100  # of each kind; two kinds
+KILLS = int(os.environ.get("KILLS", "100"))  # of each kind; two kinds
 NAMES = [f"project-{number}" for number in range(8)]
 
 
@@ -68,13 +70,19 @@ def change(origin: Origin, chance: random.Random, version: int) -> None:
 def start(host: Host, verb: str) -> int:
     """Run a verb in a fork of this process: it starts at once, so that the kill hits its work."""
     child = os.fork()
-    if child == 0:
+    if child:
+        return child
+    code: Any = 70
+    try:
         os.setsid()
         null = os.open(os.devnull, os.O_RDWR)
         for stream in (0, 1, 2):
             os.dup2(null, stream)
-        os._exit(main(host.command(verb)[3:]))
-    return child
+        code = main(host.command(verb)[3:])
+    except SystemExit as left:
+        code = left.code
+    finally:
+        os._exit(code)  # never back into pytest
 
 
 def end(child: int) -> int:
@@ -100,11 +108,10 @@ def kill(host: Host, verb: str, chance: random.Random, usual: float) -> bool:
     child = start(host, verb)
     time.sleep(chance.uniform(0, usual))
     number = chance.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGTERM])
-    try:
-        # Alone, as by the kernel; or with its children, as by systemd.
-        (os.kill if chance.random() < 0.5 else os.killpg)(child, number)
-    except ProcessLookupError:
-        pass
+    # Alone, as by the kernel; or with its children, as by systemd.
+    signalled = os.kill if chance.random() < 0.5 else os.killpg
+    with contextlib.suppress(ProcessLookupError):
+        signalled(child, number)
     return end(child) != 0
 
 
