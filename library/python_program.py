@@ -11,8 +11,8 @@ description:
     environment C(ROOT/NAME/VERSION), and points C(ROOT/NAME/current) at it by one rename, so that going back to a
     former version is one rename too.
   - What is installed is compared with the lock each time, by the version of every distribution and the hash of every
-    installed file (the C(RECORD) of each distribution). A tampered or half-installed environment is made anew, beside
-    the running one only in name; no stamp is trusted.
+    installed file (the C(RECORD) of each distribution); what belongs to none is found too. A tampered or half-installed
+    environment is made anew at its path; no stamp is trusted. If that fails, what was there is put back.
   - Supports check mode. Versions other than the current and the former one are removed when a new one is linked.
 options:
   name:
@@ -88,6 +88,7 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
+BROUGHT_BY_VENV = {"pip", "setuptools"}
 CA_BUNDLE = "/etc/ssl/certs/ca-certificates.crt"  # what Debian's update-ca-certificates writes
 
 
@@ -134,12 +135,25 @@ def record_of(wheel: Path) -> list[str]:
         return archive.read(name).decode().splitlines()
 
 
+def unrecorded_files(site: Path, records: Iterable[str]) -> list[str]:
+    """Files in `site` that belong to no distribution; a path configuration file among them would run as code."""
+    recorded = {os.path.normpath(name) for name, *_ in csv.reader(records)}
+    found = (path.relative_to(site) for path in site.rglob("*") if not path.is_dir() or path.is_symlink())
+    return sorted(
+        str(path) for path in found if "__pycache__" not in path.parts and str(path) not in recorded
+    )
+
+
 def problems_of(target: Path, wanted: dict[str, str], wheel: Path | None) -> list[str]:
     """What differs between the environment at `target` and the lock; empty when nothing does."""
-    if not (target / "bin/python").exists():
-        return [f"{target} is not installed" if not target.exists() else f"{target} is half installed"]
+    if not target.exists():
+        return [f"{target} is not installed"]
+    sites = list(target.glob("lib/python3*/site-packages"))
+    if len(sites) != 1 or not (target / "bin/python").exists():
+        return [f"{target} is half installed"]
+    (site,) = sites
     found = {}
-    for info in target.glob("lib/python3*/site-packages/*.dist-info"):
+    for info in site.glob("*.dist-info"):
         name, _, version = info.name.removesuffix(".dist-info").rpartition("-")
         found[canonical(name)] = (version, info)
     problems = []
@@ -148,13 +162,21 @@ def problems_of(target: Path, wanted: dict[str, str], wheel: Path | None) -> lis
             problems.append(f"{name} is missing")
         elif found[name][0] != version:
             problems.append(f"{name} is {found[name][0]}, not {version}")
+    own = {canonical(wheel.name.split("-")[0])} if wheel else set()
+    problems += [
+        f"{name} is not in the lock" for name in sorted(found.keys() - wanted.keys() - own - BROUGHT_BY_VENV)
+    ]
+    records: list[str] = []
     for _version, info in found.values():
         try:
-            problems += damaged_files(info.parent, (info / "RECORD").read_text(encoding="utf-8").splitlines())
+            record = (info / "RECORD").read_text(encoding="utf-8").splitlines()
+            problems += damaged_files(site, record)
         except (OSError, ValueError) as error:
             problems.append(f"{info.name}: {error}")
+        else:
+            records += record
+    problems += [f"{name} belongs to no distribution" for name in unrecorded_files(site, records)]
     if wheel is not None:
-        (site,) = target.glob("lib/python3*/site-packages")
         problems += [
             f"{problem} since {wheel.name} was built" for problem in damaged_files(site, record_of(wheel))
         ]
@@ -162,10 +184,13 @@ def problems_of(target: Path, wanted: dict[str, str], wheel: Path | None) -> lis
 
 
 def install(module: AnsibleModule, target: Path, requirements: str, wheel: Path | None) -> None:
+    """Make the environment anew at its own path, which its programs name; what was there is back if that fails."""
     params = module.params
-    shutil.rmtree(target, ignore_errors=True)
     target.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-    module.run_command([params["python"], "-m", "venv", str(target)], check_rc=True)
+    aside = target.with_name(f".{target.name}.aside")
+    shutil.rmtree(aside, ignore_errors=True)
+    if target.exists():
+        target.rename(aside)
     pip = [str(target / "bin/python"), "-m", "pip", "--disable-pip-version-check", "--no-input", "install",
            "--no-cache-dir", "--quiet"]  # fmt: skip
     environment = {"PIP_CERT": CA_BUNDLE} if os.path.exists(CA_BUNDLE) else {}
@@ -173,17 +198,23 @@ def install(module: AnsibleModule, target: Path, requirements: str, wheel: Path 
         lock = Path(scratch) / "requirements.txt"
         lock.write_text(requirements, encoding="utf-8")
         index = ["--index-url", params["index_url"]] if params["index_url"] else []
-        steps = [[*pip, *index, "--require-hashes", "--only-binary", ":all:", "-r", str(lock)]]
+        steps = [
+            [params["python"], "-m", "venv", str(target)],
+            [*pip, *index, "--require-hashes", "--only-binary", ":all:", "-r", str(lock)],
+        ]
         if wheel is not None:
             steps.append([*pip, "--no-index", "--no-deps", str(wheel)])
         for step in steps:
             code, out, err = module.run_command(step, environ_update=environment)
             if code:
                 shutil.rmtree(target, ignore_errors=True)
+                if aside.exists():
+                    aside.rename(target)
                 module.fail_json(
-                    msg=f"pip could not install {params['name']} {params['version']} into {target}; "
-                    f"the current version is untouched. pip says: {(err or out).strip()[-2000:]}"
+                    msg=f"{params['name']} {params['version']} could not be installed into {target}; what was there "
+                    f"is untouched. {' '.join(step[1:3])} says: {(err or out).strip()[-2000:]}"
                 )
+    shutil.rmtree(aside, ignore_errors=True)
 
 
 def current_version(link: Path) -> str:
