@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -133,3 +134,22 @@ def open_ports():
         return by_family[0]
 
     return ask
+
+
+@pytest.fixture
+def confined(host):
+    """Runs a shell command exactly as a unit's own process would run: the same user, sandbox and limits."""
+
+    def run(unit, command):
+        service = host.check_output("systemctl cat %s", unit).partition("[Service]")[2].partition("\n[")[0]
+        settings = [
+            line
+            for line in service.splitlines()
+            if "=" in line and not line.startswith(("#", "Exec", "Type="))
+        ]
+        properties = " ".join(f"--property {shlex.quote(setting)}" for setting in settings)
+        return host.run(
+            f"systemd-run --quiet --wait --pipe --collect {properties} /bin/sh -c {shlex.quote(command)}"
+        )
+
+    return run
