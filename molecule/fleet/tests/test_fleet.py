@@ -12,7 +12,18 @@ import subprocess
 import sys
 
 import pytest
-from fleet import CA, INVENTORY, ROOT, Client, add_mirror, copy_locks, edited, pip_in_a_loop, playbook
+from coordinator import (
+    CA,
+    INVENTORY,
+    ROOT,
+    Client,
+    add_mirror,
+    copy_locks,
+    edited,
+    on,
+    pip_in_a_loop,
+    playbook,
+)
 
 MIRRORS = ["https://mirror1.fleet.test", "https://mirror2.fleet.test"]
 JSON, HTML = "application/vnd.pypi.simple.v1+json", "application/vnd.pypi.simple.v1+html"
@@ -20,8 +31,13 @@ VERSIONS = INVENTORY / "group_vars/all/versions.yml"
 
 
 @pytest.fixture(scope="module")
-def client(host):
-    return Client(host)
+def client():
+    return Client(on("client"))
+
+
+def test_pip_and_uv_install_from_every_listed_mirror_as_in_the_demo():
+    run = playbook("demo").ok()
+    assert run.output.count("pip: 1.") == run.output.count("uv: 1.") > 0
 
 
 def test_the_list_holds_both_mirrors(client):
@@ -43,7 +59,7 @@ def test_real_clients_install_over_verified_tls(client, url, form, tool):
         "uv": f"SSL_CERT_FILE={CA} /opt/uv/current/bin/uv pip install --quiet --no-cache --target $d {source} six",
     }[tool]
     out = client.run(
-        f"d=$(mktemp -d) && {install} && PYTHONPATH=$d python3 -c 'import six; print(six.__file__)'; rm -r $d"
+        f"d=$(mktemp -d) && {install} && PYTHONPATH=$d python3 -c 'import six; print(six.__file__)' && rm -r $d"
     )
     assert out.strip().endswith("six.py")
 
@@ -81,7 +97,7 @@ def test_what_is_not_served_gets_its_status(client, url, path, options, status):
 
 def test_a_certificate_of_another_authority_is_not_accepted(client):
     done = client.host.run(
-        "curl -sS --cacert /etc/ssl/certs/ISRG_Root_X1.pem https://mirror1.fleet.test/simple/"
+        "curl -sS --capath /var/empty --cacert /etc/ssl/certs/ISRG_Root_X1.pem https://mirror1.fleet.test/simple/"
     )
     assert done.rc == 60  # peer certificate cannot be authenticated
 
@@ -132,8 +148,8 @@ def test_one_file_and_one_command_add_a_mirror_whatever_stops_them(client):
     assert playbook("provision", "--limit", "mirror3").ok().changed == {"mirror3": 0}
 
 
-def test_a_mirror_that_dies_leaves_the_list_and_comes_back(client, host):
-    mirror = host.get_host("ansible://mirror2", ansible_inventory=str(INVENTORY))
+def test_a_mirror_that_dies_leaves_the_list_and_comes_back(client):
+    mirror = on("mirror2")
     assert mirror.run("systemctl stop nginx").rc == 0
     try:
         playbook("publish").ok()
@@ -145,8 +161,8 @@ def test_a_mirror_that_dies_leaves_the_list_and_comes_back(client, host):
     assert f"{MIRRORS[1]}/simple/" in client.listed()
 
 
-def test_a_tampered_host_is_found_and_repaired(host):
-    mirror = host.get_host("ansible://mirror1", ansible_inventory=str(INVENTORY))
+def test_a_tampered_host_is_found_and_repaired():
+    mirror = on("mirror1")
     site = "/etc/nginx/sites-available/mirror"
     # Same size, same time stamp: only a look at the content finds it.
     tamper = f"t=$(stat -c %y {site}); sed -i 's/return 421/return 422/' {site}; touch -d \"$t\" {site}"
@@ -160,7 +176,7 @@ def test_a_tampered_host_is_found_and_repaired(host):
     assert playbook("provision", "--limit", "mirror1").ok().changed == {"mirror1": 0}
 
 
-def test_a_release_that_cannot_run_stops_at_the_canary_and_is_taken_back(client, tmp_path, host):
+def test_a_release_that_cannot_run_stops_at_the_canary_and_is_taken_back(client, tmp_path):
     source, wheels = tmp_path / "source", tmp_path / "wheels"
     shutil.copytree(ROOT / "src", source / "src", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "pyproject.toml", source)
@@ -188,16 +204,16 @@ def test_a_release_that_cannot_run_stops_at_the_canary_and_is_taken_back(client,
     assert "mirror1 could not be updated" in run.output
     assert "this release cannot run" in run.output
     assert "back on its former version" in run.output
-    canary = host.get_host("ansible://mirror1", ansible_inventory=str(INVENTORY))
+    canary = on("mirror1")
     assert canary.file("/opt/mirrorfleet/9.9.9/bin/mirrorfleet").exists, "it never ran"
     assert canary.file("/opt/mirrorfleet/current").linked_to == "/opt/mirrorfleet/0.1.0"
     assert len(client.listed()) == 3, "it is listed again"
     for name in ("mirror2", "mirror3"):
-        other = host.get_host(f"ansible://{name}", ansible_inventory=str(INVENTORY))
+        other = on(name)
         assert not other.file("/opt/mirrorfleet/9.9.9").exists, "a further mirror was touched"
 
 
-def test_a_bad_bandersnatch_pin_is_taken_back(client, tmp_path, host):
+def test_a_bad_bandersnatch_pin_is_taken_back(client, tmp_path):
     # A lock that lacks what the release needs: pip refuses it, and the running version is not touched.
     locks = copy_locks(tmp_path / "requirements")
     lock = locks / "bandersnatch-8.1.0-debian-13.txt"
@@ -207,12 +223,12 @@ def test_a_bad_bandersnatch_pin_is_taken_back(client, tmp_path, host):
     assert run.code != 0
     assert "mirror1 could not be updated" in run.output
     assert "aiohttp" in run.output
-    canary = host.get_host("ansible://mirror1", ansible_inventory=str(INVENTORY))
+    canary = on("mirror1")
     assert canary.file("/opt/bandersnatch/current").linked_to == "/opt/bandersnatch/8.2.0"
     assert len(client.listed()) == 3
 
 
-def test_a_good_pin_rolls_through_without_a_failed_request(client, host):
+def test_a_good_pin_rolls_through_without_a_failed_request(client):
     with edited(VERSIONS, 'debian-13: "8.2.0"', 'debian-13: "8.1.0"'):
         with pip_in_a_loop(client):
             playbook("update").ok()

@@ -9,6 +9,7 @@ import time
 from contextlib import contextmanager
 from pathlib import Path
 
+import testinfra
 import yaml
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -83,6 +84,11 @@ def edited(path: Path, old: str, new: str):
         yield
     finally:
         path.write_text(before)
+
+
+def on(name: str):
+    """A host of the fleet, looked at by testinfra over SSH."""
+    return testinfra.get_host(f"ssh://{name}", ssh_config=str(ROOT / "build/fleet/ssh_config"), sudo=True)
 
 
 class Client:
