@@ -1,0 +1,246 @@
+"""The fleet's web site as the world sees it, and the list of mirrors on it through holds, failures and harm."""
+
+import http.client
+import json
+import re
+import socket
+import ssl
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import jsonschema
+import pytest
+
+NAME = "redirector.fleet.test"
+SCHEMA = json.loads((Path(__file__).parents[3] / "docs/schemas/mirrors.schema.json").read_text())
+DOCUMENTS = ("mirrors.json", "mirrors.txt", "index.html", "mirrors.schema.json")
+
+
+def connect(address, port=443, name=NAME):
+    plain = socket.create_connection((address, port), timeout=20)
+    if port == 80:
+        return plain
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    return context.wrap_socket(plain, server_hostname=name)
+
+
+def request(address, path, method="GET", port=443, sni=NAME, **headers):
+    connection = http.client.HTTPConnection(address, port)
+    connection.sock = connect(address, port, sni)
+    connection.request(method, path, headers={"Host": NAME, **headers})
+    response = connection.getresponse()
+    response.body = response.read()
+    connection.close()
+    return response
+
+
+def raw(address, lines, port=443):
+    with connect(address, port) as connection:
+        connection.sendall(lines)
+        return connection.recv(65536)
+
+
+@dataclass
+class Story:
+    lists: dict = field(default_factory=dict)  # mirrors.json by moment and host
+    outcomes: dict = field(default_factory=dict)
+
+
+@pytest.fixture(scope="session")
+def story(scenario):
+    told, hosts = Story(), scenario.hosts.values()
+
+    def play(moment, **variables):
+        outcome = scenario.play(playbook="list.yml", **variables)
+        told.outcomes[moment] = outcome
+        told.lists[moment] = {
+            host.name: json.loads(request(host.ipv4, "/mirrors.json").body) for host in hosts
+        }
+
+    play("first", entries=["publish", "publish"])
+    play("held", entries=["hold", "publish"])
+    play("all dead", entries=["release", "publish"], well=[])
+    play("forced", well=[], ask_force=True)
+    for host in hosts:
+        host.shell.check_output(
+            "cd /srv/redirector/list; echo '{ rotten' >mirrors.json; rm index.html; chown www-data ."
+        )
+    scenario.converge()
+    play("back", well=["one"])
+    return told
+
+
+def entries(document):
+    return {mirror["name"]: (mirror["listed"], mirror["reason"]) for mirror in document["mirrors"]}
+
+
+# --- the list ---
+
+
+def test_the_list_tells_who_was_well(story, me):
+    assert story.outcomes["first"].code == 0
+    document = story.lists["first"][me.name]
+    jsonschema.validate(document, SCHEMA)
+    assert entries(document) == {"one": (True, ""), "two": (True, "")}
+    assert document["mirrors"][0]["serial"] == 7
+    assert "email" not in json.dumps(document)
+
+
+def test_publishing_again_changes_nothing(story, me):
+    """The first play published twice: one task of two changed something, on each host."""
+    assert story.outcomes["first"].changed == dict.fromkeys(story.lists["first"], 1)
+
+
+def test_a_held_mirror_is_off_the_list_whatever_it_was_seen_to_do(story, me):
+    assert story.outcomes["held"].code == 0
+    document = story.lists["held"][me.name]
+    jsonschema.validate(document, SCHEMA)
+    assert entries(document) == {"one": (False, "held: wird gerade erneuert: ü <i>"), "two": (True, "")}
+
+
+def test_a_list_that_would_lose_all_its_mirrors_is_refused(story, me):
+    outcome = story.outcomes["all dead"]
+    assert outcome.code != 0
+    assert "the list would become empty" in outcome.said and "connection refused" in outcome.said
+    assert story.lists["all dead"] == story.lists["held"]
+
+
+def test_a_forced_list_may_be_empty(story, me):
+    assert story.outcomes["forced"].code == 0
+    document = story.lists["forced"][me.name]
+    jsonschema.validate(document, SCHEMA)
+    why = "connection over ipv6: connection refused"
+    assert entries(document) == {
+        "one": (False, why),
+        "two": (False, why),
+    }  # and the release was not forgotten
+
+
+def test_publishing_repairs_what_was_tampered_with(story, me, host):
+    assert story.outcomes["back"].code == 0
+    assert entries(story.lists["back"][me.name])["one"] == (True, "")
+    found = host.check_output("cd /srv/redirector/list; stat -c '%n %U %G %a' . *").splitlines()
+    assert sorted(found) == [". root root 755", *(f"{name} root root 644" for name in sorted(DOCUMENTS))]
+
+
+def test_the_documents_agree(story, me):
+    assert request(me.ipv4, "/mirrors.txt").body == b"https://one.fleet.test/simple/\n"
+    page = request(me.ipv4, "/").body.decode()
+    assert "1 of 2 mirrors are listed" in page
+    assert "&lt;b&gt;Volunteer&lt;/b&gt;" in page and "<b>Volunteer" not in page
+    assert "Test &amp; &lt;fleet&gt;" in page
+    assert json.loads(request(me.ipv4, "/mirrors.schema.json").body) == SCHEMA
+
+
+# --- the site ---
+
+
+@pytest.mark.parametrize(
+    ("path", "kind"),
+    [
+        ("/", "text/html; charset=utf-8"),
+        ("/mirrors.json", "application/json"),
+        ("/mirrors.txt", "text/plain; charset=utf-8"),
+        ("/mirrors.schema.json", "application/json"),
+    ],
+)
+def test_documents_have_their_type_and_are_never_stale(story, me, path, kind):
+    for address in me.addresses:
+        answer = request(address, path)
+        assert answer.status == 200
+        assert re.sub("; *", "; ", answer.headers["Content-Type"]) == kind
+        assert answer.headers["Cache-Control"] == "no-cache"
+        assert answer.headers["X-Content-Type-Options"] == "nosniff"
+        assert "default-src 'none'" in answer.headers["Content-Security-Policy"]
+        assert answer.headers["Server"] == "nginx"  # and no version
+    again = request(me.ipv4, path, **{"If-None-Match": answer.headers["ETag"]})
+    assert (again.status, again.body) == (304, b"")
+    head = request(me.ipv4, path, "HEAD")
+    assert (head.status, head.body, head.headers["ETag"]) == (200, b"", answer.headers["ETag"])
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH", "OPTIONS", "PROPFIND"])
+def test_other_methods_are_refused(story, me, method):
+    assert request(me.ipv4, "/mirrors.json", method).status == 405
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/../../etc/passwd",
+        "/%2e%2e/%2e%2e/etc/passwd",
+        "/.git/config",
+        "/holds/one",
+        "/mirrors.json%00.txt",
+        "/nothing.json",
+    ],
+)
+def test_nothing_else_is_served(story, me, path):
+    status = int(
+        raw(me.ipv4, f"GET {path} HTTP/1.1\r\nHost: {NAME}\r\nConnection: close\r\n\r\n".encode()).split()[1]
+    )
+    assert status in {400, 404}
+
+
+def test_plain_http_leads_to_https(story, me):
+    answer = request(me.ipv4, "/mirrors.json?x=1", port=80)
+    assert (answer.status, answer.headers["Location"]) == (301, f"https://{NAME}/mirrors.json?x=1")
+
+
+def test_unknown_names_are_refused(story, me):
+    with pytest.raises(ssl.SSLError):
+        connect(me.ipv4, name="elsewhere.fleet.test")
+    with pytest.raises(ssl.SSLError):
+        connect(me.ipv4, name=None)
+    assert request(me.ipv4, "/", Host="elsewhere.fleet.test").status == 421
+    assert request(me.ipv4, "/", port=80, Host="elsewhere.fleet.test").status == 421
+
+
+def test_absurd_requests_are_refused(story, me):
+    assert raw(me.ipv4, b"\x00\xff\r\n\r\n", port=80).split()[1] == b"400"
+    assert request(me.ipv4, "/" + "x" * 20_000).status == 414
+    assert request(me.ipv4, "/", Cookie="x" * 40_000).status == 400
+
+
+def test_nginx_runs_as_its_user_and_only_it_listens(story, host):
+    nginx = host.service("nginx")
+    assert nginx.is_running and nginx.is_enabled
+    master = host.file("/run/nginx.pid").content_string.strip()
+    assert set(host.check_output(f"ps --no-headers -o user --ppid {master}").split()) == {"www-data"}
+    listening = {line.split()[3] for line in host.check_output("ss -Htln").splitlines()}
+    public = {address for address in listening if not re.match(r"127\.|\[::1\]", address)}
+    assert {address.rsplit(":", 1)[1] for address in public} == {"22", "80", "443"}
+
+
+def test_no_client_address_is_kept(story, me, host, scenario):
+    ours = f"{scenario.variables['sandbox_ipv4_prefix']}.1"
+    assert host.run(f"grep -rF {ours} /var/log/nginx").rc == 1
+
+
+# --- what goes wrong; last, for the other tests look at an untouched server ---
+
+
+@pytest.fixture(scope="session")
+def mended(story, scenario):
+    refused = scenario.play("--extra-vars", "redirector_certificate=/nonexistent.pem")
+    answers = {host.name: request(host.ipv4, "/mirrors.json").status for host in scenario.hosts.values()}
+    for host in scenario.hosts.values():
+        host.shell.check_output(
+            "echo 'server_tokens on;' >>/etc/nginx/nginx.conf; systemctl disable --quiet --now nginx"
+        )
+    scenario.converge()
+    return refused, answers
+
+
+def test_a_configuration_that_nginx_refuses_never_reaches_the_running_server(mended, me):
+    refused, answers = mended
+    assert refused.code != 0
+    assert "nonexistent.pem" in refused.said
+    assert answers[me.name] == 200
+
+
+def test_a_tampered_server_is_repaired(mended, me, host):
+    assert "/nonexistent.pem" not in host.file("/etc/nginx/nginx.conf").content_string
+    assert host.service("nginx").is_running and host.service("nginx").is_enabled
+    assert request(me.ipv4, "/mirrors.json").status == 200
