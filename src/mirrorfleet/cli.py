@@ -10,13 +10,16 @@ import asyncio
 import json
 import logging
 import signal
+import sqlite3
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NoReturn
 
 from . import __version__, metrics
+from .check import check
 from .config import Config, ConfigError, load
 from .dump import dump
 from .guards import BusyError, RefusedError, only_one
@@ -28,7 +31,8 @@ from .sync import Context, sync
 
 log = logging.getLogger("mirrorfleet")
 
-FAILED, BAD_CONFIGURATION, BUSY, REFUSED = 1, 2, 3, 4
+FAILED = 1
+CODES: dict[type[Exception], int] = {ConfigError: 2, BusyError: 3, RefusedError: 4}
 Answer = tuple[bool, dict[str, Any]]
 
 
@@ -56,6 +60,14 @@ def _publish(context: Context) -> Answer:
     }
 
 
+def _check(context: Context) -> Answer:
+    # A project whose fetch is under way has files that no page names yet.
+    settled = not context.state.troubles()
+    report = check(context.config, context.state, context.lock, everything=True, sweep=settled)
+    metrics.write(context.config, context.state)
+    return not report.broken, asdict(report)
+
+
 def _sync(context: Context) -> Answer:
     started = time.time()
     good = False
@@ -74,8 +86,14 @@ WRITING: dict[str, Callable[[Context], Answer]] = {
     "dump": _dump,
     "publish": _publish,
     "pull": _sync,
+    "check": _check,
 }
-MODES = {"dump": ("origin",), "publish": ("origin", "bandersnatch"), "pull": ("rsync",)}
+MODES = {
+    "dump": ("origin",),
+    "publish": ("origin", "bandersnatch"),
+    "pull": ("rsync",),
+    "check": ("origin", "bandersnatch", "rsync"),
+}
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -101,6 +119,7 @@ def _parser() -> argparse.ArgumentParser:
         ("dump", "origin: fetch the selected projects of index_url into the fetched tree", writing),
         ("publish", "turn what is complete in the fetched tree into the served tree", writing),
         ("pull", "mode rsync: what sync does there, and a full pass on request", pulling),
+        ("check", "read the whole tree against its hashes, repair it, remove what nobody names", writing),
         ("metrics", "write the metrics file for node_exporter's textfile collector", common),
     ):
         verbs.add_parser(name, help=help_text, description=help_text, parents=[options], allow_abbrev=False)
@@ -139,21 +158,16 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         config = load(options.config)
         return _metrics(config) if options.verb == "metrics" else _write(config, options)
-    except ConfigError as error:
+    except (ConfigError, BusyError, RefusedError) as error:
         log.error("%s", error)
-        return BAD_CONFIGURATION
-    except BusyError as error:
-        log.error("%s", error)
-        return BUSY
-    except RefusedError as error:
-        log.error("refused: %s", error)
-        return REFUSED
+        return CODES[type(error)]
+    except sqlite3.Error as error:
+        log.error("state: %s", error)
     except OSError as error:
         log.error("%s: %s", error.filename or "system", error.strerror or error)
-        return FAILED
     except KeyboardInterrupt:
         log.error("interrupted")
-        return 130
+    return FAILED
 
 
 if __name__ == "__main__":

@@ -76,7 +76,9 @@ def collect(config: Config, state: State) -> Iterator[tuple[str, str, list[Sampl
     yield one("last_run_success", "Whether the last run's outcome was good.", None if good is None else good)
     yield one("failing_projects", "Projects that failed and will be tried again.", len(troubles))
     yield one("stuck_projects", "Projects set aside after repeated failure.", aside)
-    yield one("broken_files", "Files found lost or rotten and not yet repaired.", state.get("broken", 0))
+    yield one(
+        "broken_files", "Files found lost or rotten and not yet repaired.", len(state.get("broken_files", []))
+    )
     progress = state.get("progress")
     if progress:
         yield one("run_projects", "Projects that the running or last run has to do.", progress["total"])

@@ -284,12 +284,13 @@ class Puller:
         """Projects whose own files are not all there: a full pass is an audit too."""
         damaged, path = set(), ""
         while rows := self._state.files_after(path, 10_000):
-            for path, project, size, _, core_metadata in rows:
+            for item in rows:
+                path = item.path
                 sidecar = self._config.paths.served / (path + SIDECAR)
-                if regular_size(self._config.paths.served / path) != size or (
-                    core_metadata and regular_size(sidecar) is None
+                if regular_size(self._config.paths.served / path) != item.size or (
+                    item.core_metadata and regular_size(sidecar) is None
                 ):
-                    damaged.add(project)
+                    damaged.add(item.project)
         return damaged
 
     # Fetching it

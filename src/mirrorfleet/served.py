@@ -24,10 +24,12 @@ from .tree import (
     TEMPORARY,
     entries,
     prune_empty_parents,
+    regular_size,
     remove,
     remove_temporaries,
     replace_symlink,
     sync_file_system,
+    write_atomically,
 )
 
 log = logging.getLogger(__name__)
@@ -67,6 +69,34 @@ def snapshot_name(serial: int, contents: dict[str, bytes]) -> str:
     return f"s-{serial}-{digest.hexdigest()[:16]}"
 
 
+def _with_compressed(contents: dict[str, bytes]) -> dict[str, bytes]:
+    return contents | {f"{page}.gz": pages.compressed(data) for page, data in contents.items()}
+
+
+def _mend(directory: Path, contents: dict[str, bytes]) -> None:
+    """A snapshot's name says what is in it; should it rot, its pages are replaced one by one."""
+    for page, data in _with_compressed(contents).items():
+        path = directory / page
+        if regular_size(path) != len(data) or path.read_bytes() != data:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(path, data)
+
+
+def snapshot_problem(directory: Path) -> str | None:
+    """What is wrong with a project's current pages, by the hash in their snapshot's name."""
+    try:
+        snapshot = os.readlink(directory / "cur")
+        contents = {page: (directory / snapshot / page).read_bytes() for page in PAGES}
+        if snapshot_name(int(snapshot.split("-")[1]), contents) != snapshot:
+            return "rotten"
+        for page, data in _with_compressed(contents).items():
+            if (directory / snapshot / page).read_bytes() != data:
+                return "rotten"
+    except (OSError, ValueError, IndexError) as error:
+        return f"lost: {error}"
+    return None
+
+
 class ServedTree:
     """One run's changes. `private` is the fetched tree's web directory, whose files leave with ours."""
 
@@ -102,14 +132,14 @@ class ServedTree:
         directory = self.pages / name
         snapshot = snapshot_name(serial, contents)
         if (directory / snapshot).is_dir():
+            _mend(directory / snapshot, contents)
             return snapshot
         stage = directory / f"{TEMPORARY}snapshot"
         remove(stage)
-        for page, data in contents.items():
+        for page, data in _with_compressed(contents).items():
             path = stage / page
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(data)
-            path.with_name(path.name + ".gz").write_bytes(pages.compressed(data))
         os.rename(stage, directory / snapshot)
         return snapshot
 

@@ -54,6 +54,17 @@ class Wanted:
 
 
 @dataclass(frozen=True)
+class Checked:
+    """A file of the tree as it has to be."""
+
+    path: str
+    project: str
+    size: int
+    sha256: str
+    core_metadata: str | None
+
+
+@dataclass(frozen=True)
 class Trouble:
     name: str
     tries: int
@@ -160,13 +171,25 @@ class State:
     def is_wanted(self, path: str) -> bool:
         return self._db.execute("SELECT 1 FROM file WHERE path = ? LIMIT 1", (path,)).fetchone() is not None
 
-    def files_after(self, path: str, limit: int) -> list[tuple[str, str, int, str, str | None]]:
-        """Path, project, size, sha256, sidecar's sha256, in path order from behind `path`."""
-        return self._db.execute(
+    def files_after(self, path: str, limit: int) -> list[Checked]:
+        """In path order, from behind `path`."""
+        rows = self._db.execute(
             "SELECT path, project, size, sha256, core_metadata FROM file"
             " WHERE path > ? ORDER BY path LIMIT ?",
             (path, limit),
-        ).fetchall()
+        )
+        return [Checked(*row) for row in rows]
+
+    def checked_file(self, path: str) -> list[Checked]:
+        rows = self._db.execute(
+            "SELECT path, project, size, sha256, core_metadata FROM file WHERE path IN (?, ?)",
+            (path, path.removesuffix(".metadata")),
+        )
+        return [Checked(*row) for row in rows]
+
+    def forget_identity(self, name: str) -> None:
+        """Have the next run look at a project again."""
+        self._db.execute("UPDATE project SET identity = '' WHERE name = ?", (name,))
 
     def begin_fetching(self, project: str, paths: Iterable[str]) -> None:
         self._db.executemany("INSERT OR REPLACE INTO fetching VALUES (?, ?)", ((p, project) for p in paths))
@@ -191,6 +214,9 @@ class State:
     def due_removals(self, run: int) -> list[str]:
         rows = self._db.execute("SELECT path FROM removal WHERE after < ? ORDER BY path", (run,))
         return [row[0] for row in rows]
+
+    def scheduled_removals(self) -> set[str]:
+        return {row[0] for row in self._db.execute("SELECT path FROM removal")}
 
     # Decided departures
 

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from .bandersnatch import Client, Run
+from .check import check
 from .config import Config
 from .dump import dump
 from .fetched import Fetched
@@ -63,10 +64,16 @@ def sync(context: Context) -> Outcome:
         return _sync_cache(context)
     require_free_space(config.paths.served, config.minimum_free_bytes)
     if config.mode == "rsync":
-        return _sync_rsync(context)
-    if config.mode == "origin":
-        return _sync_origin(context)
-    return BandersnatchSync(context).run()
+        outcome = _sync_rsync(context)
+    elif config.mode == "origin":
+        outcome = _sync_origin(context)
+    else:
+        outcome = BandersnatchSync(context).run()
+    settled = outcome.good and not context.state.troubles()
+    report = check(config, context.state, context.lock, sweep=settled)
+    outcome.summary |= {"checked": report.checked, "repaired": report.repaired, "broken": report.broken}
+    outcome.good = outcome.good and not report.broken
+    return outcome
 
 
 def _summary(result: Result, state: State) -> dict[str, Any]:
