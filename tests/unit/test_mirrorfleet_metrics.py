@@ -1,0 +1,100 @@
+"""The metrics file: valid exposition text, true values, hostile names inert."""
+
+import re
+import shlex
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mirrorfleet import metrics
+from mirrorfleet.config import parse
+from mirrorfleet.state import Published, State
+
+_SAMPLE = re.compile(r'([a-z_]+)(?:\{((?:[a-z]+="(?:[^"\\\n]|\\.)*",?)*)\})? (\S+)')
+
+
+def split(text: str) -> tuple[str, str, str]:
+    match = _SAMPLE.fullmatch(text)
+    assert match or text.startswith(("# HELP ", "# TYPE ")), text
+    return (match[1], match[2], match[3]) if match else ("", "", "")
+
+
+def unescape(value: str) -> str:
+    return re.sub(r"\\(.)", lambda m: "\n" if m[1] == "n" else m[1], value)
+
+
+@given(
+    st.dictionaries(st.sampled_from(["name", "mode", "path"]), st.text()),
+    st.floats(allow_nan=False, allow_infinity=False),
+)
+def test_a_sample_is_read_back(labels: dict[str, str], value: float) -> None:
+    text = metrics.render([("mirrorfleet_x", "Help.", [(labels, value)])]).decode()
+    head, kind, sample = text.split("\n", 2)
+    assert (head, kind) == ("# HELP mirrorfleet_x Help.", "# TYPE mirrorfleet_x gauge")
+    match = _SAMPLE.fullmatch(sample.removesuffix("\n"))
+    assert match
+    assert float(match[3]) == value
+    pairs = re.findall(r'([a-z]+)="((?:[^"\\\n]|\\.)*)"', match[2] or "")
+    assert {key: unescape(text) for key, text in pairs} == labels
+
+
+def test_the_file_says_what_the_state_says(tmp_path: Path) -> None:
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    command = shlex.split("openssl req -x509 -newkey rsa:2048 -nodes -subj /CN=x -days 1")
+    subprocess.run([*command, "-keyout", key, "-out", certificate], check=True, capture_output=True)
+    config = parse(
+        {
+            "name": 'mirror "1"',
+            "mode": "cache",
+            "url": "https://mirror1.fleet.test",
+            "paths": {
+                "fetched": str(tmp_path),
+                "served": str(tmp_path / "absent"),
+                "state": str(tmp_path / "state"),
+                "metrics": str(tmp_path / "mirrorfleet.prom"),
+                "certificate": str(certificate),
+            },
+        },
+        "mirror.json",
+    )
+    with State(config.database) as state:
+        state.set_project("six", Published("id", 7, "s-7-0"), 3, 1000)
+        state.put("serial", 7)
+        state.put("last_success_at", 1000.5)
+        for tries in range(3):
+            state.record_trouble("bad", "reason", tries)
+        state.record_trouble("new", "reason", 0)
+        metrics.write(config, state)
+    text = (tmp_path / "mirrorfleet.prom").read_text()
+    values = {name: float(value) for name, _, value in map(split, text.splitlines()) if name}
+    assert values["mirrorfleet_serial"] == 7
+    assert values["mirrorfleet_projects"] == 1
+    assert values["mirrorfleet_files"] == 3
+    assert values["mirrorfleet_bytes"] == 1000
+    assert values["mirrorfleet_last_success_timestamp_seconds"] == 1000.5
+    assert values["mirrorfleet_stuck_projects"] == 1
+    assert values["mirrorfleet_failing_projects"] == 2
+    assert values["mirrorfleet_free_bytes"] > 0
+    expiry = metrics.certificate_expiry(certificate)
+    assert values["mirrorfleet_certificate_expiry_timestamp_seconds"] == expiry
+    assert expiry is not None
+    assert abs(expiry - (time.time() + 86400)) < 3600
+    assert 'name="mirror \\"1\\""' in text
+    assert "mirrorfleet_upstream_serial" not in text  # unknown is left out, not zero
+
+
+@pytest.mark.parametrize(
+    "content", [None, "", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"]
+)
+def test_an_unreadable_certificate_is_logged_and_left_out(
+    tmp_path: Path, content: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "certificate.pem"
+    if content is not None:
+        path.write_text(content)
+    assert metrics.certificate_expiry(path) is None
+    assert str(path) in caplog.text

@@ -1,0 +1,193 @@
+"""The small parts: filters, guards, the upstream root, wheels, progress, backoff."""
+
+import io
+import logging
+import os
+import time
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mirrorfleet.filters import is_excluded, kept_releases, newest_versions
+from mirrorfleet.guards import BusyError, RefusedError, only_one, refuse_shrinking, require_free_space
+from mirrorfleet.http import FetchError
+from mirrorfleet.log import set_up
+from mirrorfleet.progress import Snapshot, human_bytes, human_time, line
+from mirrorfleet.sync import retry_after
+from mirrorfleet.tree import prune_empty_parents, replace_symlink, write_atomically
+from mirrorfleet.upstream_root import parse_root
+from mirrorfleet.wheels import NoMetadataError, sdist_metadata, wheel_metadata
+
+
+def test_the_newest_versions_are_kept_by_pep_440() -> None:
+    assert newest_versions(["1.9", "1.10", "1.2", "not a version", "2.0rc1"], 2) == {"2.0rc1", "1.10"}
+
+
+@pytest.mark.parametrize(
+    ("filename", "platforms", "excluded"),
+    [
+        ("x-1-py3-none-any.whl", ["windows", "macos", "linux"], False),
+        ("x-1-cp313-cp313-win_amd64.whl", ["windows"], True),
+        ("x-1-cp313-cp313-macosx_11_0_arm64.whl", ["macos"], True),
+        ("x-1-cp313-cp313-manylinux_2_17_x86_64.manylinux2014_x86_64.whl", ["linux"], True),
+        ("x-1-cp313-cp313-musllinux_1_2_x86_64.whl", ["linux"], True),
+        ("x-1-cp313-cp313-manylinux_2_17_x86_64.whl", ["windows", "macos"], False),
+        ("x-1-cp313-cp313-win_arm64.whl", ["win_arm64"], True),
+        ("x-1-cp313-cp313-win_amd64.whl", ["win_arm64"], False),
+        ("x-1.tar.gz", ["windows", "macos", "linux"], False),
+        ("x-1.exe", ["windows"], True),
+        ("x-1.exe", ["macos"], False),
+    ],
+)
+def test_a_file_is_excluded_when_all_its_platforms_are(
+    filename: str, platforms: list[str], excluded: bool
+) -> None:
+    assert is_excluded(filename, platforms) is excluded
+
+
+def test_releases_kept_and_platforms_work_together() -> None:
+    releases: dict[str, list[dict[str, Any]]] = {
+        "1.0": [{"filename": "x-1.0.tar.gz"}],
+        "2.0": [{"filename": "x-2.0.tar.gz"}, {"filename": "x-2.0.msi"}],
+    }
+    assert kept_releases(releases, 1, ["windows"]) == {"2.0": [{"filename": "x-2.0.tar.gz"}]}
+    assert kept_releases(releases, None, []) == releases
+
+
+@pytest.mark.parametrize(("before", "removed"), [(10, 3), (2, 2), (1, 1), (100, 21)])
+def test_shrinking_too_much_is_refused(before: int, removed: int) -> None:
+    with pytest.raises(RefusedError, match=f"{removed} of {before}"):
+        refuse_shrinking(before, removed, 0.2, "upstream")
+
+
+@pytest.mark.parametrize(("before", "removed"), [(10, 2), (2, 1), (0, 0), (1, 0), (100, 20)])
+def test_a_plausible_change_is_not(before: int, removed: int) -> None:
+    refuse_shrinking(before, removed, 0.2, "upstream")
+
+
+def test_too_little_space_is_refused(tmp_path: Path) -> None:
+    require_free_space(tmp_path, 1)
+    with pytest.raises(RefusedError, match="minimum_free_bytes"):
+        require_free_space(tmp_path, 1 << 60)
+
+
+def test_the_lock_is_held_by_one_and_freed_with_it(tmp_path: Path) -> None:
+    with (
+        only_one(tmp_path / "lock"),
+        pytest.raises(BusyError, match=str(os.getpid())),
+        only_one(tmp_path / "lock"),
+    ):
+        pass
+    with only_one(tmp_path / "lock"):
+        pass
+
+
+def test_a_root_gives_names_and_serials() -> None:
+    document = {
+        "projects": [
+            {"name": "Flask", "_last-serial": 3},
+            {"name": "../x", "_last-serial": 4},
+            {"name": "six", "_last-serial": 5},
+        ]
+    }
+    assert parse_root(document, "u") == {"flask": 3, "six": 5}
+
+
+@pytest.mark.parametrize("document", [None, [], {}, {"projects": {}}, {"projects": [{"name": "six"}]}])
+def test_a_root_without_serials_is_refused(document: Any) -> None:
+    with pytest.raises(FetchError, match=r"^u: "):
+        parse_root(document, "u")
+
+
+def wheel(tmp_path: Path, **members: bytes) -> Path:
+    path = tmp_path / "x-1.0-py3-none-any.whl"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in members.items():
+            archive.writestr(name, data)
+    return path
+
+
+def test_metadata_is_the_one_of_the_wheel_itself(tmp_path: Path) -> None:
+    members = {"x-1.0.dist-info/METADATA": b"right", "x/_vendor/y-2.dist-info/METADATA": b"vendored"}
+    assert wheel_metadata(wheel(tmp_path, **members)) == b"right"
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        {},
+        {"x-1.0.dist-info/METADATA": b"1", "y-1.0.dist-info/METADATA": b"2"},
+        {"x-1.0.dist-info/METADATA": b"0" * (17 << 20)},
+    ],
+)
+def test_a_wheel_without_one_metadata_of_a_sane_size_has_none(
+    tmp_path: Path, members: dict[str, bytes]
+) -> None:
+    with pytest.raises(NoMetadataError):
+        wheel_metadata(wheel(tmp_path, **members))
+
+
+@pytest.mark.parametrize("damage", [b"", b"no zip", None])
+def test_a_damaged_archive_has_none(tmp_path: Path, damage: bytes | None) -> None:
+    path = wheel(tmp_path, **{"x-1.0.dist-info/METADATA": b"right" * 1000})
+    data = path.read_bytes()
+    path.write_bytes(data[:45] + b"\xff" * 20 + data[65:] if damage is None else damage)
+    with pytest.raises(NoMetadataError):
+        wheel_metadata(path)
+    with pytest.raises(NoMetadataError):
+        sdist_metadata(path)
+
+
+def test_progress_tells_what_is_done_and_what_is_left() -> None:
+    now = Snapshot("fetching", 10, 40, 2_000_000, 20.0)
+    assert line(now, "six") == "fetching: project 10 of 40 (six), 2.0 MB, 100.0 kB/s, about 1 min 00 s left"
+    assert line(Snapshot("dump", 2, 2, 0, 0.0), "") == "dump: project 2 of 2"
+    assert [human_bytes(n) for n in (0, 999, 1500, 2.5e15)] == ["0 B", "999 B", "1.5 kB", "2500.0 TB"]
+    assert [human_time(s) for s in (5, 65, 3700)] == ["5 s", "1 min 05 s", "1 h 01 min"]
+
+
+def test_a_project_is_tried_at_every_run_and_then_ever_more_rarely() -> None:
+    now = time.time()
+    assert [retry_after(tries, 3) for tries in (1, 2)] == [0, 0]
+    waits = [retry_after(tries, 3) - now for tries in (3, 4, 5, 50)]
+    assert [round(wait / 3600) for wait in waits] == [1, 2, 4, 24]
+
+
+def test_a_hostile_value_starts_no_log_line_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = io.StringIO()
+    monkeypatch.setattr("sys.stderr", stream)
+    monkeypatch.setenv("JOURNAL_STREAM", "8:1")
+    set_up(verbose=False)
+    logging.getLogger("mirrorfleet").warning("name %s", "x\n<0>forged")
+    assert stream.getvalue() == "<4>name x\\n<0>forged\n"
+
+
+def test_a_failed_write_leaves_the_former_content_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    write_atomically(path, b"former")
+    with pytest.raises(TypeError):
+        write_atomically(path, "no bytes")  # type: ignore[arg-type]
+    assert path.read_bytes() == b"former"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_link_is_replaced_and_a_directory_is_not(tmp_path: Path) -> None:
+    assert replace_symlink(tmp_path / "link", "a")
+    assert not replace_symlink(tmp_path / "link", "a")
+    assert replace_symlink(tmp_path / "link", "b")
+    assert os.readlink(tmp_path / "link") == "b"
+    (tmp_path / "directory").mkdir()
+    with pytest.raises(OSError, match="directory"):
+        replace_symlink(tmp_path / "directory", "a")
+
+
+def test_only_empty_directories_below_the_root_are_pruned(tmp_path: Path) -> None:
+    (tmp_path / "root/a/b/c").mkdir(parents=True)
+    (tmp_path / "root/a/kept").touch()
+    prune_empty_parents(tmp_path / "root/a/b/c/gone/too", tmp_path / "root")
+    assert sorted(path.name for path in (tmp_path / "root/a").iterdir()) == ["kept"]
+    (tmp_path / "root/a/kept").unlink()
+    prune_empty_parents(tmp_path / "root/a/kept", tmp_path / "root")
+    assert (tmp_path / "root").is_dir()
