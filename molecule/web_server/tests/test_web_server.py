@@ -131,6 +131,52 @@ def test_a_broken_configuration_does_not_replace_a_running_one(host, mirror):
     assert mirror.get("/simple/fleet-sample/").status == 200
 
 
+class Visitor(threading.Thread):
+    """Asks again and again, by a new connection each time, until told to stop."""
+
+    def __init__(self, mirror):
+        super().__init__()
+        self.mirror, self.served, self.failed, self.stop = mirror, 0, [], threading.Event()
+
+    def run(self):
+        while not self.stop.is_set():
+            try:
+                assert self.mirror.get("/simple/fleet-sample/").status == 200
+                self.served += 1
+            except (OSError, http.client.HTTPException, AssertionError) as error:
+                self.failed.append(repr(error))
+
+    def __enter__(self):
+        self.start()
+        return self
+
+    def __exit__(self, *_):
+        self.stop.set()
+        self.join()
+
+
+def test_reloads_are_not_noticed(host, mirror):
+    with Visitor(mirror) as visitor:
+        host.check_output("for n in $(seq 10); do systemctl reload nginx; sleep 0.2; done")
+    assert visitor.served and not visitor.failed
+
+
+def test_an_upgrade_of_the_package_is_not_noticed(host, mirror):
+    """What unattended-upgrades makes the packages do, without fetching them."""
+    upgrade = "DEBIAN_FRONTEND=noninteractive dpkg-reconfigure nginx-common"
+    former = host.file("/run/nginx.pid").content_string
+    with Visitor(mirror) as visitor:
+        host.check_output(f"{upgrade} nginx")
+    assert visitor.served and not visitor.failed
+    assert host.file("/run/nginx.pid").content_string != former
+    host.check_output("echo 'server { nonsense; }' >/etc/nginx/sites-enabled/broken")
+    try:
+        host.run(upgrade)
+        assert mirror.get("/simple/fleet-sample/").status == 200
+    finally:
+        host.check_output("rm /etc/nginx/sites-enabled/broken")
+
+
 # --- names and TLS ---
 
 
