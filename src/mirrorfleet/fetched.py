@@ -8,6 +8,7 @@ from typing import Any, NoReturn
 
 from .model import BadDocumentError, Project, document_serial, parse_project
 from .names import InvalidNameError, project_name, shown
+from .supplement import apply
 from .tree import entries, remove
 
 MAX_DOCUMENT = 256 << 20
@@ -36,16 +37,23 @@ def decode_json(data: bytes) -> Any:
         raise BadDocumentError(f"not JSON: {error}") from error
 
 
+def _stamp(status: os.stat_result) -> str:
+    """Changes whenever the file is replaced."""
+    return f"{status.st_ino}.{status.st_mtime_ns}.{status.st_ctime_ns}.{status.st_size}"
+
+
 class Fetched:
     def __init__(self, root: Path, *, by_bandersnatch: bool) -> None:
         self.web = root / "web"
         self.json = self.web / "json"
+        self.supplement = self.web / "supplement"
         self._by_bandersnatch = by_bandersnatch
 
     def identities(self) -> tuple[dict[str, str], list[str]]:
         """Every project's document by what changes when it is replaced; and the names refused."""
         found: dict[str, str] = {}
         refused: list[str] = []
+        added = {entry.name: _stamp(entry.stat(follow_symlinks=False)) for entry in entries(self.supplement)}
         for entry in entries(self.json):
             if entry.name.startswith("."):
                 continue
@@ -56,17 +64,30 @@ class Fetched:
             except InvalidNameError as error:
                 refused.append(str(error))
                 continue
-            found[entry.name] = f"{status.st_ino}.{status.st_mtime_ns}.{status.st_ctime_ns}.{status.st_size}"
+            found[entry.name] = _stamp(status) + added.get(entry.name, "")
         return found, refused
 
     def project(self, name: str) -> Project:
         try:
             document = read_json(self.json / name)
+            additions = self._additions(name)
             if not self._by_bandersnatch:
-                return parse_project(document, name)
-            return parse_project(document, name, only=self._completed(name, document_serial(document)))
+                project = parse_project(document, name)
+            elif additions.get("status") == "quarantined":
+                # Its files may never be had again, and must not stay.
+                project = parse_project(document, name, only=())
+            else:
+                project = parse_project(document, name, only=self._completed(name, document_serial(document)))
+            return apply(project, additions)
         except (OSError, BadDocumentError) as error:
             raise IncompleteError(str(error)) from error
+
+    def _additions(self, name: str) -> dict[str, Any]:
+        try:
+            additions = read_json(self.supplement / name)
+        except FileNotFoundError:
+            return {}
+        return additions if isinstance(additions, dict) else {}
 
     def _completed(self, name: str, serial: int) -> set[str]:
         """The files bandersnatch finished: it writes the simple page last."""
@@ -85,4 +106,5 @@ class Fetched:
         """Forget a project; its package files leave once no served page needs them."""
         remove(self.web / "simple" / name)
         remove(self.web / "pypi" / name)
+        remove(self.supplement / name)
         remove(self.json / name)

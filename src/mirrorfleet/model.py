@@ -59,7 +59,7 @@ class Project:
         return self.status == "quarantined"
 
 
-def _text(value: Any) -> str | None:
+def clean_text(value: Any) -> str | None:
     """A text upstream gave, without what no page can carry; None for anything else or empty."""
     if not isinstance(value, str):
         return None
@@ -78,11 +78,11 @@ def _yanked(entry: dict[str, Any]) -> str | bool:
     if not entry.get("yanked"):
         return False
     reason = entry["yanked"] if isinstance(entry["yanked"], str) else entry.get("yanked_reason")
-    return _text(reason) or True
+    return clean_text(reason) or True
 
 
-def _url(value: Any) -> str | None:
-    text = _text(value)
+def clean_url(value: Any) -> str | None:
+    text = clean_text(value)
     return text if text and re.fullmatch(r"https?://[^\s\"'<>\\]+", text) else None
 
 
@@ -109,11 +109,11 @@ def parse_file(entry: Any, version: str) -> File:
         size=size,
         sha256=sha256,
         version=version,
-        requires_python=_text(entry.get("requires_python")),
+        requires_python=clean_text(entry.get("requires_python")),
         yanked=_yanked(entry),
         upload_time=_upload_time(entry),
         core_metadata=core if isinstance(core, str) and _SHA256.fullmatch(core) else None,
-        provenance=_url(entry.get("provenance")),
+        provenance=clean_url(entry.get("provenance")),
         legacy=entry,
     )
 
@@ -137,7 +137,7 @@ def parse_project(document: Any, name: str, only: Iterable[str] | None = None) -
     files: dict[str, File] = {}
     versions = []
     for version, entries in document["releases"].items():
-        if not isinstance(entries, list) or _text(version) != version:
+        if not isinstance(entries, list) or clean_text(version) != version:
             log.warning("project %s: release %s is refused: malformed", name, shown(version))
             continue
         before = len(files)
@@ -157,7 +157,7 @@ def parse_project(document: Any, name: str, only: Iterable[str] | None = None) -
         files=() if state == "quarantined" else tuple(sorted(files.values(), key=lambda f: f.filename)),
         versions=tuple(sorted(versions)),
         status=state if state in STATUSES else "active",
-        status_reason=_text(status.get("reason")),
+        status_reason=clean_text(status.get("reason")),
         legacy=document,
     )
 

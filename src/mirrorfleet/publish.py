@@ -37,6 +37,7 @@ class Publisher:
     def run(self, *, allow_shrink: bool = False) -> Result:
         self._tree = ServedTree(self._config, self._state, self._fetched.web)
         remove_temporaries(self._fetched.json)
+        remove_temporaries(self._fetched.supplement)
         known = self._state.projects()
         present, refused = self._fetched.identities()
         for problem in refused:
@@ -48,18 +49,22 @@ class Publisher:
             what=str(self._fetched.json),
         )
         gone += self._tree.strays(known.keys() | present.keys())
-        changed = [
-            (name, identity, known.get(name))
-            for name, stamp in sorted(present.items())
-            if (identity := self._identity_prefix + stamp)
-            and (known.get(name) is None or known[name].identity != identity)
-        ]
+        changed = self._changed(known, present)
         remaining, done = iter(changed), 0
         while batch := list(islice(remaining, BATCH)):
-            self._publish_batch(batch)
+            self._publish_batch([(name, identity, known.get(name)) for name, identity in batch])
             done += len(batch)
             log.info("published %d of %d changed projects", done, len(changed))
         return self._tree.finish(gone, self.serial())
+
+    def _changed(self, known: dict[str, Published], present: dict[str, str]) -> list[tuple[str, str]]:
+        identities = ((name, self._identity_prefix + stamp) for name, stamp in sorted(present.items()))
+        return [item for item in identities if item[0] not in known or known[item[0]].identity != item[1]]
+
+    def changed(self) -> list[str]:
+        """The projects whose stored document is not the one last published."""
+        present, _ = self._fetched.identities()
+        return [name for name, _ in self._changed(self._state.projects(), present)]
 
     def _publish_batch(self, batch: list[tuple[str, str, Published | None]]) -> None:
         planned = [

@@ -13,6 +13,7 @@ import time
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from . import supplement
 from .bandersnatch import Client, Run
 from .check import check
 from .config import Config
@@ -22,7 +23,7 @@ from .guards import refuse_shrinking, require_free_space
 from .http import AbsentError, FetchError, Upstream, upstream
 from .names import shown
 from .progress import Progress
-from .publish import publish
+from .publish import Publisher, publish
 from .pull import TransferError, pull
 from .served import Result
 from .state import State
@@ -209,6 +210,7 @@ class BandersnatchSync:
         whole, ended = self._mirror(max(root.values(), default=0))
         if ended:
             self._fetch_named()
+        self._supplement()
         result = self._publish(None)
         accounted = self._settle(whole, ended, result)
         good = accounted and not self._pending()
@@ -304,6 +306,18 @@ class BandersnatchSync:
             log.info("fetching %d projects by name", len(names))
             self._named.update(names)
             self._client.sync(names)
+
+    def _supplement(self) -> None:
+        """Status and provenance of what changed, and of what could not be asked for or fetched before."""
+        if not self._config.supplement:
+            return
+        present = self._fetched.identities()[0].keys()
+        before = {*self._state.get("supplement_again", []), *self._state.troubles()}
+        names = sorted((before & present) | set(Publisher(self._config, self._state).changed()))
+        failed = asyncio.run(
+            supplement.fetch(self._config, names, self._fetched.supplement, self._context.progress)
+        )
+        self._state.put("supplement_again", failed)
 
     # The judgement
 

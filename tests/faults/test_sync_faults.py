@@ -1,11 +1,13 @@
 """A mirror with the real bandersnatch against an upstream that misbehaves in every way we know."""
 
+import json
 import os
 import signal
 import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from faults.fleet import DEADLINE, Mirror, Origin, Site
 
@@ -124,6 +126,50 @@ def test_a_changed_selection_is_applied_to_what_is_there(origin: Origin, mirror:
     assert mirror.names() == ["beta", "gamma-delta"]
     mirror.run("sync")
     assert mirror.broken() == mirror.leftovers() == []
+
+
+def simple_page(origin: Origin, name: str, **changes: Any) -> dict[str, str]:
+    return root(json.dumps(origin.page(name) | changes))
+
+
+def test_status_and_provenance_come_from_upstreams_page(origin: Origin, site: Site, mirror: Mirror) -> None:
+    url = "https://upstream.test/integrity/alpha"
+    files = [entry | {"provenance": url} for entry in origin.page("alpha")["files"]]
+    site.faults(
+        {
+            "^/simple/alpha/$": simple_page(origin, "alpha", files=files),
+            "^/simple/beta/$": simple_page(origin, "beta", **{"project-status": {"status": "archived"}}),
+            "^/simple/gamma-delta/$": 503,
+        }
+    )
+    assert mirror.run("sync")["good"]
+    assert {entry["provenance"] for entry in mirror.files("alpha").values()} == {url}
+    assert mirror.page("beta")["project-status"]["status"] == "archived"
+    archived = {"project-status": {"status": "archived", "reason": "why"}}
+    site.faults({"^/simple/gamma-delta/$": simple_page(origin, "gamma-delta", **archived)})
+    mirror.run("sync")  # asked again for what could not be asked before
+    assert mirror.page("gamma-delta")["project-status"] == archived["project-status"]
+
+
+def test_a_quarantined_project_without_document_loses_its_files(
+    origin: Origin, site: Site, mirror: Mirror
+) -> None:
+    mirror.run("sync")
+    origin.release("alpha", "3.0")
+    origin.publish()
+    serial = origin.page("alpha")["meta"]
+    quarantined = {
+        "project-status": {"status": "quarantined", "reason": "malware"},
+        "files": [],
+        "meta": serial,
+    }
+    site.faults({"^/simple/alpha/$": simple_page(origin, "alpha", **quarantined), "^/pypi/alpha/json$": 500})
+    mirror.run("sync", expect=1)
+    assert mirror.run("sync")["good"]
+    assert mirror.files("alpha") == {}
+    assert mirror.page("alpha")["project-status"] == quarantined["project-status"]
+    assert not list(mirror.root.rglob("alpha-*.tar.gz"))
+    assert mirror.broken() == []
 
 
 def root(body: str, kind: str = "application/vnd.pypi.simple.v1+json") -> dict[str, str]:
