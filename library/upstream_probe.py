@@ -29,6 +29,14 @@ options:
     description: Whether to look for a serial for each project in the beginning of the list of projects.
     type: bool
     default: false
+  sizes_of:
+    description: Projects whose files' sizes are added up, where the index tells them (PEP 700).
+    type: list
+    elements: str
+    default: []
+  releases_kept:
+    description: How many newest releases of each project count; all without it.
+    type: int
   mode:
     description: The mode the answer is for. What hinders it becomes a problem.
     type: str
@@ -84,6 +92,10 @@ legacy_json: {description: Whether /pypi/NAME/json answers., returned: always, t
 core_metadata: {description: Whether wheels' metadata is offered and there., returned: always, type: bool}
 provenance: {description: Whether a file names its provenance (PEP 740)., returned: always, type: bool}
 root_serials: {description: Whether the list of projects has serials; null if not looked., returned: always, type: bool}
+selection_bytes:
+  description: About how many bytes the files of O(sizes_of) are together; 0 if the index does not tell.
+  returned: always
+  type: int
 modes:
   description: By mode, what hinders it; an empty list means that it works.
   returned: always
@@ -107,6 +119,7 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote, unquote, urljoin, urlsplit, urlunsplit
@@ -333,6 +346,24 @@ def probe(index: Index, project: str, check_root: bool) -> dict[str, Any]:
     }
 
 
+def selection_bytes(index: Index, projects: list[str], releases_kept: int | None) -> int:
+    """About how much the projects' files take, by the sizes that PEP 700 has on each page; 0 where none are told."""
+
+    def project_bytes(project: str) -> float:
+        page = index.get(f"{index.url}{quote(project)}/", V1_JSON)
+        if page.status != 200 or page.type != V1_JSON:
+            return 0
+        files, _ = read_page(page)
+        total = float(sum(file["size"] for file in files if isinstance(file.get("size"), int)))
+        versions = json.loads(page.body).get("versions")
+        if releases_kept and isinstance(versions, list) and len(versions) > releases_kept:
+            total *= releases_kept / len(versions)
+        return total
+
+    with ThreadPoolExecutor(max_workers=8) as pool:
+        return round(sum(pool.map(project_bytes, projects)))
+
+
 def not_an_index(index: Index, answer: Answer, url: str) -> ProbeError:
     why = {
         401: ("asks for credentials", "put them into pip's configuration on the control node"),
@@ -433,6 +464,7 @@ def result_of(params: dict[str, Any]) -> dict[str, Any]:
         "core_metadata": False,
         "provenance": False,
         "root_serials": None,
+        "selection_bytes": 0,
         "modes": {},
         "problems": [],
     }
@@ -453,6 +485,7 @@ def result_of(params: dict[str, Any]) -> dict[str, Any]:
         )
         result.update(index_url=index.url, site=index.site, source=source)
         result.update(probe(index, params["probe_project"], params["check_root"]), reachable=True)
+        result["selection_bytes"] = selection_bytes(index, params["sizes_of"], params["releases_kept"])
     except ProbeError as error:
         result["problems"].append(
             {
@@ -482,6 +515,8 @@ ARGUMENTS: dict[str, Any] = {
     "python": {"type": "path"},
     "probe_project": {"type": "str", "default": "six"},
     "check_root": {"type": "bool", "default": False},
+    "sizes_of": {"type": "list", "elements": "str", "default": []},
+    "releases_kept": {"type": "int"},
     "mode": {"type": "str", "choices": ["bandersnatch", "cache", "origin"]},
     "ca_file": {"type": "path"},
     "ca_pem": {"type": "str", "default": ""},

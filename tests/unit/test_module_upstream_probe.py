@@ -68,6 +68,8 @@ def probe(**params: Any) -> dict[str, Any]:
         "python": None,
         "probe_project": "six",
         "check_root": False,
+        "sizes_of": [],
+        "releases_kept": None,
         "mode": None,
         "ca_file": None,
         "ca_pem": "",
@@ -364,3 +366,13 @@ def test_a_python_without_pip(tmp_path: Path) -> None:
     (problem,) = probe(python="/no/such/python")["problems"]
     assert "/no/such/python cannot be asked" in problem["problem"]
     assert "index_url" in problem["next_step"]
+
+
+def test_the_size_of_a_selection_is_added_up_from_the_pages(serve: Any) -> None:
+    sizes = [{**ENTRY, "size": 1000}, {**ENTRY, "size": 500}, {**ENTRY}]
+    page = {"meta": {"api-version": "1.3"}, "files": sizes, "versions": ["1.0", "2.0", "3.0"]}
+    index = Index(replaced={"/simple/big/": (200, {"Content-Type": V1_JSON}, json.dumps(page).encode())})
+    url = f"http://127.0.0.1:{serve(index)}/simple/"
+    assert probe(index_url=url)["selection_bytes"] == 0
+    assert probe(index_url=url, sizes_of=["big", "big", "absent"])["selection_bytes"] == 3000
+    assert probe(index_url=url, sizes_of=["big"], releases_kept=2)["selection_bytes"] == 1000

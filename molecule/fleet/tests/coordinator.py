@@ -42,6 +42,12 @@ class Run:
             h: int(n) for h, n in re.findall(r"^(\S+)\s+: ok=\d+\s+changed=(\d+)", self.output, re.MULTILINE)
         }
 
+    @property
+    def drift(self) -> str:
+        """The tasks that changed something, with what they said."""
+        tasks = re.split(r"^(?=TASK |RUNNING HANDLER )", self.output, flags=re.MULTILINE)
+        return "".join(task for task in tasks if re.search(r"^changed: ", task, re.MULTILINE))
+
     def ok(self) -> "Run":
         assert self.code == 0, self.output[-6000:]
         return self

@@ -113,7 +113,7 @@ def test_what_is_not_meant_for_everybody_is_refused_from_outside(client, url):
 
 def test_check_mode_reports_no_change_and_no_error():
     run = playbook("site", "--check", "--diff").ok()
-    assert set(run.changed.values()) == {0}, run.changed
+    assert set(run.changed.values()) == {0}, run.drift
 
 
 def test_too_little_disk_is_told_before_anything_is_changed():
@@ -138,7 +138,8 @@ def test_check_mode_on_a_bare_host():
 
 def test_one_file_and_one_command_add_a_mirror_whatever_stops_them(client):
     seed = random.randrange(10**6)
-    moments = [random.Random(seed).uniform(8, 40) for _ in range(2)]
+    chance = random.Random(seed)
+    moments = [chance.uniform(8, 40), chance.uniform(8, 40)]
     print(f"seed {seed}: killed after {moments} seconds")
     for moment in moments:
         playbook("provision", "--limit", "mirror3", kill_after=moment)
