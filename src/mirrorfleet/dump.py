@@ -98,6 +98,24 @@ def merged(legacy: dict[str, Any], simple: Releases) -> Releases:
     return releases
 
 
+def usable_entries(name: str, entries: Any, base: str) -> list[dict[str, Any]]:
+    """The entries of a release that can be fetched, verified and stored, with absolute URLs."""
+    usable = []
+    for entry in entries if isinstance(entries, list) else ():
+        try:
+            url = urljoin(base, entry["url"])
+            if not url.startswith(("https://", "http://")):
+                raise BadDocumentError(f"no http URL: {url}")
+            if type(entry["size"]) is not int and entry["size"] is not None:
+                raise BadDocumentError(f"no size: {entry['size']}")
+            addressed_path(entry["digests"]["sha256"], entry["filename"])
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            log.warning("project %s: a file is left out: %s", name, shown(repr(error)))
+            continue
+        usable.append({**entry, "url": url})
+    return usable
+
+
 class Dump:
     def __init__(
         self, config: Config, state: State, client: Upstream, progress: Progress, *, allow_shrink: bool
@@ -259,9 +277,8 @@ class Dump:
             if simple is None:
                 raise AbsentError(f"{index}/{name}/: not found")
             raise FetchError(f"{simple.url}: offers neither PEP 691 JSON nor /pypi/{name}/json")
-        usable = {
-            version: [e for e in entries if self._usable(name, e)] for version, entries in releases.items()
-        }
+        base = legacy.url if legacy is not None else index
+        usable = {version: usable_entries(name, entries, base) for version, entries in releases.items()}
         document = {key: value for key, value in document.items() if key not in ("last_serial", "urls")}
         selection = self._config.selection
         document["releases"] = kept_releases(
@@ -272,20 +289,6 @@ class Dump:
         if status.get("status"):
             document["project-status"] = {"status": status["status"], "reason": status.get("reason")}
         return document
-
-    def _usable(self, name: str, entry: Any) -> bool:
-        try:
-            if type(entry["size"]) is not int and entry["size"] is not None:
-                raise BadDocumentError("size is no number")
-            addressed_path(str(entry["digests"]["sha256"]), entry["filename"])
-            if not entry["url"].startswith(("https://", "http://")):
-                raise BadDocumentError("no http URL")
-        except (InvalidNameError, BadDocumentError, KeyError, TypeError, AttributeError) as error:
-            log.warning(
-                "project %s: a file is left out: %s: %s", name, type(error).__name__, shown(str(error))
-            )
-            return False
-        return True
 
     async def _optional(self, url: str, accept: str) -> Page | None:
         try:

@@ -53,7 +53,9 @@ class Upstream:
         self._slots = asyncio.Semaphore(workers)
         self._tries = tries
 
-    async def page(self, url: str, accept: str = "application/json", limit: int = MAX_PAGE) -> Page:
+    async def page(self, url: str, accept: str = "application/json", limit: int | None = None) -> Page:
+        limit = MAX_PAGE if limit is None else limit
+
         async def attempt() -> Page:
             async with self._session.get(url, headers={"Accept": accept}) as response:
                 self._check(response, url)
@@ -89,7 +91,11 @@ class Upstream:
                     os.unlink(temporary)
                 raise
 
-        received: int = await self._retried(attempt, url)
+        try:
+            received: int = await self._retried(attempt, url)
+        except AbsentError as error:
+            # A page named it: its absence is upstream's fault, and says nothing about the project.
+            raise FetchError(str(error)) from error
         return received
 
     async def _receive(

@@ -6,6 +6,7 @@ from urllib.parse import unquote, urlsplit
 from packaging.utils import canonicalize_name
 
 _PROJECT = re.compile(r"[a-z0-9]+(?:-[a-z0-9]+)*")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 _MAX_COMPONENT = 255  # bytes; the limit of every file system we serve from
 _MAX_PATH = 1024
 SIDECAR = ".metadata"
@@ -73,4 +74,6 @@ def served_path(url: str, filename: str) -> str:
 
 def addressed_path(sha256: str, filename: str) -> str:
     """The path of a file whose upstream has no /packages/ layout, or no upstream at all."""
+    if not _SHA256.fullmatch(sha256):
+        raise InvalidNameError(f"not a sha256: {shown(sha256)}")
     return f"packages/{sha256[:2]}/{sha256[2:4]}/{sha256[4:]}/{file_name(filename)}"

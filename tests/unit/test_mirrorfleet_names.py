@@ -64,7 +64,13 @@ def test_a_url_keeps_its_path_below_packages() -> None:
         == "packages/aa/bb/c+c.whl"
     )
     assert served_path("/packages/aa/six.whl", "six.whl") == "packages/aa/six.whl"
-    assert addressed_path("abcdef", "six.whl") == "packages/ab/cd/ef/six.whl"
+    assert addressed_path("ab" * 32, "six.whl") == f"packages/ab/ab/{'ab' * 30}/six.whl"
+
+
+@pytest.mark.parametrize("sha256", ["", "../../../etc", "ab" * 31, "AB" * 32])
+def test_a_hash_that_is_none_becomes_no_path(sha256: str) -> None:
+    with pytest.raises(InvalidNameError):
+        addressed_path(sha256, "six.whl")
 
 
 @given(st.text(max_size=60), st.text(max_size=20))

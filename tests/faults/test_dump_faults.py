@@ -1,0 +1,194 @@
+"""An origin that dumps another index: every shape of upstream, and every way it misbehaves."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from faults.fleet import Host, Origin, Site
+
+from mirrorfleet import http
+
+PROJECTS = ["alpha", "beta", "gamma-delta"]
+JSON_TYPE = "application/vnd.pypi.simple.v1+json"
+
+
+class Dump(Host):
+    def __init__(self, root: Path, upstream: str, **selection: Any) -> None:
+        super().__init__(
+            root, "origin", index_url=f"{upstream}/simple/", selection={"projects": PROJECTS} | selection
+        )
+
+    def contents(self, name: str) -> list[tuple[Any, ...]]:
+        return [
+            (e["filename"], e["size"], e["hashes"], e["yanked"], e["core-metadata"], e.get("upload-time"))
+            for e in self.page(name)["files"]
+        ]
+
+
+@pytest.fixture
+def dump(tmp_path: Path, site: Site) -> Dump:
+    return Dump(tmp_path / "dump", site.url)
+
+
+def contents(host: Host, name: str) -> list[tuple[Any, ...]]:
+    return Dump.contents(host, name)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        {},
+        {"^/simple/": {"body": "<!DOCTYPE html><a href=x>x</a>", "type": "text/html"}},
+        {"^/pypi/": 404},
+    ],
+    ids=["both", "legacy document only", "PEP 691 only"],
+)
+def test_an_index_of_any_shape_is_dumped(
+    origin: Origin, site: Site, dump: Dump, shape: dict[str, Any]
+) -> None:
+    origin.facts("alpha", yanked={"1.0": "because <this>"})
+    origin.publish()
+    site.faults(shape)
+    assert dump.run("sync")["changed"] == 3
+    assert dump.names() == PROJECTS
+    for name in PROJECTS:
+        assert dump.contents(name) == contents(origin, name)
+    assert dump.broken() == dump.leftovers() == []
+    assert dump.run("sync")["changed"] == 0
+
+
+def test_an_index_without_any_readable_page_is_refused(site: Site, dump: Dump) -> None:
+    site.faults({"^/simple/": {"body": "<html>", "type": "text/html"}, "^/pypi/": 404})
+    failed = dump.run("sync", expect=1)["failed"]
+    assert sorted(failed) == PROJECTS
+    assert "offers neither PEP 691 JSON nor /pypi/alpha/json" in failed["alpha"]
+
+
+def test_what_changes_upstream_arrives_with_a_serial_of_our_own(
+    origin: Origin, site: Site, dump: Dump
+) -> None:
+    dump.run("sync")
+    before = {name: dump.page(name)["meta"]["_last-serial"] for name in PROJECTS}
+    origin.release("alpha", "3.0")
+    origin.facts("gamma-delta", status="quarantined", reason="malware")
+    origin.publish()
+    assert dump.run("sync")["changed"] == 2
+    after = {name: dump.page(name)["meta"]["_last-serial"] for name in PROJECTS}
+    assert after["beta"] == before["beta"]
+    assert min(after["alpha"], after["gamma-delta"]) > max(before.values())
+    assert dump.page("gamma-delta")["files"] == []
+    assert dump.page("gamma-delta")["project-status"] == {"status": "quarantined", "reason": "malware"}
+    origin.delete("beta")
+    origin.publish()
+    dump.run("sync")
+    assert dump.names() == ["alpha", "gamma-delta"]
+    dump.run("sync", expect=None)
+    assert dump.broken() == dump.leftovers() == []
+
+
+def test_bad_files_fail_their_projects_alone_and_heal(origin: Origin, site: Site, dump: Dump) -> None:
+    dump.run("sync")
+    for name in PROJECTS:
+        origin.release(name, "3.0")
+    origin.release("good", "1.0")
+    origin.publish()
+    dump.configure(selection={"projects": [*PROJECTS, "good"]}, timeout=2)
+    site.faults({r"alpha-3.*whl$": "corrupt", r"beta-3.*whl$": "truncate", r"gamma_delta-3.*whl$": "hang"})
+    failed = dump.run("sync", expect=1)["failed"]
+    assert sorted(failed) == PROJECTS
+    assert "sha256" in failed["alpha"]
+    assert "imeout" in failed["gamma-delta"]
+    for name in PROJECTS:
+        assert len(dump.files(name)) == 4
+    assert len(dump.files("good")) == 2
+    assert dump.metric("failing_projects") == 3
+    site.faults({"^/packages/": "slow"})
+    dump.run("sync")
+    for name in PROJECTS:
+        assert len(dump.files(name)) == 6
+    dump.run("sync")
+    assert dump.broken() == dump.leftovers() == []
+    assert dump.metric("failing_projects") == 0
+
+
+def test_a_file_that_is_absent_is_not_an_absent_project(origin: Origin, site: Site, dump: Dump) -> None:
+    dump.run("sync")
+    origin.release("alpha", "3.0")
+    origin.publish()
+    site.faults({r"alpha-3\.0\.tar\.gz$": 404})
+    summary = dump.run("sync", expect=1)
+    assert list(summary["failed"]) == ["alpha"]
+    assert summary["removed"] == 0
+    assert len(dump.files("alpha")) == 4
+
+
+def test_an_upstream_that_forgot_everything_is_refused(site: Site, dump: Dump) -> None:
+    dump.run("sync")
+    site.faults({"^/(simple|pypi)/": 404})
+    dump.run("sync", expect=4)
+    assert "3 of 3 projects would disappear" in dump.log
+    site.faults({"^/(simple|pypi)/": 503})
+    dump.run("sync", expect=1)
+    site.faults({"^/(simple|pypi)/": {"redirect": "/simple/alpha/"}})
+    dump.run("sync", expect=1)
+    assert "TooManyRedirects" in dump.log
+    assert dump.names() == PROJECTS
+    assert dump.broken() == []
+
+
+def test_a_page_of_any_length_is_not_read_to_its_end(dump: Dump, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http, "MAX_PAGE", 500)
+    assert "longer than 500 bytes" in dump.run("sync", expect=1)["failed"]["alpha"]
+
+
+def test_the_selection_is_applied(origin: Origin, site: Site, tmp_path: Path) -> None:
+    dump = Dump(tmp_path / "newest", site.url, releases_kept=1)
+    dump.run("sync")
+    assert {entry["filename"] for entry in dump.page("alpha")["files"]} == {
+        "alpha-2.0-py3-none-any.whl",
+        "alpha-2.0.tar.gz",
+    }
+    dump.configure(selection={"projects": ["alpha", "beta"], "blocklist": ["beta"], "max_project_size": 10})
+    summary = dump.run("sync", expect=1)
+    assert "max_project_size" in summary["failed"]["alpha"]
+    assert summary["removed"] == 2
+    assert dump.names() == ["alpha"]  # as it was
+
+
+def test_hostile_documents_stay_in_their_place(origin: Origin, site: Site, dump: Dump) -> None:
+    page = origin.page("alpha")
+    good = page["files"][0]
+    page["files"] = [
+        good | {"filename": "../../alpha-1.0.tar.gz"},
+        good | {"filename": "alpha-1.0.tar.gz" + "x" * 5000},
+        good | {"filename": "alpha-9.0.tar.gz", "url": "file:///etc/passwd"},
+        good | {"filename": "alpha-9.1.tar.gz", "hashes": {"sha256": "../../../etc"}},
+        good | {"filename": "alpha-9.2.tar.gz", "hashes": None},
+        good | {"filename": "alpha-9.3.tar.gz", "size": "big"},
+        "no entry",
+        good | {"url": f"{site.url}{good['url'].removeprefix('../..')}"},
+    ]
+    site.faults({"^/simple/alpha/$": {"body": json.dumps(page), "type": JSON_TYPE}, "^/pypi/alpha/": 404})
+    dump.run("sync")
+    assert list(dump.files("alpha")) == [good["filename"]]
+    assert dump.broken() == dump.leftovers() == []
+    assert {path.name for path in dump.root.iterdir()} <= {
+        "fetched",
+        "served",
+        "state",
+        "mirror.json",
+        "metrics.prom",
+    }
+
+
+def test_a_local_project_comes_before_upstreams_of_that_name(
+    origin: Origin, tmp_path: Path, serve: Callable[[Path], Site]
+) -> None:
+    other = Origin(tmp_path / "other")
+    other.release("alpha", "99.0")
+    other.configure(index_url=f"{serve(origin.served).url}/simple/", selection={"projects": PROJECTS})
+    other.run("sync")
+    assert list(other.files("alpha")) == ["alpha-99.0-py3-none-any.whl", "alpha-99.0.tar.gz"]
+    assert len(other.files("beta")) == 4
