@@ -1,5 +1,6 @@
 """A served tree over HTTP as the web server role serves it, with faults on demand.
 
+Below /html/ the same tree is served as by an index that knows no JSON.
 Run as a process: `python static_site.py TREE PORTFILE [FAULTS]`. FAULTS is a JSON file, read for each
 request: {"regular expression on the path": fault}, where a fault is an HTTP status, "corrupt",
 "truncate", "hang", "slow", "stale", {"redirect": URL} or {"body": text,
@@ -34,12 +35,12 @@ class Site:
 
     async def respond(self, request: web.Request) -> web.StreamResponse:
         # One resolved path for serial and content, as nginx does: they switch together.
-        path = request.path
+        path, html_only = request.path.removeprefix("/html"), request.path.startswith("/html/")
         kind = "application/octet-stream"
         if path in ("/simple", "/simple/") or path.startswith("/simple/"):
             if path != "/simple" and not path.endswith("/"):
-                raise web.HTTPMovedPermanently(path + "/")
-            wants_json = JSON_TYPE in request.headers.get("Accept", "")
+                raise web.HTTPMovedPermanently(request.path + "/")
+            wants_json = JSON_TYPE in request.headers.get("Accept", "") and not html_only
             kind = JSON_TYPE if wants_json else "text/html"
             path = path.rstrip("/") + ("/index.v1_json" if wants_json else "/index.html")
         elif path.startswith("/pypi/"):
