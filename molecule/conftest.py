@@ -47,6 +47,7 @@ class Scenario:
         self.folder = HOUSE / "molecule" / name
         self.environment = os.environ | {
             "ANSIBLE_CONFIG": str(HOUSE / "ansible.cfg"),
+            "ANSIBLE_FORCE_COLOR": "0",  # molecule asks for colours
             "ANSIBLE_NOCOLOR": "1",
             "MOLECULE_SCENARIO_NAME": name,
         }
