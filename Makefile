@@ -78,9 +78,10 @@ unit: setup  ## everything that needs no host: unit, property and template tests
 	@$(call say,tests without hosts)
 	$(BIN)/pytest tests/unit --numprocesses 2 --quiet
 
-test: lint  ## everything: lint, tests without hosts, a scenario per role, the whole fleet
-	@$(call say,tests)
-	$(BIN)/pytest tests --numprocesses 2
+# The longest first, two at a time: the fleet and the roles' scenarios, fault tests, lint, everything without hosts.
+test: setup  ## everything: lint, tests without hosts, fault tests, a scenario per role, the whole fleet
+	@$(call say,tests; logs of the scenarios are in build/log)
+	$(BIN)/pytest tests/scenarios tests/faults tests/lint tests/unit --numprocesses 2 --dist worksteal --durations 15
 
 .PHONY: clean
 clean: demo-down  ## remove the local fleet, its images and build/ (not .venv)
