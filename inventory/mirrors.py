@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Inventory script: every host_vars/NAME.yml beside this file's link that sets mirror_mode is a host of group `mirrors`.
+"""Inventory script: every host_vars/NAME.yml beside this file's link that sets mirror_mode is a host of `mirrors`.
 
 So one new file is all a new mirror takes, and a volunteer can send it as one pull request.
 Link this file into a fleet's inventory folder (`ln -s ../mirrors.py`); Ansible runs it because it is executable.

@@ -12,7 +12,6 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
 
-import mirror_probe
 import pytest
 from fleet_list import FilterModule
 from mirror_probe import HTML, JSON_V1, measure_all
