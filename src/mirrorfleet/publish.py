@@ -48,7 +48,7 @@ class Publisher:
             allow_shrink=allow_shrink,
             what=str(self._fetched.json),
         )
-        gone += self._tree.strays(known.keys() | present.keys())
+        gone += self._tree.strays(lambda: known.keys() | present.keys())
         changed = self._changed(known, present)
         remaining, done = iter(changed), 0
         while batch := list(islice(remaining, BATCH)):

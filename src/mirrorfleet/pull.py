@@ -9,6 +9,7 @@ followed and now and then as an audit.
 """
 
 import calendar
+import hashlib
 import json
 import logging
 import os
@@ -185,20 +186,22 @@ class Puller:
     def _pass(self, *, full: bool, allow_shrink: bool) -> Result:
         upstream = self._ask()
         self._tree = ServedTree(self._config, self._state, None)
-        known = self._state.projects()
+        before = self._state.totals()[0]
         changes, position = self._follow(upstream.head)
-        if full or changes is None or self._full_pass_is_due():
+        # What is newly selected may have changed long ago.
+        other_wish = self._state.get("pull_wish") not in (None, self._wish())
+        if full or other_wish or changes is None or self._full_pass_is_due():
             log.info("full pass")
             changes = Changes(pages=self._transfer.current_snapshots(None))
-            changes.gone = known.keys() - changes.pages.keys()
+            changes.gone = self._state.projects().keys() - changes.pages.keys()
             damaged = self._damaged()
             self._state.put("full_pass_at", time.time())
         else:
             damaged = set(self._state.get("pull_again", []))
             changes.pages |= self._transfer.current_snapshots(damaged) if damaged else {}
-        gone = {name for name in known if name in changes.gone or not self._is_selected(name)}
+        gone = {name for name in changes.gone if self._state.is_published(name)} | self._deselected()
         # Refused before anything changes.
-        leavers = self._tree.leavers(gone, len(known), allow_shrink=allow_shrink, what=self._source)
+        leavers = self._tree.leavers(gone, before, allow_shrink=allow_shrink, what=self._source)
         self._take(
             {
                 name: snapshot
@@ -206,14 +209,28 @@ class Puller:
                 if self._is_selected(name) and (name in damaged or self._tree.current(name) != snapshot)
             }
         )
-        leavers += self._tree.strays(known.keys() | changes.pages.keys())
+        leavers += self._tree.strays(lambda: self._state.projects().keys() | changes.pages.keys())
         incomplete = self._tree.result.incomplete
         serial = self._state.get("serial") if incomplete else upstream.serial
         result = self._tree.finish(leavers, int(serial or 0))
         self._state.put("pull_again", sorted(incomplete))
         self._state.put("pull_position", position)
+        self._state.put("pull_wish", self._wish())
         write_status(self._config, self._state, int(serial or 0), None if incomplete else upstream.fetched_at)
         return result
+
+    def _deselected(self) -> set[str]:
+        """Looked for among all projects only when the selection is another than at the last pass."""
+        if self._state.get("pull_wish") == self._wish():
+            return set()
+        gone = {name for name in self._state.projects() if not self._is_selected(name)}
+        with self._state.transaction():
+            self._state.decide_leaving(gone, "deselected")
+        return gone
+
+    def _wish(self) -> str:
+        wish = sorted(self._config.selection.projects), sorted(self._config.selection.blocklist)
+        return hashlib.sha256(json.dumps(wish).encode()).hexdigest()
 
     def _is_selected(self, name: str) -> bool:
         selection = self._config.selection
@@ -318,7 +335,7 @@ class Puller:
         size = sum(part.size for part in needed.values())
         require_free_space(self._config.paths.served, self._config.minimum_free_bytes + size)
         self._tree.claim(project for project, _, _ in staged)
-        self._transfer.fetch(needed, self._stage)
+        self._fetch_parts(needed)
         bad = {path: problem for path, part in needed.items() if (problem := self._problem(path, part))}
         ready: list[Ready] = []
         announced: list[Line] = []
@@ -332,6 +349,21 @@ class Puller:
             self._tree.write_snapshot(project.name, project.serial, contents)
             ready.append(Ready(project, snapshot, snapshot))
         self._tree.commit(ready, announced)
+
+    def _fetch_parts(self, needed: dict[str, Part]) -> None:
+        """Into one flat directory, which spares both sides three directories a file."""
+        self._staged: dict[str, Path] = {}
+        flat, names, nested = self._stage / "flat", set[str](), []
+        for path in needed:
+            name = path.rpartition("/")[2]
+            if name in names:
+                nested.append(path)
+                self._staged[path] = self._stage / path
+            else:
+                names.add(name)
+                self._staged[path] = flat / name
+        self._transfer.fetch((p for p in needed if p not in nested), flat, "--no-relative")
+        self._transfer.fetch(nested, self._stage)
 
     def _read_snapshot(self, name: str, snapshot: str) -> dict[str, bytes]:
         directory = self._stage / "pages" / name / snapshot
@@ -361,7 +393,7 @@ class Puller:
         return needed
 
     def _problem(self, path: str, part: Part) -> str | None:
-        staged = self._stage / path
+        staged = self._staged[path]
         size = regular_size(staged)
         if size is None:
             # Another project of this batch may have moved a file that both name.
@@ -374,7 +406,7 @@ class Puller:
         return None
 
     def _move(self, path: str, part: Part) -> Line:
-        staged, target = self._stage / path, self._tree.root / path
+        staged, target = self._staged[path], self._tree.root / path
         size = regular_size(staged)
         if size is not None:  # else another project of this batch names it too and moved it
             target.parent.mkdir(parents=True, exist_ok=True)

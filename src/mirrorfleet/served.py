@@ -9,7 +9,7 @@ served; a quarantined project's files go at once.
 import hashlib
 import logging
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -199,12 +199,12 @@ class ServedTree:
             refuse_shrinking(known, len(unexplained), self._config.maximum_shrink_share, what)
         return sorted(gone)
 
-    def strays(self, known: Iterable[str]) -> list[str]:
+    def strays(self, known: Callable[[], Iterable[str]]) -> list[str]:
         """Projects that a killed run had begun and that left before they were ever published."""
         if not self.unfinished:
             return []
         begun = self._state.projects_with_files() | {entry.name for entry in entries(self.pages)}
-        return sorted(begun.difference(known) - {ROOT})
+        return sorted(begun.difference(known()) - {ROOT})
 
     def finish(self, gone: list[str], serial: int) -> Result:
         self._publish_root(set(gone), serial)
@@ -253,7 +253,8 @@ class ServedTree:
             log.info("project %s left", name)
             self.result.removed += 1
         with self._state.transaction():
-            self._state.left(self._state.leaving().keys() - self._state.projects().keys())
+            left = (name for name in self._state.leaving() if not self._state.is_published(name))
+            self._state.left(left)
 
     def _schedule(self, paths: Iterable[str], *, grace: bool) -> None:
         self._state.schedule_removal(paths, self._run if grace else self._run - 1)

@@ -256,7 +256,7 @@ def test_a_tier2_may_select(origin: Origin, tier2: Tier2) -> None:
     tier2.run("sync")
     assert tier2.names() == ["alpha", "beta"]
     tier2.configure(selection={"blocklist": ["beta"]})
-    tier2.run("pull", "--full")
+    tier2.run("sync")
     assert tier2.names() == ["alpha", "gamma-delta"]
     tier2.run("sync")
     assert tier2.leftovers() == []
