@@ -15,7 +15,7 @@ DEBIAN_PACKAGES := python3-venv openssh-client openssl rsync nftables \
 
 # Silence about a tree that is not a git checkout; bytecode and caches stay out of roles.
 export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
-export PATH := $(CURDIR)/.venv/bin:$(PATH)
+export PATH := $(CURDIR)/.venv/bin:$(PATH):/usr/sbin:/sbin
 
 .PHONY: help
 help:  ## print this list
