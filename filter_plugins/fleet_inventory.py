@@ -31,6 +31,8 @@ _COUNTRIES = (  # ISO 3166-1 alpha-2
 COUNTRIES = frozenset(_COUNTRIES.split())
 GROUPS = ("mirrors", "redirectors", "monitors", "origins", "clients")
 FILL_MODES = ("bandersnatch", "rsync", "cache")
+# With a tree of their own, which others can be fed from.
+TREE_MODES = ("bandersnatch", "rsync")
 
 
 def country(value: Any) -> str:
@@ -318,7 +320,7 @@ class Fleet:
             report.add(
                 "mirror_upstream",
                 "is missing",
-                "the inventory name of a tier-1 mirror or origin (mode rsync)",
+                "the inventory name of an origin or of a mirror that has files of its own (mode rsync)",
             )
         if mode == "cache" and record.get("mirror_on_miss") == "not_found":
             report.add(
@@ -420,9 +422,7 @@ class Fleet:
             if not named:
                 continue
             feeder = self.upstream_host(host)
-            allowed = (
-                "a URL, or the inventory name of an origin or of a mirror of mode bandersnatch (a tier-1)"
-            )
+            allowed = "a URL, or the inventory name of an origin or of a mirror of mode bandersnatch or rsync"
             if feeder is None:
                 if "://" not in named:
                     near = v.did_you_mean(named, [*self.groups["mirrors"], *self.groups["origins"]])
@@ -440,9 +440,11 @@ class Fleet:
                     )
                 continue
             mode = self.records[feeder].get("mirror_mode")
-            if "origins" not in self.of[feeder] and mode != "bandersnatch":
+            if "origins" not in self.of[feeder] and mode not in TREE_MODES:
                 what = f"of mode {mode}" if "mirrors" in self.of[feeder] else "neither mirror nor origin"
-                report.add("mirror_upstream", f"is {feeder}, which is no tier-1 ({what})", allowed)
+                report.add(
+                    "mirror_upstream", f"is {feeder}, which has no files of its own to give ({what})", allowed
+                )
             elif self.records[feeder].get("mirror_state") == "retired":
                 report.add(
                     "mirror_upstream", f"is {feeder}, which is retired", "an upstream that still serves"
@@ -651,6 +653,19 @@ def _upstream_of(
     return site, f"{checked}/"
 
 
+def rsync_clients(host: str, hostvars: Inventory, groups: dict[str, list[str]]) -> list[str]:
+    fleet = Fleet(hostvars, groups)
+    fed = [
+        mirror
+        for mirror in sorted(fleet.groups["mirrors"])
+        if fleet.records[mirror].get("mirror_mode") == "rsync"
+        and fleet.records[mirror].get("mirror_state") != "retired"
+        and fleet.upstream_host(mirror) == host
+    ]
+    fleet.raise_if_wrong(*fed)
+    return fed
+
+
 def fleet_registry(hostvars: Inventory, groups: dict[str, list[str]]) -> dict[str, Any]:
     fleet = Fleet(hostvars, groups)
     mirrors = sorted(fleet.groups["mirrors"])
@@ -701,4 +716,5 @@ class FilterModule:
             "inventory_problems": as_filter(inventory_problems),
             "mirror_config": as_filter(mirror_config),
             "fleet_registry": as_filter(fleet_registry),
+            "rsync_clients": as_filter(rsync_clients),
         }

@@ -161,7 +161,12 @@ def test_the_local_fleets_inventory_follows_the_contract() -> None:
             "names 'orgin', which is no host",
             "did you mean origin?",
         ),
-        ({"mirror_upstream": "two"}, "mirror_upstream", "is two, which is no tier-1 (of mode rsync)", ""),
+        (
+            {"mirror_upstream": "three"},
+            "mirror_upstream",
+            "is three, which has no files of its own to give (of mode cache)",
+            "",
+        ),
         ({"mirror_upstream": "redirector"}, "mirror_upstream", "neither mirror nor origin", ""),
         ({"mirror_upstream": "one"}, "mirror_upstream", "runs in a circle: one <- one", ""),
         ({"mirror_upstream": "https://one.example.org"}, "mirror_upstream", "runs in a circle", ""),
@@ -350,6 +355,30 @@ def test_rsync_takes_an_inventory_name_only() -> None:
     del hostvars["two"]["mirror_upstream"]
     (told,) = FILTERS["inventory_problems"](hostvars, groups, TODAY)
     assert (told["host"], told["key"], told["problem"]) == ("two", "mirror_upstream", "is missing")
+
+
+def test_tiers_form_chains() -> None:
+    """A tier-3 takes from a tier-2, and so may a cache and a bandersnatch."""
+    for changes in ({"mirror_mode": "rsync"}, {"mirror_mode": "cache"}, {"mirror_mode": "bandersnatch"}):
+        hostvars, groups = inventory()
+        del hostvars["three"]["mirror_on_miss"]
+        hostvars["three"] |= {"mirror_upstream": "two"} | changes
+        assert FILTERS["inventory_problems"](hostvars, groups, TODAY) == []
+        registry = FILTERS["fleet_registry"](hostvars, groups)
+        assert [(m["name"], m["tier"]) for m in registry["mirrors"]] == [("one", 1), ("three", 3), ("two", 2)]
+
+
+def test_who_takes_from_a_host_by_rsync() -> None:
+    hostvars, groups = inventory()
+    hostvars["three"] |= {"mirror_mode": "rsync", "mirror_upstream": "https://one.example.org"}
+    assert FILTERS["rsync_clients"]("one", hostvars, groups) == ["three", "two"]
+    assert FILTERS["rsync_clients"]("two", hostvars, groups) == []
+    assert FILTERS["rsync_clients"]("origin", hostvars, groups) == []
+    hostvars["two"]["mirror_state"] = "retired"
+    assert FILTERS["rsync_clients"]("one", hostvars, groups) == ["three"]
+    hostvars["three"]["mirror_bandwidth"] = "much"
+    with pytest.raises(AnsibleFilterError, match="three: mirror_bandwidth"):
+        FILTERS["rsync_clients"]("one", hostvars, groups)
 
 
 def test_bandersnatch_without_any_selection() -> None:
