@@ -352,7 +352,7 @@ class BandersnatchSync:
             return False
         self._count(failing, result)
         if not whole:
-            self._client.accept_serial(max(self._serials.values(), default=0))
+            self._client.accept_serial(max(self._client.serial(), int(self._state.get("upstream_serial", 0))))
         return True
 
     def _count(self, failing: set[str], result: Result) -> None:

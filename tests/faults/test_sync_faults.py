@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from faults.fleet import DEADLINE, Mirror, Origin, Site
+from faults.fleet import DEADLINE, Host, Mirror, Origin, Site
 
 PROJECTS = ["alpha", "beta", "gamma-delta"]
 
@@ -170,6 +170,19 @@ def test_a_quarantined_project_without_document_loses_its_files(
     assert mirror.page("alpha")["project-status"] == quarantined["project-status"]
     assert not list(mirror.root.rglob("alpha-*.tar.gz"))
     assert mirror.broken() == []
+
+
+def test_a_cache_is_as_fresh_as_its_upstream_answers(origin: Origin, site: Site, tmp_path: Path) -> None:
+    cache = Host(tmp_path / "cache", "cache", upstream=site.url, index_url=f"{site.url}/simple/")
+    assert cache.run("sync")["serial"] == origin.status()["serial"] == cache.status()["serial"]
+    fresh = cache.status()["last_success"]
+    site.faults({"^/mirror.json$": 404})  # an upstream that is no mirror of a fleet, and has no pip
+    assert cache.run("sync")["good"]
+    site.faults({"": 502})
+    cache.run("sync", expect=1)
+    assert cache.status()["last_success"] >= fresh
+    assert cache.metric("last_run_success") == 0
+    assert "upstream does not answer" in cache.log
 
 
 def root(body: str, kind: str = "application/vnd.pypi.simple.v1+json") -> dict[str, str]:
