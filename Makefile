@@ -10,7 +10,7 @@ SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 say = printf '\033[1m==> %s\033[0m\n' "$(1)"
 
 # What a control node needs from Debian: containers for the local fleet, and the tools its tests call.
-DEBIAN_PACKAGES := python3-venv openssh-client openssl rsync nftables \
+DEBIAN_PACKAGES := git python3-venv openssh-client openssl rsync nftables \
     podman crun runc netavark aardvark-dns iptables mmdebstrap uidmap
 
 # Silence about a tree that is not a git checkout; bytecode and caches stay out of roles.

@@ -50,7 +50,14 @@ def country(value: Any) -> str:
 
 def urls(value: Any) -> list[str]:
     """One public URL or a list of them, the first being the name the mirror is listed under."""
-    return [v.url(value)] if isinstance(value, str) else list(v.list_of(v.url, least=1, most=20)(value))
+    return [public_url(value)] if isinstance(value, str) else list(v.list_of(public_url, least=1, most=20)(value))
+
+
+def public_url(value: Any) -> str:
+    url = v.url(value)
+    if ":" in url.removeprefix("https://").rpartition("]")[2]:
+        raise BadValueError(f"is {v.shown(value)}", "https://NAME: the fleet's hosts serve on port 443")
+    return url
 
 
 def site_url(value: Any) -> str:
@@ -122,8 +129,9 @@ ORIGIN: dict[str, Callable[[Any, str, Report], Any]] = {
     "origin_releases_kept": simple(optional(v.whole(1, 1_000_000))),
 }
 ORIGIN_REQUIRED = {"origin_url": "https://NAME", "origin_projects": "a list of project names"}
+REDIRECTOR: dict[str, Callable[[Any, str, Report], Any]] = {"redirector_url": simple(urls)}
 TLS: dict[str, Callable[[Any, str, Report], Any]] = {
-    "tls_mode": simple(v.choice("acme", "provided", "private_ca"))
+    "tls_mode": simple(v.choice("provided", "private_ca"))
 }
 
 
@@ -256,7 +264,13 @@ class Fleet:
         if "mirrors" in self.of[host]:
             schema |= MIRROR | TLS
         if "origins" in self.of[host]:
-            schema |= ORIGIN
+            schema |= ORIGIN | TLS
+        if "redirectors" in self.of[host]:
+            schema |= REDIRECTOR | TLS
+            if "redirector_url" not in found.values and "redirector_url" not in found.unreadable:
+                report.add(
+                    "redirector_url", "is missing", "https://NAME", f"add redirector_url to host_vars/{host}.yml"
+                )
         for key, wrong in found.unreadable.items():
             report.add(key, wrong.problem, wrong.allowed, wrong.next_step)
         record = {
@@ -274,6 +288,12 @@ class Fleet:
             if key not in found.values and key not in found.unreadable:
                 report.add(key, "is missing", allowed, f"add {key} to group_vars/all")
         vantage = record.get("fleet_vantage_host")
+        if vantage and vantage in self.groups["mirrors"]:
+            report.add(
+                "fleet_vantage_host",
+                f"names {v.shown(vantage)}, which is a mirror",
+                "a host that is no mirror, or localhost: nothing a mirror says of itself counts",
+            )
         if vantage and vantage != "localhost" and vantage not in self.all_hosts:
             hint = v.did_you_mean(vantage, self.all_hosts)
             report.add(
@@ -531,10 +551,11 @@ def inventory_problems(
                     fleet.reports[host].add(
                         key, f"is no input of the role {role}", ", ".join(inputs), v.did_you_mean(key, inputs)
                     )
-    if not fleet.groups["mirrors"]:
-        fleet.reports.setdefault("all", Report("all")).add(
-            "groups", "the group mirrors is empty", "at least one mirror", "add a host to the group mirrors"
-        )
+    for group, kind in (("mirrors", "mirror"), ("redirectors", "redirector")):
+        if not fleet.groups[group]:
+            fleet.reports.setdefault("all", Report("all")).add(
+                "groups", f"the group {group} is empty", f"at least one {kind}", f"add a host to the group {group}"
+            )
     return fleet.problems()
 
 

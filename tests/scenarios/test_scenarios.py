@@ -16,7 +16,7 @@ SCENARIOS = sorted(
     key=lambda name: (name != "fleet", name),
 )
 # Exercised by the scenarios of the roles that use them; the sandbox makes the scenarios' own hosts.
-WITHOUT_SCENARIO = {"authority", "client", "python_program", "sandbox"}
+WITHOUT_SCENARIO = {"authority", "python_program", "rsync_server", "sandbox"}
 LINES_SHOWN = 80
 
 

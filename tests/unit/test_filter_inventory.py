@@ -60,7 +60,7 @@ def inventory() -> tuple[dict[str, Any], dict[str, list[str]]]:
         "one": record("one", mirror_upstream="origin"),
         "two": record("two", mirror_mode="rsync", mirror_upstream="one"),
         "three": record("three", mirror_mode="cache", mirror_on_miss="pass"),
-        "redirector": dict(FLEET),
+        "redirector": FLEET | {"redirector_url": "https://list.example.org", "tls_mode": "private_ca"},
     }
     groups = {
         "all": list(hostvars),
@@ -416,9 +416,30 @@ def test_groups() -> None:
     assert "not in the group mirrors" in told["two", "mirror_mode"]["problem"]
 
 
-def test_an_inventory_without_mirrors() -> None:
-    (told,) = FILTERS["inventory_problems"]({}, {"all": []}, TODAY)
-    assert told["problem"] == "the group mirrors is empty"
+@pytest.mark.parametrize("group", ["mirrors", "redirectors"])
+def test_an_inventory_without_a_needed_group(group: str) -> None:
+    hostvars, groups = inventory()
+    for host in groups.pop(group):
+        del hostvars[host]
+        groups["all"].remove(host)
+    told = FILTERS["inventory_problems"](hostvars, groups, TODAY)
+    assert [p["problem"] for p in told if p["key"] == "groups"] == [f"the group {group} is empty"]
+
+
+@pytest.mark.parametrize(
+    ("host", "changes", "key", "problem"),
+    [
+        ("redirector", {"redirector_url": "http://list.example.org"}, "redirector_url", "is 'http"),
+        ("redirector", {"redirector_url": "https://list.example.org:8443"}, "redirector_url", "is 'https"),
+        ("redirector", {"tls_mode": "privat"}, "tls_mode", "is 'privat'"),
+        ("origin", {"tls_mode": "acme"}, "tls_mode", "is 'acme'"),
+        ("one", {"mirror_url": "https://one.example.org:8443"}, "mirror_url", "is 'https"),
+        ("one", {"fleet_vantage_host": "two"}, "fleet_vantage_host", "which is a mirror"),
+    ],
+)
+def test_what_would_fail_half_way_is_told_before(host: str, changes: dict[str, str], key: str, problem: str) -> None:
+    (told,) = [p for p in problems_with(host, **changes) if p["key"] == key and p["host"] == host]
+    assert problem in told["problem"]
 
 
 REFERENCE = (ROOT / "docs" / "inventory.md").read_text()
@@ -434,8 +455,9 @@ def test_the_reference_tells_every_key() -> None:
 def test_the_references_examples_follow_the_contract() -> None:
     mirror, fleet = (yaml.safe_load(text) for text in re.findall(r"```yaml\n(.*?)```", REFERENCE, re.DOTALL))
     origin = fleet | {"origin_url": "https://origin.example.org", "origin_projects": ["six", "idna"]}
-    hostvars = {"one": fleet | mirror, "origin": origin}
-    groups = {"all": ["one", "origin"], "mirrors": ["one"], "origins": ["origin"]}
+    redirector = fleet | {"redirector_url": "https://list.example.org"}
+    hostvars = {"one": fleet | mirror, "origin": origin, "list": redirector}
+    groups = {"all": [*hostvars], "mirrors": ["one"], "origins": ["origin"], "redirectors": ["list"]}
     assert FILTERS["inventory_problems"](hostvars, groups, TODAY) == []
     assert {*mirror} == {*MIRROR, *TLS}
 

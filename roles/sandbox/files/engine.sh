@@ -4,6 +4,10 @@
 set -eu
 dir=$1
 mkdir -p "$dir"
+# Fleets that start side by side ask once.
+exec 9>"$dir/containers.conf.lock"
+flock 9
+[ ! -e "$dir/containers.conf" ] || exit 0
 conf=$dir/containers.conf.new
 trial=$(mktemp -d)
 trap 'rm -rf "$trial"; podman rmi --force localhost/mirrorfleet/trial >/dev/null 2>&1 || true' EXIT

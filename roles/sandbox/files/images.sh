@@ -14,6 +14,9 @@ if [ $# -gt 1 ]; then  # each in a process of its own, side by side
     exit 0
 fi
 suite=${1%%=*} tag=${1#*=}
+# Fleets that start side by side build an image once.
+exec 9>"/tmp/mirrorfleet-image-$suite.lock"
+flock 9
 packages=systemd,systemd-sysv,dbus,libnss-systemd,libpam-systemd,openssh-server,python3,python3-apt,sudo,iproute2,ca-certificates,adduser,netbase
 
 # The image is rebuilt when this recipe or the trusted certificates change.
