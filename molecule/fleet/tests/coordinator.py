@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import time
+from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -53,13 +54,20 @@ class Run:
         return self
 
 
-def playbook(name: str, *arguments: str, kill_after: float | None = None) -> Run:
-    """ansible-playbook playbooks/NAME.yml; with `kill_after`, SIGKILL to all of it after so many seconds."""
+def playbook(
+    name: str, *arguments: str, kill_after: float | None = None, kill_when: Callable[[], bool] | None = None
+) -> Run:
+    """ansible-playbook playbooks/NAME.yml; SIGKILL to all of it after so many seconds, or when something is so."""
     process = subprocess.Popen(
         ["ansible-playbook", f"playbooks/{name}.yml", *arguments],
         cwd=ROOT, env=ENVIRONMENT, text=True, start_new_session=True,
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     )  # fmt: skip
+    if kill_when:
+        # Its output is little until then, so that the pipe does not fill.
+        while process.poll() is None and not kill_when():
+            time.sleep(1)
+        os.killpg(process.pid, 9)
     try:
         output, _ = process.communicate(timeout=kill_after or 900)
     except subprocess.TimeoutExpired:

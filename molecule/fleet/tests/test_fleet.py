@@ -214,6 +214,31 @@ def test_a_release_that_cannot_run_stops_at_the_canary_and_is_taken_back(client,
         assert not other.file("/opt/mirrorfleet/9.9.9").exists, "a further mirror was touched"
 
 
+def test_a_killed_update_leaves_its_mirror_off_the_list_and_the_next_one_completes_it(client):
+    canary = on("mirror1")
+    # Killed as soon as the mirror is held, as it happens when a terminal is closed.
+    with edited(VERSIONS, 'debian-13: "8.2.0"', 'debian-13: "8.1.0"'):
+        playbook("update", kill_when=lambda: client.entry("mirror1")["reason"].startswith("held:"))
+    playbook("publish").ok()
+    assert client.entry("mirror1")["reason"].startswith("held:"), "nobody looked at it, and it is back"
+    playbook("update").ok()
+    assert client.entry("mirror1")["listed"]
+    assert canary.file("/opt/bandersnatch/current").linked_to == "/opt/bandersnatch/8.2.0"
+
+
+def test_a_host_that_does_not_answer_does_not_hide_the_other_problems(client):
+    lost = add_mirror("mirror8", 18)
+    bad = add_mirror("mirror9", 19, disk="300m")
+    try:
+        run = playbook("preflight", "--limit", "mirror8,mirror9,mirror1")
+        assert run.code != 0
+        assert "mirror8: SSH and Python" in run.output
+        assert "mirror9: disk at /srv/mirror has" in run.output
+    finally:
+        lost.unlink()
+        bad.unlink()
+
+
 def test_a_bad_bandersnatch_pin_is_taken_back(client, tmp_path):
     # A lock that lacks what the release needs: pip refuses it, and the running version is not touched.
     locks = copy_locks(tmp_path / "requirements")
