@@ -20,6 +20,7 @@ SCENARIOS = (
     "monitoring_agent",
     "redirector",
     "monitoring_server",
+    "tiers",
 )
 STANDARD_HOSTS = [
     {"name": "debian-13", "platform": "debian-13", "address": 13},
