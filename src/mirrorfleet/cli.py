@@ -64,8 +64,16 @@ def _check(context: Context) -> Answer:
     # A project whose fetch is under way has files that no page names yet.
     settled = not context.state.troubles()
     report = check(context.config, context.state, context.lock, everything=True, sweep=settled)
-    metrics.write(context.config, context.state)
+    _write_metrics(context)
     return not report.broken, asdict(report)
+
+
+def _write_metrics(context: Context) -> None:
+    """A sync whose metrics cannot be told, as before the monitoring agent is there, is a sync all the same."""
+    try:
+        metrics.write(context.config, context.state)
+    except OSError as error:
+        log.warning("metrics were not written: %s: %s", error.filename, error.strerror)
 
 
 def _sync(context: Context) -> Answer:
@@ -77,7 +85,7 @@ def _sync(context: Context) -> Answer:
     finally:
         ended = time.time()
         context.state.put("last_run", {"good": good, "ended": ended, "seconds": ended - started})
-        metrics.write(context.config, context.state)
+        _write_metrics(context)
     return good, outcome.summary
 
 
