@@ -114,6 +114,9 @@ all:
           mirror_location: {continent: OC, country: NZ, city: Auckland, latitude: -36.8, longitude: 174.8}
           mirror_operator: {name: A. Person, email: ops@example.org}
           mirror_agreement: {version: "2026-11", accepted_by: A. Person, accepted_on: 2026-11-20}
+    redirectors:
+      hosts:
+        two: {redirector_url: "https://two.example.org"}
 """
 
 
