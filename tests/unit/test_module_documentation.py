@@ -72,12 +72,7 @@ def test_ansible_finds_and_runs_them(tmp_path: Path) -> None:
             "ports=1",
         ],
         cwd=tmp_path,
-        env={
-            **os.environ,
-            "ANSIBLE_LIBRARY": str(ROOT / "library"),
-            "ANSIBLE_LOCAL_TEMP": str(tmp_path),
-            "ANSIBLE_CALLBACK_RESULT_FORMAT": "json",
-        },
+        env={**os.environ, "ANSIBLE_LIBRARY": str(ROOT / "library"), "ANSIBLE_LOCAL_TEMP": str(tmp_path)},
         capture_output=True,
         text=True,
         check=False,
