@@ -50,7 +50,11 @@ def country(value: Any) -> str:
 
 def urls(value: Any) -> list[str]:
     """One public URL or a list of them, the first being the name the mirror is listed under."""
-    return [public_url(value)] if isinstance(value, str) else list(v.list_of(public_url, least=1, most=20)(value))
+    return (
+        [public_url(value)]
+        if isinstance(value, str)
+        else list(v.list_of(public_url, least=1, most=20)(value))
+    )
 
 
 def public_url(value: Any) -> str:
@@ -130,9 +134,7 @@ ORIGIN: dict[str, Callable[[Any, str, Report], Any]] = {
 }
 ORIGIN_REQUIRED = {"origin_url": "https://NAME", "origin_projects": "a list of project names"}
 REDIRECTOR: dict[str, Callable[[Any, str, Report], Any]] = {"redirector_url": simple(urls)}
-TLS: dict[str, Callable[[Any, str, Report], Any]] = {
-    "tls_mode": simple(v.choice("provided", "private_ca"))
-}
+TLS: dict[str, Callable[[Any, str, Report], Any]] = {"tls_mode": simple(v.choice("provided", "private_ca"))}
 
 
 def version(value: Any) -> str:
@@ -269,7 +271,10 @@ class Fleet:
             schema |= REDIRECTOR | TLS
             if "redirector_url" not in found.values and "redirector_url" not in found.unreadable:
                 report.add(
-                    "redirector_url", "is missing", "https://NAME", f"add redirector_url to host_vars/{host}.yml"
+                    "redirector_url",
+                    "is missing",
+                    "https://NAME",
+                    f"add redirector_url to host_vars/{host}.yml",
                 )
         for key, wrong in found.unreadable.items():
             report.add(key, wrong.problem, wrong.allowed, wrong.next_step)
@@ -554,7 +559,10 @@ def inventory_problems(
     for group, kind in (("mirrors", "mirror"), ("redirectors", "redirector")):
         if not fleet.groups[group]:
             fleet.reports.setdefault("all", Report("all")).add(
-                "groups", f"the group {group} is empty", f"at least one {kind}", f"add a host to the group {group}"
+                "groups",
+                f"the group {group} is empty",
+                f"at least one {kind}",
+                f"add a host to the group {group}",
             )
     return fleet.problems()
 

@@ -41,13 +41,16 @@ def _lines(host: str, what: str, result: dict[str, Any]) -> list[str]:
         return [_line(host, problem) for problem in result["problems"]]
     if result.get("skipped"):
         return []
-    said = str(result.get("msg") or result.get("module_stderr") or "the check gave no answer").strip()
+    words = ("msg", "exception", "module_stderr", "module_stdout")
+    said = next((str(result[word]).strip() for word in words if result.get(word)), "")
+    if not said:
+        said = f"the check gave no answer, but {str(result)[:500]}"
     if _unreachable(result):
         allowed, next_step = "a host that answers by SSH", f"try: ansible {host} -m ansible.builtin.ping"
     else:
         allowed = "a login with sudo, or root, and Python 3.11 or newer"
         next_step = f"try: ansible {host} -b -m ansible.builtin.ping (--ask-become-pass where sudo asks)"
-    problem = {"key": what, "problem": said.splitlines()[0], "allowed": allowed, "next_step": next_step}
+    problem = {"key": what, "problem": said.splitlines()[-1], "allowed": allowed, "next_step": next_step}
     return [_line(host, problem)]
 
 
