@@ -134,6 +134,7 @@ ORIGIN: dict[str, Callable[[Any, str, Report], Any]] = {
 }
 ORIGIN_REQUIRED = {"origin_url": "https://NAME", "origin_projects": "a list of project names"}
 REDIRECTOR: dict[str, Callable[[Any, str, Report], Any]] = {"redirector_url": simple(urls)}
+REDIRECTOR_REQUIRED = {"redirector_url": "https://NAME"}
 TLS: dict[str, Callable[[Any, str, Report], Any]] = {"tls_mode": simple(v.choice("provided", "private_ca"))}
 
 
@@ -269,13 +270,6 @@ class Fleet:
             schema |= ORIGIN | TLS
         if "redirectors" in self.of[host]:
             schema |= REDIRECTOR | TLS
-            if "redirector_url" not in found.values and "redirector_url" not in found.unreadable:
-                report.add(
-                    "redirector_url",
-                    "is missing",
-                    "https://NAME",
-                    f"add redirector_url to host_vars/{host}.yml",
-                )
         for key, wrong in found.unreadable.items():
             report.add(key, wrong.problem, wrong.allowed, wrong.next_step)
         record = {
@@ -285,13 +279,20 @@ class Fleet:
         self._check_keys(host, found)
         if "mirrors" in self.of[host]:
             self._check_mirror(host, found, record)
-        if "origins" in self.of[host]:
-            for key, allowed in ORIGIN_REQUIRED.items():
-                if key not in found.values and key not in found.unreadable:
-                    report.add(key, "is missing", allowed, f"add {key} to host_vars/{host}.yml")
-        for key, allowed in FLEET_REQUIRED.items():
+        for group, required in (("origins", ORIGIN_REQUIRED), ("redirectors", REDIRECTOR_REQUIRED)):
+            if group in self.of[host]:
+                self._check_required(found, required, f"host_vars/{host}.yml", report)
+        self._check_required(found, FLEET_REQUIRED, "group_vars/all", report)
+        self._check_vantage(record, report)
+
+    def _check_required(
+        self, found: HostValues, required: dict[str, str], place: str, report: Report
+    ) -> None:
+        for key, allowed in required.items():
             if key not in found.values and key not in found.unreadable:
-                report.add(key, "is missing", allowed, f"add {key} to group_vars/all")
+                report.add(key, "is missing", allowed, f"add {key} to {place}")
+
+    def _check_vantage(self, record: dict[str, Any], report: Report) -> None:
         vantage = record.get("fleet_vantage_host")
         if vantage and vantage in self.groups["mirrors"]:
             report.add(
