@@ -437,7 +437,9 @@ def test_an_inventory_without_a_needed_group(group: str) -> None:
         ("one", {"fleet_vantage_host": "two"}, "fleet_vantage_host", "which is a mirror"),
     ],
 )
-def test_what_would_fail_half_way_is_told_before(host: str, changes: dict[str, str], key: str, problem: str) -> None:
+def test_what_would_fail_half_way_is_told_before(
+    host: str, changes: dict[str, str], key: str, problem: str
+) -> None:
     (told,) = [p for p in problems_with(host, **changes) if p["key"] == key and p["host"] == host]
     assert problem in told["problem"]
 
