@@ -23,4 +23,6 @@ if __name__ == "__main__":
     folder = Path(sys.argv[0]).absolute().parent / "host_vars"
     retired = hosts_with(r"^mirror_state\s*:\s*[\"']?retired\b", folder)
     groups = {"mirrors": hosts_with(r"^mirror_mode\s*:", folder), "retired": retired}
-    print(json.dumps({name: {"hosts": hosts} for name, hosts in groups.items()} | {"_meta": {"hostvars": {}}}))
+    print(
+        json.dumps({name: {"hosts": hosts} for name, hosts in groups.items()} | {"_meta": {"hostvars": {}}})
+    )
