@@ -157,9 +157,10 @@ class ServedTree:
                 self._confirm(item)
 
     def _switch(self, name: str, snapshot: str) -> None:
+        # In this order: of a project that left and comes back, `cur` may still lead to pages whose files are gone.
+        replace_symlink(self.pages / name / "cur", snapshot)
         for directory in ("simple", "pypi"):
             replace_symlink(self.root / directory / name, f"../pages/{name}/cur/{directory}")
-        replace_symlink(self.pages / name / "cur", snapshot)
 
     def _confirm(self, item: Ready) -> None:
         project, name = item.project, item.project.name
