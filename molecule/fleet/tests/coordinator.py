@@ -16,8 +16,10 @@ import yaml
 ROOT = Path(__file__).resolve().parents[3]
 INVENTORY = ROOT / "build/fleet-inventory"
 CA = "/etc/ssl/certs/ca-certificates.crt"
+# Not what molecule or make sets: a coordinator's shell has none of it.
+OTHERS = ("ANSIBLE_", "MOLECULE_", "SANDBOX_", "PY_COLORS", "FORCE_COLOR")
 ENVIRONMENT = {
-    **os.environ,
+    **{name: value for name, value in os.environ.items() if not name.startswith(OTHERS)},
     "PATH": f"{ROOT}/.venv/bin:{os.environ['PATH']}",
     "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
     "ANSIBLE_INVENTORY": str(INVENTORY),
@@ -27,8 +29,6 @@ ENVIRONMENT = {
     "SANDBOX_IPV6": "fd00:89:99",
     "SANDBOX_BUILD": str(ROOT / "build"),
 }
-for name in ("ANSIBLE_ROLES_PATH", "ANSIBLE_LIBRARY", "ANSIBLE_FILTER_PLUGINS", "ANSIBLE_ACTION_PLUGINS"):
-    ENVIRONMENT.pop(name, None)
 
 
 class Run:
