@@ -131,6 +131,8 @@ class Transfer:
         command = [
             self._settings.program,
             "-rt",
+            # What changed within one second to something as long is another file: rsync(1), --modify-window.
+            "--modify-window=-1",
             "--chmod=D755,F644",
             f"--timeout={self._settings.timeout}",
             *self._settings.options,

@@ -53,6 +53,21 @@ def test_a_pull_brings_what_changed_and_a_chain_works(origin: Origin, tier2: Tie
         assert (tier.served / "last-modified").read_text() == (origin.served / "last-modified").read_text()
 
 
+def test_what_changes_within_a_second_is_seen(origin: Origin, tier2: Tier2) -> None:
+    tier2.run("sync")
+    told = origin.served / "mirror.json"
+    at = told.stat().st_mtime_ns // 10**9 * 10**9
+    origin.release("beta", "3.0")
+    origin.publish()
+    # As if both states of the tier-1 were of one second, which they often are.
+    os.utime(told, ns=(at + 1, at + 1))
+    size = told.stat().st_size
+    os.utime(tier2.fetched / "upstream/mirror.json", ns=(at, at))
+    assert (tier2.fetched / "upstream/mirror.json").stat().st_size == size
+    tier2.run("sync")
+    same(tier2, origin)
+
+
 def test_a_reinstalled_tier1_is_compared_with(origin: Origin, tier2: Tier2) -> None:
     tier2.run("sync")
     origin.release("beta", "3.0")
