@@ -18,7 +18,7 @@ LINES_KEPT = 15
 FINISHED = ("inactive", "failed")
 
 
-class ActionModule(ActionBase):  # type: ignore[misc]
+class ActionModule(ActionBase):  # type: ignore[misc]  # ansible has no types
     TRANSFERS_FILES = False
     _VALID_ARGS = frozenset(("unit", "timeout"))
 

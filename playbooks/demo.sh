@@ -3,7 +3,10 @@
 # a real fleet runs. demo.sh down removes it, demo.sh images-down its images too. Called by the Makefile.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-export PATH=$PWD/.venv/bin:$PATH ANSIBLE_CONFIG=$PWD/ansible.cfg ANSIBLE_INVENTORY=$PWD/inventory/sandbox
+# Never the inventory of the shell it is called from: that may be a real fleet's. Tests name copies of the sandbox's.
+export PATH=$PWD/.venv/bin:$PATH ANSIBLE_CONFIG=$PWD/ansible.cfg
+export ANSIBLE_INVENTORY=${SANDBOX_INVENTORY:-$PWD/inventory/sandbox}
+log=build/log/demo${SANDBOX_NAME:+-$SANDBOX_NAME}
 mkdir -p build/log
 
 steps=(
@@ -20,17 +23,17 @@ up() {
         IFS='|' read -r name what playbook hint <<<"$step"
         number=$((number + 1)) begun=$SECONDS
         printf '\n\033[1m==> %d/%d %s: %s\033[0m (ansible-playbook %s)\n' $number ${#steps[@]} "$name" "$what" "$playbook"
-        if ! ansible-playbook "$playbook" | tee "build/log/demo-$name.log"; then
-            printf '\n\033[1mStep %d (%s) failed.\033[0m The reason is above and in build/log/demo-%s.log. %s\n' \
-                $number "$name" "$name" "$hint" >&2
+        if ! ansible-playbook "$playbook" | tee "$log-$name.log"; then
+            printf '\n\033[1mStep %d (%s) failed.\033[0m The reason is above and in %s. %s\n' \
+                $number "$name" "$log-$name.log" "$hint" >&2
             printf 'To start over: make demo-down demo\n' >&2
             return 1
         fi
         summary+=$(printf '  %-10s %4d s   changed: %s' "$name" $((SECONDS - begun)) \
-            "$(sed -n 's/.*changed=\([0-9]*\).*/\1/p' "build/log/demo-$name.log" | awk '{n += $1} END {print n + 0}')")$'\n'
+            "$(sed -n 's/.*changed=\([0-9]*\).*/\1/p' "$log-$name.log" | awk '{n += $1} END {print n + 0}')")$'\n'
     done
     printf '\n\033[1mThe fleet runs.\033[0m\n'
-    sed -n '/^TASK \[The fleet\]/,/^$/p' build/log/demo-use.log | sed '1,3d; s/^ *//; /^$/d; s/^/  /'
+    sed -n '/^TASK \[The fleet\]/,/^$/p' "$log-use.log" | sed '1,3d; s/^ *//; /^$/d; s/^/  /'
     printf '\n%s  all        %4d s\n\n' "$summary" $((SECONDS - started))
     cat <<'EOF'
 Where to look next:

@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from contextlib import contextmanager
@@ -28,6 +29,7 @@ ENVIRONMENT = {
     "SANDBOX_IPV4": "10.89.99",
     "SANDBOX_IPV6": "fd00:89:99",
     "SANDBOX_BUILD": str(ROOT / "build"),
+    "SANDBOX_INVENTORY": str(INVENTORY),
 }
 
 
@@ -77,6 +79,15 @@ def playbook(
     return Run(process.returncode, output)
 
 
+def demo(verb: str) -> Run:
+    """What `make demo` and `make demo-down` run, for this fleet."""
+    done = subprocess.run(
+        ["playbooks/demo.sh", verb], cwd=ROOT, env=ENVIRONMENT, text=True, stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=900, check=False,
+    )  # fmt: skip
+    return Run(done.returncode, done.stdout)
+
+
 def add_mirror(name: str, address: int, platform: str = "debian-13", disk: str = "") -> Path:
     """What adds a mirror: one file, a copy of another's with its own names."""
     record = yaml.safe_load((INVENTORY / "host_vars/mirror1.yml").read_text())
@@ -116,8 +127,8 @@ class Client:
         assert done.rc == 0, f"{command}\n{done.stdout}\n{done.stderr}"
         return done.stdout
 
-    def listed(self) -> list[str]:
-        return self.run("curl -sSf https://redirector.fleet.test/mirrors.txt").split()
+    def listed(self, redirector: str = "redirector") -> list[str]:
+        return self.run(f"curl -sSf https://{redirector}.fleet.test/mirrors.txt").split()
 
     def entry(self, mirror: str) -> dict:
         document = json.loads(self.run("curl -sSf https://redirector.fleet.test/mirrors.json"))
@@ -169,3 +180,49 @@ def pip_in_a_loop(client: Client):
 def copy_locks(target: Path) -> Path:
     shutil.copytree(ROOT / "requirements", target)
     return target
+
+
+def release(folder: Path, version: str, **modules: str) -> Path:
+    """A release of our own programs with that version, some modules replaced; the folder of its wheel."""
+    source, wheels = folder / "source", folder / "wheels"
+    shutil.copytree(ROOT / "src", source / "src", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "pyproject.toml", source)
+    package = source / "src/mirrorfleet"
+    (package / "__init__.py").write_text(f'"""A release."""\n__version__ = "{version}"\n')
+    for name, text in modules.items():
+        (package / f"{name}.py").write_text(text)
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "-q",
+        "--no-deps",
+        "--no-build-isolation",
+        "-w",
+        wheels,
+        source,
+    ]
+    subprocess.run(command, check=True)
+    return wheels
+
+
+# A patched nginx in an archive of the host's own: Debian's package with a later version.
+PATCHED_NGINX = """
+set -eu
+mkdir -p /srv/patched && cd /srv/patched
+apt-get -qq update && apt-get -qq download nginx && mv nginx_*.deb former.deb
+dpkg-deb --raw-extract former.deb tree
+sed -i 's/^Version: .*/&+fleet1/' tree/DEBIAN/control
+dpkg-deb --build tree patched.deb >/dev/null && rm -r tree former.deb
+{ dpkg-deb --field patched.deb; echo "Filename: ./patched.deb"; echo "Size: $(stat -c %s patched.deb)"
+  echo "SHA256: $(sha256sum patched.deb | cut -d' ' -f1)"; } >Packages
+echo 'deb [trusted=yes] file:/srv/patched ./' >/etc/apt/sources.list.d/patched.list
+"""
+
+
+def patch_nginx(host) -> str:
+    """Offers the host a patched nginx; the version that it runs."""
+    done = host.run(PATCHED_NGINX)
+    assert done.rc == 0, done.stderr
+    return host.package("nginx").version

@@ -7,9 +7,7 @@ the fleet as the next one expects it.
 import json
 import random
 import re
-import shutil
 import subprocess
-import sys
 
 import pytest
 from coordinator import (
@@ -19,10 +17,13 @@ from coordinator import (
     Client,
     add_mirror,
     copy_locks,
+    demo,
     edited,
     on,
+    patch_nginx,
     pip_in_a_loop,
     playbook,
+    release,
 )
 
 MIRRORS = ["https://mirror1.fleet.test", "https://mirror2.fleet.test"]
@@ -35,9 +36,32 @@ def client():
     return Client(on("client"))
 
 
-def test_pip_and_uv_install_from_every_listed_mirror_as_in_the_demo():
-    run = playbook("demo").ok()
-    assert run.output.count("pip: 1.") == run.output.count("uv: 1.") > 0
+def test_a_second_demo_changes_nothing_and_says_what_there_is():
+    run = demo("up").ok()
+    assert set(run.changed.values()) == {0}, run.drift
+    steps = re.findall(r"==> (\d)/4 (\w+): ", run.output)
+    assert steps == [("1", "hosts"), ("2", "provision"), ("3", "publish"), ("4", "use")]
+    summary = run.output.partition("The fleet runs.")[2]
+    for url in MIRRORS:
+        assert re.search(rf"{url}/simple/  serial \d+  \w+  listed", summary)
+        assert re.search(rf"six from {url}: pip: 1\.\S+, uv: 1\.", summary)
+    assert re.findall(r"^  (\w+) +\d+ s   changed: (\d+)", summary, re.MULTILINE) == [
+        (step, "0") for _, step in steps
+    ]
+    assert "Where to look next:" in summary
+
+
+def test_a_demo_that_fails_says_which_step_why_and_what_to_do():
+    with edited(INVENTORY / "host_vars/mirror1.yml", "mirror_mode: bandersnatch", "mirror_mode: bandersnach"):
+        run = demo("up")
+    assert run.code != 0
+    assert re.search(r"mirror1: mirror_mode .*bandersnach", run.output)
+    assert "Nothing was changed" in run.output
+    assert "Step 2 (provision) failed" in run.output
+    assert (
+        "The reason is above and in build/log/demo-fleet-provision.log. See docs/provision.md" in run.output
+    )
+    assert "3/4" not in run.output
 
 
 def test_the_list_holds_both_mirrors(client):
@@ -149,6 +173,16 @@ def test_one_file_and_one_command_add_a_mirror_whatever_stops_them(client):
     assert playbook("provision", "--limit", "mirror3").ok().changed == {"mirror3": 0}
 
 
+def test_a_name_that_does_not_lead_to_the_host_is_told_unless_names_are_not_to_be_checked():
+    with edited(
+        INVENTORY / "host_vars/mirror1.yml", "mirror_url: https://mirror1.", "mirror_url: https://nowhere."
+    ):
+        run = playbook("preflight", "--limit", "mirror1")
+        assert run.code != 0
+        assert re.search(r"mirror1: .*nowhere\.fleet\.test", run.output), run.output[-3000:]
+        playbook("preflight", "--limit", "mirror1", "-e", "fleet_check_names=false").ok()
+
+
 def test_a_mirror_that_dies_leaves_the_list_and_comes_back(client):
     mirror = on("mirror2")
     assert mirror.run("systemctl stop nginx").rc == 0
@@ -178,27 +212,7 @@ def test_a_tampered_host_is_found_and_repaired():
 
 
 def test_a_release_that_cannot_run_stops_at_the_canary_and_is_taken_back(client, tmp_path):
-    source, wheels = tmp_path / "source", tmp_path / "wheels"
-    shutil.copytree(ROOT / "src", source / "src", ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(ROOT / "pyproject.toml", source)
-    package = source / "src/mirrorfleet"
-    (package / "__init__.py").write_text('"""A bad release."""\n__version__ = "9.9.9"\n')
-    (package / "sync.py").write_text('raise ImportError("this release cannot run")\n')
-    subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "pip",
-            "wheel",
-            "-q",
-            "--no-deps",
-            "--no-build-isolation",
-            "-w",
-            wheels,
-            source,
-        ],
-        check=True,
-    )
+    wheels = release(tmp_path, "9.9.9", sync='raise ImportError("this release cannot run")\n')
     with edited(VERSIONS, 'mirrorfleet: "0.1.0"', 'mirrorfleet: "9.9.9"'), pip_in_a_loop(client):
         run = playbook("update", "-e", f"python_program_wheels={wheels}")
     assert run.code != 0
@@ -255,13 +269,81 @@ def test_a_bad_bandersnatch_pin_is_taken_back(client, tmp_path):
     assert len(client.listed()) == 3
 
 
-def test_a_good_pin_rolls_through_without_a_failed_request(client):
-    with edited(VERSIONS, 'debian-13: "8.2.0"', 'debian-13: "8.1.0"'):
-        with pip_in_a_loop(client):
-            playbook("update").ok()
+def test_a_second_redirector_publishes_the_same_list(client):
+    hosts = INVENTORY / "hosts.yml"
+    hosts.write_text(
+        hosts.read_text().replace("        redirector:\n", "        redirector:\n        redirector2:\n")
+    )
+    record = (INVENTORY / "host_vars/redirector.yml").read_text()
+    (INVENTORY / "host_vars/redirector2.yml").write_text(
+        record.replace("name: redirector", "name: redirector2")
+        .replace("address: 30", "address: 31")
+        .replace("redirector.fleet.test", "redirector2.fleet.test")
+    )
+    playbook("sandbox").ok()
+    assert set(playbook("provision", "--limit", "redirector2").ok().changed) == {"redirector2"}
+    playbook("publish").ok()
+    assert client.listed(redirector="redirector2") == client.listed() != []
+
+
+BROKEN_SYNC = """
+mkdir -p /run/systemd/system/mirror-sync.service.d
+printf '[Service]\\nExecStartPre=/bin/sh -c "echo what nobody foresaw; false"\\n' \
+    >/run/systemd/system/mirror-sync.service.d/broken.conf
+systemctl daemon-reload
+"""
+
+
+def test_good_pins_roll_through_without_a_failed_request_past_a_mirror_that_cannot_follow(client, tmp_path):
+    """All three pins at once; the wave's second mirror fails on the way there and on the way back."""
+    nginx = {name: patch_nginx(on(name)) for name in ("mirror1", "mirror3")}
+    lame = on("mirror3")
+    assert lame.run(BROKEN_SYNC).rc == 0
+    wheels = release(tmp_path, "0.1.1")
+    both = {"redirector", "redirector2"}
+    with (
+        edited(VERSIONS, 'debian-13: "8.2.0"', 'debian-13: "8.1.0"'),
+        edited(VERSIONS, 'mirrorfleet: "0.1.0"', 'mirrorfleet: "0.1.1"'),
+        edited(VERSIONS, 'debian-13: "1.26.*"', 'debian-13: "1.26.*+fleet1"'),
+        pip_in_a_loop(client),
+    ):
+        run = playbook("update", "-e", f"python_program_wheels={wheels}")
+        assert run.code != 0
+        assert "mirror3 could not be updated" in run.output
+        assert re.search(r"Going back to .* failed too: .*It stays off the list", run.output)
+        assert re.search(r"^ +mirror3: what nobody foresaw$", run.output, re.MULTILINE), "no log of the sync"
+        for redirector in both:
+            assert client.listed(redirector) == [f"{url}/simple/" for url in MIRRORS]
+        assert client.entry("mirror3")["reason"].startswith("held:")
+        assert lame.file("/opt/mirrorfleet/current").linked_to == "/opt/mirrorfleet/0.1.0"
+        assert lame.file("/opt/bandersnatch/current").linked_to == "/opt/bandersnatch/8.2.0"
+        assert lame.package("nginx").version == nginx["mirror3"]
+        for name in ("mirror1", "mirror2"):
+            document = json.loads(client.run(f"curl -sSf https://{name}.fleet.test/mirror.json"))
+            assert document["versions"]["mirrorfleet"] == "0.1.1"
+        assert document["versions"]["bandersnatch"] == "6.8.0"  # mirror2 is a Debian 12
+
+        # The cause is mended, and the same command completes what is left.
+        assert lame.run("rm -r /run/systemd/system/mirror-sync.service.d && systemctl daemon-reload").rc == 0
+        run = playbook("update", "-e", f"python_program_wheels={wheels}").ok()
+        assert {name for name, changes in run.changed.items() if changes} == {"mirror3"}, run.drift
+        assert re.search(r"^ +mirror3: .*project", run.output, re.MULTILINE), "no progress of the sync"
         for name in ("mirror1", "mirror3"):
             document = json.loads(client.run(f"curl -sSf https://{name}.fleet.test/mirror.json"))
             assert document["versions"]["bandersnatch"] == "8.1.0"
-        assert len(client.listed()) == 3
+            assert on(name).package("nginx").version == nginx[name] + "+fleet1"
+        for redirector in both:
+            assert len(client.listed(redirector)) == 3
         # Nothing left to update: nothing is touched.
-        assert set(playbook("update").ok().changed.values()) == {0}
+        run = playbook("update", "-e", f"python_program_wheels={wheels}").ok()
+        assert set(run.changed.values()) == {0}, run.drift
+
+
+def test_demo_down_leaves_nothing():
+    demo("down").ok()
+    assert not (ROOT / "build/fleet").exists()
+    left = subprocess.run(
+        ["podman", "ps", "-a", "--format", "{{.Names}}"], capture_output=True, text=True, check=True
+    )
+    assert "fleet.test" not in left.stdout
+    assert demo("down").ok().changed == {"localhost": 0}
