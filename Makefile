@@ -9,9 +9,11 @@ BIN := .venv/bin
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 say = printf '\033[1m==> %s\033[0m\n' "$(1)"
 
-# What a control node needs from Debian: containers for the local fleet, and the tools its tests call.
+# What a control node needs from Debian: containers for the local fleet, and the tools its tests call (minisign and
+# signify-openbsd verify the signed list, bind9-utils has named-checkzone for its zone fragment).
 DEBIAN_PACKAGES := git python3-venv openssh-client openssl rsync nftables \
-    podman crun runc netavark aardvark-dns iptables mmdebstrap uidmap
+    podman crun runc netavark aardvark-dns iptables mmdebstrap uidmap \
+    minisign signify-openbsd bind9-utils
 
 # Silence about a tree that is not a git checkout; bytecode and caches stay out of roles.
 export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg

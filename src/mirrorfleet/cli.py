@@ -26,6 +26,8 @@ from .guards import BusyError, RefusedError, only_one
 from .log import set_up
 from .progress import Progress
 from .publish import publish
+from .publish_list import publish_list
+from .schema import InvalidDocumentError
 from .state import State
 from .sync import Context, sync
 
@@ -131,7 +133,23 @@ def _parser() -> argparse.ArgumentParser:
         ("metrics", "write the metrics file for node_exporter's textfile collector", common),
     ):
         verbs.add_parser(name, help=help_text, description=help_text, parents=[options], allow_abbrev=False)
+    listing = _own_verb(
+        verbs, "list", "list.json", "publish the list of mirrors from the registry and what was measured"
+    )
+    listing.add_argument(
+        "--force", action="store_true", help="publish even what the guards hold to be a mistake"
+    )
     return parser
+
+
+def _own_verb(verbs: Any, name: str, config: str, text: str) -> argparse.ArgumentParser:
+    """A verb of a redirector or monitor, which has a configuration file of its own."""
+    verb: argparse.ArgumentParser = verbs.add_parser(name, help=text, description=text, allow_abbrev=False)
+    verb.add_argument(
+        "-c", "--config", type=Path, default=Path("/etc/mirrorfleet") / config, help="default: %(default)s"
+    )
+    verb.add_argument("-v", "--verbose", action="store_true", help="log more")
+    return verb
 
 
 def _write(config: Config, options: argparse.Namespace) -> int:
@@ -155,6 +173,22 @@ def _metrics(config: Config) -> int:
     return 0
 
 
+def _summed_up(verb: str, work: Callable[[], Answer]) -> int:
+    """Ends with a summary as the last line."""
+    started = time.monotonic()
+    good, summary = work()
+    seconds = round(time.monotonic() - started, 3)
+    print(json.dumps({"verb": verb, "good": good, "seconds": seconds, **summary}), flush=True)
+    return 0 if good else FAILED
+
+
+def _list(options: argparse.Namespace) -> int:
+    return _summed_up("list", lambda: publish_list(options.config, force=options.force))
+
+
+OWN_VERBS: dict[str, Callable[[argparse.Namespace], int]] = {"list": _list}
+
+
 def _terminate(*_: object) -> NoReturn:
     raise SystemExit(128 + signal.SIGTERM)
 
@@ -164,11 +198,15 @@ def main(arguments: list[str] | None = None) -> int:
     set_up(verbose=options.verbose)
     signal.signal(signal.SIGTERM, _terminate)
     try:
+        if options.verb in OWN_VERBS:
+            return OWN_VERBS[options.verb](options)
         config = load(options.config)
         return _metrics(config) if options.verb == "metrics" else _write(config, options)
     except (ConfigError, BusyError, RefusedError) as error:
         log.error("%s", error)
         return CODES[type(error)]
+    except InvalidDocumentError as error:
+        log.error("refused to publish or to read: %s", error)
     except sqlite3.Error as error:
         log.error("state: %s", error)
     except OSError as error:

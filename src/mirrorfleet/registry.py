@@ -5,13 +5,13 @@ its place and not the fleet its list.
 """
 
 import functools
-import json
+import re
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .config import ConfigError
+from .config import ConfigError, read_json
 from .schema import Check, InvalidDocumentError, compile_schema, schema, shown, validate
 
 
@@ -20,6 +20,39 @@ class Registry:
     fleet: dict[str, Any]
     mirrors: dict[str, dict[str, Any]]  # by name, in the order of the file
     wrong: dict[str, str]  # by name, why a record cannot be used
+
+
+_LABEL = r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
+_HOST = re.compile(rf"(?=.{{1,253}}\Z)({_LABEL}\.)+{_LABEL}\Z")
+_PAGE = re.compile(r"https?://[A-Za-z0-9.-]+(:[0-9]+)?(/[A-Za-z0-9._~+/-]*)?\Z")
+
+
+def host_of(url: str) -> str:
+    """The host of a mirror's URL, fit for a zone."""
+    host = url.split("/")[2].partition(":")[0]
+    if not _HOST.fullmatch(host):
+        raise InvalidDocumentError(f"{shown(url)}: {shown(host)} is no DNS name")
+    return host
+
+
+def page_of(url: str) -> str:
+    """A URL that is fit for a document as it is."""
+    if not _PAGE.fullmatch(url):
+        raise InvalidDocumentError(f"{shown(url)} is no URL")
+    return url
+
+
+def _problem(record: Any) -> str:
+    """What is wrong with a record: a document may not be lost for one of them."""
+    for problem in _record()(record, "record"):
+        return problem
+    try:
+        for url in (record["url"], *record["urls"]):
+            host_of(page_of(url))
+        page_of(record["operator"].get("url", "https://example.org"))
+    except InvalidDocumentError as error:
+        return str(error)
+    return ""
 
 
 @functools.cache
@@ -43,7 +76,7 @@ def parse(document: Any, source: str) -> Registry:
         if not isinstance(name, str) or not name:
             raise ConfigError(f"{source}: mirrors[{index}] has no name but {shown(name)}")
         mirrors[name] = record
-        problem = next(_record()(record, "record"), "")
+        problem = _problem(record)
         if times[name] > 1:
             problem = "the registry has several records of that name"
         if problem:
@@ -52,10 +85,4 @@ def parse(document: Any, source: str) -> Registry:
 
 
 def load(path: Path) -> Registry:
-    try:
-        document = json.loads(path.read_bytes())
-    except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
-        raise ConfigError(f"{path}: not JSON: {error}") from error
-    return parse(document, str(path))
+    return parse(read_json(path), str(path))

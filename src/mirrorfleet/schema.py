@@ -122,7 +122,7 @@ def _unique(wanted: bool) -> Check:
 
 
 def _pattern(text: str) -> Check:
-    found = re.compile(text)
+    found = re.compile(re.sub(r"\$$", r"\\Z", text))  # Python's $ lets a line feed pass
     return _test(lambda value: found.search(value) is not None, str, f"to match {text}")
 
 
