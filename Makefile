@@ -85,6 +85,12 @@ test: setup  ## everything: lint, tests without hosts, fault tests, a scenario p
 	@$(call say,tests; logs of the scenarios are in build/log)
 	$(BIN)/pytest tests/scenarios tests/faults tests/lint tests/unit --numprocesses 2 --dist worksteal --durations 15
 
+# --------------------------------------------------------------------------------------------- benchmarks
+.PHONY: bench-list
+bench-list: setup  ## measure the list's documents and the prober (SIZE=quick or full)
+	@$(BIN)/python benchmarks/bench_list.py
+	$(BIN)/python benchmarks/bench_probe.py
+
 .PHONY: clean
 clean: demo-down  ## remove the local fleet, its images and build/ (not .venv)
 	@playbooks/demo.sh images-down

@@ -24,6 +24,7 @@ from .config import Config, ConfigError, load
 from .dump import dump
 from .guards import BusyError, RefusedError, only_one
 from .log import set_up
+from .probe import probe
 from .progress import Progress
 from .publish import publish
 from .publish_list import publish_list
@@ -133,6 +134,10 @@ def _parser() -> argparse.ArgumentParser:
         ("metrics", "write the metrics file for node_exporter's textfile collector", common),
     ):
         verbs.add_parser(name, help=help_text, description=help_text, parents=[options], allow_abbrev=False)
+    watching = _own_verb(
+        verbs, "probe", "monitor.json", "measure every mirror again and again, as clients see it"
+    )
+    watching.add_argument("--once", action="store_true", help="one round of all mirrors, then end")
     listing = _own_verb(
         verbs, "list", "list.json", "publish the list of mirrors from the registry and what was measured"
     )
@@ -186,7 +191,11 @@ def _list(options: argparse.Namespace) -> int:
     return _summed_up("list", lambda: publish_list(options.config, force=options.force))
 
 
-OWN_VERBS: dict[str, Callable[[argparse.Namespace], int]] = {"list": _list}
+def _probe(options: argparse.Namespace) -> int:
+    return _summed_up("probe", lambda: probe(options.config, once=options.once))
+
+
+OWN_VERBS: dict[str, Callable[[argparse.Namespace], int]] = {"list": _list, "probe": _probe}
 
 
 def _terminate(*_: object) -> NoReturn:

@@ -130,10 +130,14 @@ def _value(kind: Any, value: Any, where: str) -> Any:
         if value not in args:
             _fail(where, f"must be one of {', '.join(args)}, not {json.dumps(value)[:80]}")
         return value
-    if origin is tuple:
+    if origin in (tuple, list):
         if not isinstance(value, list):
             _fail(where, f"must be a list, not {json.dumps(value)[:80]}")
-        return tuple(_value(args[0], item, f"{where}[{i}]") for i, item in enumerate(value))
+        return origin(_value(args[0], item, f"{where}[{i}]") for i, item in enumerate(value))
+    if origin is dict:
+        if not isinstance(value, dict):
+            _fail(where, f"must be an object, not {json.dumps(value)[:80]}")
+        return {key: _value(args[1], item, f"{where}.{key}") for key, item in value.items()}
     if dataclasses.is_dataclass(kind):
         return _record(kind, value, where)
     return _scalar(kind, value, where)

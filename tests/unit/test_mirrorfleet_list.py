@@ -275,8 +275,9 @@ def test_the_snippets_are_read_by_pip_and_uv(site: Site) -> None:
     assert "global.index-url='https://one.example.org/simple/'" in pip.stdout, pip.stderr
     assert tomllib.loads(site.read("uv.toml"))["index"][0]["url"] == "https://one.example.org/simple/"
     (site.folder / "work").mkdir()
+    uv_program, config = Path(sys.executable).with_name("uv"), site.documents / "uv.toml"
     uv = subprocess.run(
-        [Path(sys.executable).with_name("uv"), "--config-file", site.documents / "uv.toml", "--offline", "pip", "list", "--system"],
+        [uv_program, "--config-file", config, "--offline", "pip", "list", "--system"],
         cwd=site.folder / "work", capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert uv.returncode == 0, uv.stderr
