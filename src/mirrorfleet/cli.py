@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from . import __version__, metrics
+from .audit import audit
 from .check import check
 from .config import Config, ConfigError, load
 from .dump import dump
@@ -138,6 +139,11 @@ def _parser() -> argparse.ArgumentParser:
         verbs, "probe", "monitor.json", "measure every mirror again and again, as clients see it"
     )
     watching.add_argument("--once", action="store_true", help="one round of all mirrors, then end")
+    auditing = _own_verb(
+        verbs, "audit", "monitor.json", "compare mirrors with the standards and the trusted index"
+    )
+    auditing.add_argument("--due", action="store_true", help="only those whose audit is due")
+    auditing.add_argument("names", nargs="*", metavar="MIRROR", help="default: all")
     listing = _own_verb(
         verbs, "list", "list.json", "publish the list of mirrors from the registry and what was measured"
     )
@@ -195,7 +201,15 @@ def _probe(options: argparse.Namespace) -> int:
     return _summed_up("probe", lambda: probe(options.config, once=options.once))
 
 
-OWN_VERBS: dict[str, Callable[[argparse.Namespace], int]] = {"list": _list, "probe": _probe}
+def _audit(options: argparse.Namespace) -> int:
+    return _summed_up("audit", lambda: audit(options.config, options.names, only_due=options.due))
+
+
+OWN_VERBS: dict[str, Callable[[argparse.Namespace], int]] = {
+    "audit": _audit,
+    "list": _list,
+    "probe": _probe,
+}
 
 
 def _terminate(*_: object) -> NoReturn:

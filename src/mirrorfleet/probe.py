@@ -312,7 +312,7 @@ class Monitor:
     async def _freshness(self, line: Line, found: Found, check: list[str]) -> None:
         check[0] = "last-modified"
         answer = (await line.ask("/last-modified", PIP_FILE, limit=100)).expect(200)
-        found.last_modified = _stamp(answer.body)
+        found.last_modified = stamp_of(answer.body)
         check[0] = "serial"
         root = (await line.ask("/simple/", PIP, method="HEAD")).expect(200, JSON_V1)
         if root.serial is None:
@@ -527,7 +527,7 @@ class Monitor:
 _NEWS = (logging.INFO, "%s: is well again%s")
 
 
-def _stamp(body: bytes) -> int:
+def stamp_of(body: bytes) -> int:
     text = body.decode("ascii", "replace").strip()
     try:
         return timegm(time.strptime(text, "%Y%m%dT%H:%M:%S"))

@@ -19,8 +19,9 @@ import jsonschema
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from listing_material import record, registry
-from mirror_material import FILES, Mirror
+from listing_material import record
+from mirror_material import FILES
+from monitor_sandbox import Sandbox
 
 from mirrorfleet import cli
 from mirrorfleet.outside import CheckError, resolve
@@ -29,65 +30,6 @@ from mirrorfleet.reference import Reference
 from mirrorfleet.schema import schema
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-class Sandbox:
-    """A reference, mirrors on both loopback addresses, a monitor's configuration."""
-
-    def __init__(self, folder: Path, serve: Any, authority: Any, *names: str) -> None:
-        self.folder, self.serve, self.authority = folder, serve, authority
-        self.reference = Mirror()
-        port = serve(self.reference, authority.issue("index.example.test"))
-        self.mirrors: dict[str, Mirror] = {}
-        self.registry = registry("none")
-        self.registry["mirrors"] = []
-        self.config: dict[str, Any] = {
-            "name": "monitor",
-            "registry": str(folder / "registry.json"),
-            "state": str(folder / "state"),
-            "health": str(folder / "health.json"),
-            "ca_file": str(authority.pem),
-            "reference": {
-                "url": f"https://index.example.test:{port}",
-                "projects": ["six", "attrs"],
-                "seconds": 1,
-            },
-            "connect_to": {"reference": ["127.0.0.1"]},
-            "timeout": 1.5,
-            "budget": 3,
-            "write_seconds": 0.05,
-        }
-        for name in names:
-            self.add(name)
-
-    def add(self, name: str, certificate: Path | None = None, ipv6: bool = True, **changes: Any) -> Mirror:
-        mirror = self.mirrors[name] = Mirror()
-        host = f"{name}.example.test"
-        certificate = certificate or self.authority.issue(host)
-        port = self.serve(mirror, certificate)
-        if ipv6:
-            self.serve(mirror, certificate, host="::1", port=port)
-        url = f"https://{host}:{port}"
-        self.registry["mirrors"].append(record(name, url=url, urls=[url], **changes))
-        self.config["connect_to"][name] = ["127.0.0.1", "::1"]
-        return mirror
-
-    def write(self) -> None:
-        (self.folder / "registry.json").write_text(json.dumps(self.registry))
-        (self.folder / "monitor.json").write_text(json.dumps(self.config))
-
-    def probe(self) -> int:
-        self.write()
-        return cli.main(["probe", "--once", "-c", str(self.folder / "monitor.json")])
-
-    @property
-    def health(self) -> dict[str, Any]:
-        document: dict[str, Any] = json.loads((self.folder / "health.json").read_text())
-        return document
-
-    def one(self, name: str = "one") -> dict[str, Any]:
-        found: dict[str, Any] = self.health["mirrors"][name]
-        return found
 
 
 @pytest.fixture
