@@ -476,11 +476,9 @@ class Auditor:
                 report.present += 1
             except CheckError as error:
                 report.missing.append(str(error)[:300])
-        _, high = wilson(report.present, report.sampled)
         share = f"{report.present} of {report.sampled} files are there"
-        report.tell(
-            "completeness", high >= COMPLETE, f"{share}; {report.missing[0]}" if report.missing else share
-        )
+        told = f"{share}; {report.missing[0]}" if report.missing else share
+        report.tell("completeness", not report.missing, told)
 
     async def _integrity(self, report: Report, lines: list[Line], files: list[File]) -> None:
         broken = ""
