@@ -88,8 +88,8 @@ test: setup  ## everything: lint, tests without hosts, fault tests, a scenario p
 # --------------------------------------------------------------------------------------------- benchmarks
 .PHONY: bench-list
 bench-list: setup  ## measure the list's documents and the prober (SIZE=quick or full)
-	@$(BIN)/python benchmarks/bench_list.py
-	$(BIN)/python benchmarks/bench_probe.py
+	@$(BIN)/python benchmarks/list.py
+	$(BIN)/python benchmarks/probe.py
 
 .PHONY: clean
 clean: demo-down  ## remove the local fleet, its images and build/ (not .venv)

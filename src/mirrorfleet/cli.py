@@ -20,6 +20,7 @@ from typing import Any, NoReturn
 
 from . import __version__, metrics
 from .audit import audit
+from .cache import BadTargetError, purge
 from .check import check
 from .config import Config, ConfigError, load
 from .dump import dump
@@ -36,7 +37,7 @@ from .sync import Context, sync
 log = logging.getLogger("mirrorfleet")
 
 FAILED = 1
-CODES: dict[type[Exception], int] = {ConfigError: 2, BusyError: 3, RefusedError: 4}
+CODES: dict[type[Exception], int] = {ConfigError: 2, BadTargetError: 2, BusyError: 3, RefusedError: 4}
 Answer = tuple[bool, dict[str, Any]]
 
 
@@ -150,6 +151,13 @@ def _parser() -> argparse.ArgumentParser:
     listing.add_argument(
         "--force", action="store_true", help="publish even what the guards hold to be a mistake"
     )
+    help_text = "forget what the pull-through cache keeps of files or projects"
+    purging = verbs.add_parser("purge", help=help_text, description=help_text, allow_abbrev=False)
+    purging.add_argument("what", nargs="+", help="URL or path of a file (/packages/...), or a project's name")
+    purging.add_argument(
+        "--cache", type=Path, default=Path("/var/cache/nginx/mirror"), help="default: %(default)s"
+    )
+    purging.add_argument("-v", "--verbose", action="store_true", help="log more")
     return parser
 
 
@@ -176,6 +184,15 @@ def _write(config: Config, options: argparse.Namespace) -> int:
     seconds = round(time.monotonic() - started, 3)
     print(json.dumps({"verb": options.verb, "good": good, "seconds": seconds, **summary}), flush=True)
     return 0 if good else FAILED
+
+
+def _purge(directory: Path, what: list[str]) -> int:
+    if not directory.is_dir():
+        raise ConfigError(
+            f"{directory} is not there: this mirror passes nothing through, so it caches nothing"
+        )
+    print(json.dumps({"verb": "purge", "good": True, "removed": purge(directory, what)}))
+    return 0
 
 
 def _metrics(config: Config) -> int:
@@ -223,9 +240,11 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if options.verb in OWN_VERBS:
             return OWN_VERBS[options.verb](options)
+        if options.verb == "purge":
+            return _purge(options.cache, options.what)
         config = load(options.config)
         return _metrics(config) if options.verb == "metrics" else _write(config, options)
-    except (ConfigError, BusyError, RefusedError) as error:
+    except (ConfigError, BadTargetError, BusyError, RefusedError) as error:
         log.error("%s", error)
         return CODES[type(error)]
     except InvalidDocumentError as error:

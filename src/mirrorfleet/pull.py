@@ -40,6 +40,7 @@ _SNAPSHOT = re.compile(r"s-\d{1,18}-[0-9a-f]{16}")
 _LINK = re.compile(r" pages/([^/ ]+)/cur -> (?:/rsyncd-munged/)?(\S+)$")
 # rsync could not transfer some files, or they vanished meanwhile: what came is judged file by file.
 _PARTIAL = (23, 24)
+_VANISHED = (24,)
 
 
 class TransferError(Exception):
@@ -120,13 +121,17 @@ class Transfer:
         """Which snapshot each project has now; of all of them when no names are given."""
         if names is None:
             patterns = ("/pages/", "/pages/*/", "/pages/*/cur")
-            shown_lines = self._run(["-l", *(f"--include={p}" for p in patterns), "--exclude=*"], None, "")
+            options = ["-l", *(f"--include={p}" for p in patterns), "--exclude=*"]
+            # What a broken listing lacks would be taken for gone.
+            shown_lines = self._run(options, None, "", acceptable=_VANISHED)
         else:
             listed = "".join(f"pages/{name}/cur\0" for name in names)
             shown_lines = self._run(["-l", "--files-from=-", "--from0"], None, listed)
         return dict(filter(None, map(_known_link, shown_lines.splitlines())))
 
-    def _run(self, options: list[str], target: str | None, stdin: str) -> str:
+    def _run(
+        self, options: list[str], target: str | None, stdin: str, acceptable: tuple[int, ...] = _PARTIAL
+    ) -> str:
         source = self._settings.source.rstrip("/") + "/"
         command = [
             self._settings.program,
@@ -149,7 +154,7 @@ class Transfer:
             check=False,
             pass_fds=self._inherited,
         )
-        if ran.returncode in _PARTIAL:
+        if ran.returncode in acceptable:
             log.info("rsync: %s", ran.stderr.strip()[-500:])
         elif ran.returncode != 0:
             raise TransferError(f"rsync from {source}: exit {ran.returncode}: {ran.stderr.strip()[-500:]}")
@@ -208,7 +213,7 @@ class Puller:
             {
                 name: snapshot
                 for name, snapshot in sorted(changes.pages.items())
-                if self._is_selected(name) and (name in damaged or self._tree.current(name) != snapshot)
+                if self._is_selected(name) and (name in damaged or not self._has(name, snapshot))
             }
         )
         leavers += self._tree.strays(lambda: self._state.projects().keys() | changes.pages.keys())
@@ -240,12 +245,18 @@ class Puller:
             return selection.includes(name)
         return name not in selection.blocklist
 
+    def _has(self, name: str, snapshot: str) -> bool:
+        """Served and noted: a kill comes between the two."""
+        return self._tree.current(name) == snapshot == self._state.published_snapshot(name)
+
     # What changed
 
     def _ask(self) -> Upstream:
-        self._transfer.fetch(
-            ["journal/head.json", "mirror.json", "last-modified"], self._copy, "--max-size=1m"
-        )
+        names = ["journal/head.json", "mirror.json", "last-modified"]
+        # With them the segment that is read next: nothing new then costs one connection.
+        if position := self._state.get("pull_position"):
+            names.append(f"journal/{segment_name(position['segment'])}")
+        self._transfer.fetch(names, self._copy, f"--max-size={MAX_DOCUMENT}")
         try:
             head = parse_head((self._copy / "journal/head.json").read_bytes())
             serial = int(json.loads((self._copy / "mirror.json").read_bytes())["serial"])
@@ -275,7 +286,9 @@ class Puller:
             remove(self._copy / "journal")
             first = head.newest
         numbers = range(first, head.newest + 1)
-        self._transfer.fetch([f"journal/{segment_name(number)}" for number in numbers], self._copy)
+        # Asked for with the head; unless it was rotated meanwhile, and then it may have grown before.
+        if not (whole and first == head.newest):
+            self._transfer.fetch([f"journal/{segment_name(number)}" for number in numbers], self._copy)
         changes, consumed, broken = Changes(), 0, 0
         for number in numbers:
             try:
@@ -348,7 +361,9 @@ class Puller:
                 self._tree.set_back(project.name, problems[0])
                 continue
             announced += [self._move(path, needed[path]) for path in paths]
-            self._tree.write_snapshot(project.name, project.serial, contents)
+            self._tree.take_snapshot(
+                project.name, snapshot, self._staged_snapshot(project.name, snapshot), contents
+            )
             ready.append(Ready(project, snapshot, snapshot))
         self._tree.commit(ready, announced)
 
@@ -367,8 +382,11 @@ class Puller:
         self._transfer.fetch((p for p in needed if p not in nested), flat, "--no-relative")
         self._transfer.fetch(nested, self._stage)
 
+    def _staged_snapshot(self, name: str, snapshot: str) -> Path:
+        return self._stage / "pages" / name / snapshot
+
     def _read_snapshot(self, name: str, snapshot: str) -> dict[str, bytes]:
-        directory = self._stage / "pages" / name / snapshot
+        directory = self._staged_snapshot(name, snapshot)
         contents = {}
         for page in PAGES:
             if regular_size(directory / page) is None:
