@@ -84,7 +84,10 @@ def mirrors_json(found: List, mirrors: list[dict[str, Any]]) -> bytes:
         "mirrors": mirrors,
     }
     validate(document, "mirrors")
-    return json.dumps(document, indent=1, sort_keys=True).encode() + b"\n"
+    # A line a mirror: to be read, compared and, in a large fleet, written in no time.
+    lines = ",\n".join(json.dumps(mirror, sort_keys=True) for mirror in mirrors)
+    head = json.dumps(document | {"mirrors": []}, sort_keys=True)
+    return head.replace('"mirrors": []', f'"mirrors": [\n{lines}\n]', 1).encode() + b"\n"
 
 
 def mirrors_txt(mirrors: Iterable[dict[str, Any]], family: str | None = None) -> bytes:
@@ -160,7 +163,7 @@ def _targets(found: List, target: Callable[[dict[str, Any]], str]) -> bytes:
         }
         for record in records
     ]
-    return json.dumps(groups, indent=1, sort_keys=True).encode() + b"\n"
+    return ("[\n" + ",\n".join(json.dumps(group, sort_keys=True) for group in groups) + "\n]\n").encode()
 
 
 def feed(found: List) -> bytes:
@@ -197,6 +200,8 @@ def feed(found: List) -> bytes:
 
 def xml_text(words: str) -> str:
     """Text without what XML cannot hold and without marks that turn the direction of what follows."""
+    if words.isprintable():
+        return words
     return "".join(character if character.isprintable() else " " for character in words)
 
 

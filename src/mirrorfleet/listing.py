@@ -110,7 +110,7 @@ class Outcome:
 
 def printable(words: object) -> str:
     """Words of others, a mirror's answer say, on one bounded line."""
-    text = "".join(character if character.isprintable() else " " for character in str(words))[:200]
+    text = "".join(character if character.isprintable() else " " for character in str(words)[:200])
     return text.strip() or "no reason given"
 
 

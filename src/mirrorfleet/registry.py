@@ -44,8 +44,8 @@ def page_of(url: str) -> str:
 
 def _problem(record: Any) -> str:
     """What is wrong with a record: a document may not be lost for one of them."""
-    for problem in _record()(record, "record"):
-        return problem
+    if problem := _record()(record):
+        return f"record{problem}"
     if not re.fullmatch(r"[^/\x00.][^/\x00]*", record["name"]):
         return f"its name {shown(record['name'])} is no name for a file"
     try:

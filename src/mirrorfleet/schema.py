@@ -7,11 +7,12 @@ read, not a rule that is silently left out. A schema is compiled once, for a lis
 import functools
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from importlib import resources
 from typing import Any
 
-Check = Callable[[Any, str], Iterator[str]]
+# What is wrong with a value, beginning with where in it; empty when nothing is. The path is put together only then.
+Check = Callable[[Any], str]
 
 _ANNOTATIONS = {
     "$schema",
@@ -53,8 +54,8 @@ def checker(name: str) -> Check:
 
 def validate(document: Any, name: str) -> None:
     """InvalidDocumentError with the first problem, if there is one."""
-    for problem in checker(name)(document, name):
-        raise InvalidDocumentError(problem)
+    if problem := checker(name)(document):
+        raise InvalidDocumentError(f"{name}{problem}")
 
 
 def shown(value: Any) -> str:
@@ -68,10 +69,18 @@ def compile_schema(node: dict[str, Any]) -> Check:
         checks.append(_object(node))
     if "if" in node:
         checks.append(_conditional(node))
+    return _all(checks)
 
-    def check(value: Any, where: str) -> Iterator[str]:
+
+def _all(checks: list[Check]) -> Check:
+    if len(checks) == 1:
+        return checks[0]
+
+    def check(value: Any) -> str:
         for one in checks:
-            yield from one(value, where)
+            if problem := one(value):
+                return problem
+        return ""
 
     return check
 
@@ -81,25 +90,28 @@ def _type(kinds: str | list[str]) -> Check:
     allowed = tuple(kind for name in names for kind in _TYPES[name])
     boolean = "boolean" in names
 
-    def check(value: Any, where: str) -> Iterator[str]:
-        if not isinstance(value, allowed) or (isinstance(value, bool) and not boolean):
-            yield f"{where} is {shown(value)}, expected {' or '.join(names)}"
+    def check(value: Any) -> str:
+        if isinstance(value, allowed) and (boolean or not isinstance(value, bool)):
+            return ""
+        return f" is {shown(value)}, expected {' or '.join(names)}"
 
     return check
 
 
 def _test(holds: Callable[[Any], bool], kinds: tuple[type, ...] | type, words: str) -> Check:
-    def check(value: Any, where: str) -> Iterator[str]:
-        if isinstance(value, kinds) and not isinstance(value, bool) and not holds(value):
-            yield f"{where} is {shown(value)}, expected {words}"
+    def check(value: Any) -> str:
+        if not isinstance(value, kinds) or isinstance(value, bool) or holds(value):
+            return ""
+        return f" is {shown(value)}, expected {words}"
 
     return check
 
 
 def _equal(allowed: list[Any]) -> Check:
-    def check(value: Any, where: str) -> Iterator[str]:
-        if not any(value == one and type(value) is type(one) for one in allowed):
-            yield f"{where} is {shown(value)}, expected {' or '.join(json.dumps(one) for one in allowed)}"
+    def check(value: Any) -> str:
+        if any(value == one and type(value) is type(one) for one in allowed):
+            return ""
+        return f" is {shown(value)}, expected {' or '.join(json.dumps(one) for one in allowed)}"
 
     return check
 
@@ -107,10 +119,12 @@ def _equal(allowed: list[Any]) -> Check:
 def _items(node: dict[str, Any]) -> Check:
     inner = compile_schema(node)
 
-    def check(value: Any, where: str) -> Iterator[str]:
+    def check(value: Any) -> str:
         if isinstance(value, list):
             for index, one in enumerate(value):
-                yield from inner(one, f"{where}[{index}]")
+                if problem := inner(one):
+                    return f"[{index}]{problem}"
+        return ""
 
     return check
 
@@ -126,49 +140,39 @@ def _pattern(text: str) -> Check:
     return _test(lambda value: found.search(value) is not None, str, f"to match {text}")
 
 
-def _all_of(nodes: list[dict[str, Any]]) -> Check:
-    checks = [compile_schema(node) for node in nodes]
-
-    def check(value: Any, where: str) -> Iterator[str]:
-        for one in checks:
-            yield from one(value, where)
-
-    return check
-
-
 def _object(node: dict[str, Any]) -> Check:
     properties = {key: compile_schema(inner) for key, inner in node.get("properties", {}).items()}
     required = node.get("required", [])
     rest = node.get("additionalProperties", True)
     others = compile_schema(rest) if isinstance(rest, dict) else None
 
-    def check(value: Any, where: str) -> Iterator[str]:
+    def check(value: Any) -> str:
         if not isinstance(value, dict):
-            return
+            return ""
         for key in required:
             if key not in value:
-                yield f"{where} lacks {key}"
+                return f" lacks {key}"
         for key, one in value.items():
             if inner := properties.get(key, others):
-                yield from inner(one, f"{where}.{shown(key)[1:-1]}")
+                if problem := inner(one):
+                    return f".{shown(key)[1:-1]}{problem}"
             elif rest is False:
-                yield f"{where} has the unknown key {shown(key)}"
+                return f" has the unknown key {shown(key)}"
+        return ""
 
     return check
 
 
 def _conditional(node: dict[str, Any]) -> Check:
-    condition = compile_schema(node["if"])
-    then, otherwise = (compile_schema(node.get(key, {})) for key in ("then", "else"))
-
-    def check(value: Any, where: str) -> Iterator[str]:
-        holds = next(condition(value, where), None) is None
-        yield from (then if holds else otherwise)(value, where)
-
-    return check
+    condition, then, otherwise = (compile_schema(node.get(key, {})) for key in ("if", "then", "else"))
+    return lambda value: otherwise(value) if condition(value) else then(value)
 
 
-_NOTHING: Callable[[Any], Check] = lambda _: lambda *_: iter(())  # noqa: E731 - `if` is read with its then and else
+def _read_elsewhere(_: Any) -> Check:
+    """`if` is read with its `then` and `else`."""
+    return lambda _: ""
+
+
 _KEYWORDS: dict[str, Callable[[Any], Check]] = {
     "type": _type,
     "const": lambda one: _equal([one]),
@@ -182,7 +186,7 @@ _KEYWORDS: dict[str, Callable[[Any], Check]] = {
     "maxItems": lambda n: _test(lambda value: len(value) <= n, list, f"at most {n} entries"),
     "uniqueItems": _unique,
     "items": _items,
-    "allOf": _all_of,
-    "if": _NOTHING,
-    "then": _NOTHING,
+    "allOf": lambda nodes: _all([compile_schema(node) for node in nodes]),
+    "if": _read_elsewhere,
+    "then": _read_elsewhere,
 }

@@ -408,7 +408,7 @@ SCHEMAS = st.sampled_from(
 @settings(max_examples=1500, deadline=None)
 @given(SCHEMAS, VALUES)
 def test_our_validator_says_what_the_full_one_says(node: dict[str, Any], value: Any) -> None:
-    ours = next(compile_schema(node)(value, "x"), None) is None
+    ours = not compile_schema(node)(value)
     whole = (
         isinstance(value, float) and value.is_integer()
     )  # the standard takes 1.0 for an integer: we do not
