@@ -25,7 +25,7 @@ help:  ## print this list
 
 # ------------------------------------------------------------------------------------------------ set-up
 .PHONY: setup
-setup: build/.debian-packages build/.venv build/.collections  ## install what the control node needs
+setup: build/.debian-packages build/promtool build/.venv build/.collections  ## install what the control node needs
 
 build/.debian-packages: Makefile
 	@mkdir -p build
@@ -41,6 +41,15 @@ build/.debian-packages: Makefile
 	        >>build/apt.log 2>&1 || { tail -20 build/apt.log >&2; exit 1; }
 	fi
 	touch $@
+
+# The tests' own: the package prometheus would start a server here, so only this program is taken out of it.
+build/promtool: build/.debian-packages
+	@$(call say,taking promtool out of the package prometheus)
+	folder=$$(mktemp -d build/.promtool-XXXXXX); trap 'rm -rf "$$folder"' EXIT
+	(cd "$$folder" && { apt-get -q download prometheus || { $(SUDO) apt-get -q update && apt-get -q download prometheus; }; }) \
+	    >build/promtool.log 2>&1 || { tail -5 build/promtool.log >&2; exit 1; }
+	dpkg-deb --extract "$$folder"/prometheus_*.deb "$$folder"
+	mv "$$folder/usr/bin/promtool" $@ && touch $@
 
 build/.venv: requirements/control.txt | build/.debian-packages
 	@$(call say,installing the pinned Python packages into .venv)

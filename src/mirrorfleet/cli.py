@@ -149,6 +149,9 @@ def _parser() -> argparse.ArgumentParser:
         verbs, "list", "list.json", "publish the list of mirrors from the registry and what was measured"
     )
     listing.add_argument(
+        "--measurements", default="", metavar="FILE", help="of one look at each mirror; - is stdin"
+    )
+    listing.add_argument(
         "--force", action="store_true", help="publish even what the guards hold to be a mistake"
     )
     help_text = "forget what the pull-through cache keeps of files or projects"
@@ -211,7 +214,9 @@ def _summed_up(verb: str, work: Callable[[], Answer]) -> int:
 
 
 def _list(options: argparse.Namespace) -> int:
-    return _summed_up("list", lambda: publish_list(options.config, force=options.force))
+    return _summed_up(
+        "list", lambda: publish_list(options.config, measurements=options.measurements, force=options.force)
+    )
 
 
 def _probe(options: argparse.Namespace) -> int:

@@ -39,8 +39,6 @@ def read(document: Any) -> Findings:
 
 def from_measurements(measurements: Any, now: int, monitor: str = "measured once") -> dict[str, Any]:
     """A health document from a single look at each mirror, as the module mirror_probe takes it for publish.yml."""
-    if not isinstance(measurements, dict):
-        measurements = {"": measurements}
     mirrors = {}
     for name, one in measurements.items():
         failures = one.get("failures") or [{"check": "probe", "family": "", "problem": "failed"}]

@@ -5,15 +5,16 @@ import logging
 import os
 import ssl
 import subprocess
+import sys
 import time
 import urllib.request
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from . import documents, registry, status_page
-from .config import ConfigError, bounded, load_as, read_json
+from .config import ConfigError, bounded, load_as
 from .guards import RefusedError, only_one
 from .health import Findings, from_measurements, read
 from .listing import HIDDEN, Event, Inputs, Settings, Standing, printable, step
@@ -43,7 +44,6 @@ class ListConfig:
     state: Path
     health: str | None = None  # a file, or the URL of the monitor's health.json
     ca_file: Path | None = None  # for that URL
-    measurements: Path | None = None  # instead of health: what mirror_probe found at one look
     holds: Path | None = None  # one file a mirror, named after it, with the reason in it
     url: str | None = None
     index_url: str | None = None
@@ -61,25 +61,55 @@ class Memory:
     events: list[Event] = field(default_factory=list)
 
 
-def publish_list(path: Path, *, force: bool = False) -> tuple[bool, dict[str, Any]]:
-    """Whether all is well, and what the summary tells. RefusedError when a guard says no."""
-    config = load_as(ListConfig, path)
+def publish_list(path: Path, *, measurements: str = "", force: bool = False) -> tuple[bool, dict[str, Any]]:
+    """Whether all is well, and what the summary tells. RefusedError when a guard says no.
+
+    `measurements` is a file, or - for stdin, of what the module mirror_probe found: a single look at each mirror, that
+    a person asked for, decides instead of what a monitor knows. It cannot take back what an audit found.
+    """
+    config, now = load_as(ListConfig, path), int(time.time())
     with only_one(config.state.with_suffix(".lock")):
-        return _publish(config, int(time.time()), force=force)
+        known = registry.load(config.registry)
+        if not measurements:
+            return _publish(config, known, _findings(config), config.settings, now, force=force)
+        text = sys.stdin.buffer.read() if measurements == "-" else Path(measurements).read_bytes()
+        settings = replace(ONE_LOOK, silence_seconds=known.fleet["staleness_limit"])
+        return _publish(config, known, read(_looked(text, measurements, now)), settings, now, force=force)
 
 
-def _publish(config: ListConfig, now: int, *, force: bool) -> tuple[bool, dict[str, Any]]:
-    known = registry.load(config.registry)
+# By a single look there are no rounds to count; only a list that would become empty is refused.
+ONE_LOOK = Settings(
+    fall=1, rise=1, damping_seconds=0, audit_required=False, silence_seconds=1, cut_off_share=1, drop_share=1
+)
+
+
+def _looked(text: bytes, source: str, now: int) -> dict[str, Any]:
+    try:
+        return from_measurements(json.loads(text), now)
+    except (ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
+        raise ConfigError(
+            f"measurements {source}: not what the module mirror_probe returns: {error!r}"
+        ) from error
+
+
+def _publish(
+    config: ListConfig,
+    known: registry.Registry,
+    findings: Findings,
+    settings: Settings,
+    now: int,
+    *,
+    force: bool,
+) -> tuple[bool, dict[str, Any]]:
     memory = _remember(config, known)
-    findings = _findings(config, now)
     inputs = Inputs(
-        known, findings.health, findings.audits, _holds(config.holds), findings.monitor, config.settings, now
+        known, findings.health, findings.audits, _holds(config.holds), findings.monitor, settings, now
     )
     outcome = step(inputs, memory.standings, force=force)
     if outcome.refused:
         raise RefusedError(
             f"{outcome.refused}; nothing was changed. Look at the monitor first: when every mirror seems dead, it is"
-            " usually cut off itself. --force publishes all the same"
+            " usually cut off itself. --force (redirector_force) publishes all the same"
         )
     for name, problem in known.wrong.items():
         log.error("registry: %s: %s", name, problem)
@@ -159,12 +189,10 @@ def _remember(config: ListConfig, known: registry.Registry) -> Memory:
     return Memory({name: Standing(True, "listed", "", now, joined=now) for name in listed})
 
 
-def _findings(config: ListConfig, now: int) -> Findings:
-    """What was measured. That it cannot be had is no reason not to publish what a person decided."""
-    if config.measurements:
-        return read(from_measurements(read_json(config.measurements), now))
+def _findings(config: ListConfig) -> Findings:
+    """What the monitor found. That it cannot be had is no reason not to publish what a person decided."""
     if not config.health:
-        raise ConfigError("health: names neither a file nor a URL, and there are no measurements")
+        raise ConfigError("health: names neither a file nor a URL, and no --measurements are given")
     try:
         return read(json.loads(_fetch(config.health, config.ca_file)))
     except (OSError, ValueError, RecursionError) as error:

@@ -176,13 +176,31 @@ def test_the_page_of_one_look(site: Site) -> None:
         "failures": [{"family": "ipv6", "check": "connection", "problem": "refused"}],
     }  # fmt: skip
     (site.folder / "measured.json").write_text(json.dumps({"one": fine, "two": dead}))
-    site.config |= {"health": None, "measurements": str(site.folder / "measured.json")}
-    site.config["settings"] = {"fall": 1, "rise": 1, "damping_seconds": 0, "audit_required": False}
-    assert site.publish() == 0
+    site.config.pop("health")
+    assert site.publish("--measurements", str(site.folder / "measured.json")) == 0
     assert [(one["listed"], one["reason"]) for one in json.loads(site.read("mirrors.json"))["mirrors"]] == [
         (True, ""),
         (False, "connection over ipv6: refused"),
     ]
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"one": 7}', '{"one": {"ok": true}}'])
+def test_measurements_that_are_none_are_told(
+    site: Site, text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (site.folder / "measured.json").write_text(text)
+    assert site.publish("--measurements", str(site.folder / "measured.json")) == 2
+    assert "not what the module mirror_probe returns" in capsys.readouterr().err
+
+
+def test_one_look_does_not_take_back_what_an_audit_found(site: Site) -> None:
+    site.publish()
+    site.health["mirrors"]["one"]["audit"] = {"passed_at": None, "tampered_at": site.now, "problem": "x"}
+    site.publish()
+    fine = {"ok": True, "measured_at": site.now, "serial": 7, "last_modified": site.now}
+    (site.folder / "measured.json").write_text(json.dumps({"one": fine, "two": fine}))
+    assert site.publish("--measurements", str(site.folder / "measured.json")) == 0
+    assert site.listed == {"one": False, "two": True}
 
 
 # --- by the tools that read them ---

@@ -342,6 +342,24 @@ def test_the_service_remembers_takes_a_new_registry_and_tells_prometheus(sandbox
     assert sandbox.one()["good"] > before  # killed, and nothing forgotten
 
 
+def test_promtool_finds_nothing_wrong_with_the_metrics(sandbox: Sandbox) -> None:
+    sandbox.config["metrics"] = str(sandbox.folder / "probe.prom")
+    sandbox.add("one")
+    sandbox.add("two", ipv6=False).fault = "wrong byte"
+    sandbox.probe()
+    text = (sandbox.folder / "probe.prom").read_bytes()
+    done = subprocess.run(
+        [ROOT / "build/promtool", "check", "metrics"], input=text, capture_output=True, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+    lines = text.decode().splitlines()
+    assert 'mirrorfleet_probe_success{mirror="two",family="ipv6"} 0' in lines
+    assert 'mirrorfleet_probe_bad_rounds{mirror="two"} 1' in lines
+    assert any(
+        line.startswith('mirrorfleet_probe_tampered_timestamp_seconds{mirror="two"} ') for line in lines
+    )
+
+
 def test_two_monitors_of_one_state_are_refused(sandbox: Sandbox) -> None:
     sandbox.add("one")
     service = Service(sandbox)
