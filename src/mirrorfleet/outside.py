@@ -45,7 +45,7 @@ UV = {
     '"6.12.48+deb13-amd64"},"cpu":"x86_64","openssl_version":null,"setuptools_version":null,"rustc_version":null,'
     '"ci":null}',
 }
-LARGEST_PAGE = 32 << 20
+LARGEST_PAGE = 8 << 20  # a hundred of them at once have to fit into memory
 _LARGEST_HEAD = 1 << 16
 _REDIRECTS = 3
 _STATUS = re.compile(rb"HTTP/1\.[01] ([1-5][0-9]{2})(?: |$)")

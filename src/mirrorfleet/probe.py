@@ -26,10 +26,10 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from . import audit_reports, metrics, registry
+from . import audit_reports, documents, metrics, registry
 from .config import ConfigError, bounded, load_as
 from .guards import only_one
-from .health import described
+from .health import Findings, described
 from .outside import (
     JSON_V1,
     PIP,
@@ -71,6 +71,7 @@ class MonitorConfig:
     health: Path
     reference: ReferenceSettings
     ca_file: Path | None = None
+    targets: Path | None = None  # a folder for the targets of Prometheus (file_sd)
     metrics: Path | None = None  # for node_exporter's textfile collector
     metrics_port: int | None = bounded(1, 65535, default=None)  # on the loopback addresses
     interval: float = bounded(0.1, 86400, default=60)  # seconds between two rounds of a mirror
@@ -324,6 +325,7 @@ class Monitor:
 
     async def once(self) -> None:
         """Every mirror a single time."""
+        self.tell_targets()
         await self._ask_reference()
         await asyncio.gather(*(self._slotted(name) for name in self._wanted()))
         self.write()
@@ -334,6 +336,7 @@ class Monitor:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
+        self.tell_targets()
         await self._ask_reference()
         async with contextlib.AsyncExitStack() as stack:
             if self.config.metrics_port:
@@ -424,6 +427,7 @@ class Monitor:
             self._stamp = stamp
             try:
                 self.registry = registry.load(self.config.registry)
+                self.tell_targets()
                 log.info("the registry changed: %d mirrors", len(self.registry.mirrors))
             except ConfigError as error:
                 log.error("the former registry stays in use: %s", error)
@@ -454,6 +458,12 @@ class Monitor:
             "reference": reference,
             "mirrors": mirrors,
         }
+
+    def tell_targets(self) -> None:
+        if self.config.targets:
+            listed = documents.List(self.registry, {}, Findings(), {}, ())
+            write_atomically(self.config.targets / "metrics-targets.json", documents.metrics_targets(listed))
+            write_atomically(self.config.targets / "probe-targets.json", documents.probe_targets(listed))
 
     def write(self) -> None:
         now = int(time.time())
@@ -503,6 +513,8 @@ class Monitor:
                 each("duration_seconds", "Mean length of the good rounds of a day.", lambda one: one.day()["duration"]),
                 each("tampered_timestamp_seconds", "When a file had a wrong hash.", lambda one: one.tampered_at),
                 ("mirrorfleet_monitor_reference_up", "Whether the trusted index answered.", reference),
+                ("mirrorfleet_monitor_staleness_limit_seconds", "Age at which a mirror is too old.",
+                 [({}, float(self.registry.fleet["staleness_limit"]))]),
                 ("mirrorfleet_monitor_rounds", "Rounds since the start.", [({}, float(self.rounds))]),
                 ("mirrorfleet_monitor_late_seconds", "How late the last round began.", [({}, self.late)]),
                 ("mirrorfleet_monitor_written_timestamp_seconds", "When this was told.", [({}, now)]),

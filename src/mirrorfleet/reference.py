@@ -47,7 +47,7 @@ class Reference:
         if serial is None or not self.serials:
             return None
         newer = bisect_right(self.serials, serial, key=lambda one: one[1])
-        return now - self.serials[newer][0] if newer < len(self.serials) else 0
+        return max(now - self.serials[newer][0], 0) if newer < len(self.serials) else 0
 
 
 def files_of(document: dict[str, Any], project: str, page: str) -> list[File]:

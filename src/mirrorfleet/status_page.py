@@ -22,13 +22,15 @@ div[role=region] { overflow-x: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 caption { font-weight: bold; padding: .5rem 0; text-align: left; }
 th, td { border-bottom: 1px solid var(--line); padding: .3rem .6rem; text-align: left; vertical-align: top; }
+thead th { vertical-align: bottom; }
+tbody th, time { white-space: nowrap; }
 td.number, th.number { text-align: right; }
 th button { background: none; border: 0; color: inherit; cursor: pointer; font: inherit; padding: 0;
-  text-decoration: underline dotted; }
+  text-align: inherit; text-decoration: underline dotted; }
 .good { color: var(--good); }
 .bad { color: var(--bad); }
 .next { display: block; font-size: .875rem; }
-svg { display: block; fill: none; stroke: currentColor; }
+svg { display: block; fill: none; margin-left: auto; stroke: currentColor; }
 pre { border: 1px solid var(--line); overflow-x: auto; padding: .5rem; }
 """
 

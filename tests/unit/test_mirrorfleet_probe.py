@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -358,6 +359,30 @@ def test_promtool_finds_nothing_wrong_with_the_metrics(sandbox: Sandbox) -> None
     assert any(
         line.startswith('mirrorfleet_probe_tampered_timestamp_seconds{mirror="two"} ') for line in lines
     )
+
+
+def test_the_alert_rules_fire_on_what_they_are_about() -> None:
+    done = subprocess.run(
+        [ROOT / "build/promtool", "test", "rules", ROOT / "tests/unit/alert_rules_test.yml"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_alert_rules_use_metrics_that_the_prober_tells(sandbox: Sandbox) -> None:
+    sandbox.config |= {"metrics": str(sandbox.folder / "probe.prom"), "targets": str(sandbox.folder)}
+    sandbox.add("one").fault = "wrong byte"
+    sandbox.probe()
+    told = set(re.findall(r"^# TYPE (\w+)", (sandbox.folder / "probe.prom").read_text(), re.MULTILINE))
+    rules = (ROOT / "roles/monitoring_server/files/mirrorfleet.rules.yml").read_text()
+    asked = set(re.findall(r"\bmirrorfleet_(?:probe|monitor)_\w+", rules))
+    # Nothing is known of freshness and of the end of a certificate before a round was good.
+    sandbox.mirrors["one"].fault = ""
+    sandbox.probe()
+    told |= set(re.findall(r"^# TYPE (\w+)", (sandbox.folder / "probe.prom").read_text(), re.MULTILINE))
+    assert asked - told == set()
+    targets = json.loads((sandbox.folder / "probe-targets.json").read_text())
+    assert targets[0]["targets"] == [sandbox.registry["mirrors"][0]["url"] + "/simple/"]
 
 
 def test_two_monitors_of_one_state_are_refused(sandbox: Sandbox) -> None:
