@@ -66,7 +66,7 @@ demo-down:  ## remove the local fleet
 	@playbooks/demo.sh down
 
 # ------------------------------------------------------------------------------------------------- tests
-.PHONY: test lint unit
+.PHONY: test lint unit faults
 lint: setup  ## ansible-lint (production), yamllint, ruff, mypy
 	@$(call say,lint)
 	$(BIN)/ruff check --quiet . && $(BIN)/ruff format --check --quiet .
@@ -74,14 +74,17 @@ lint: setup  ## ansible-lint (production), yamllint, ruff, mypy
 	$(BIN)/yamllint --strict .
 	$(BIN)/ansible-lint --strict -q
 
+faults: setup  ## the fault tests on this machine; `make test` runs them on Debian 13 and 12
+	@$(BIN)/pytest tests/faults --numprocesses 2
+
 unit: setup  ## everything that needs no host: unit, property and template tests
 	@$(call say,tests without hosts)
 	$(BIN)/pytest tests/unit --numprocesses 2 --quiet
 
-# The longest first, two at a time: the fleet and the roles' scenarios, fault tests, lint, everything without hosts.
+# The longest first, two at a time: the fleet, the fault tests and the roles' scenarios, lint, everything without hosts.
 test: setup  ## everything: lint, tests without hosts, fault tests, a scenario per role, the whole fleet
 	@$(call say,tests; logs of the scenarios are in build/log)
-	$(BIN)/pytest tests/scenarios tests/faults tests/lint tests/unit --numprocesses 2 --dist worksteal --durations 15
+	$(BIN)/pytest tests/scenarios tests/lint tests/unit --numprocesses 2 --dist worksteal --durations 15
 
 .PHONY: clean
 clean: demo-down  ## remove the local fleet, its images and build/ (not .venv)
