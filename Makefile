@@ -23,7 +23,7 @@ help:  ## print this list
 
 # ------------------------------------------------------------------------------------------------ set-up
 .PHONY: setup
-setup: build/.debian-packages build/.venv build/.collections  ## install what the control node needs
+setup: build/.debian-packages build/.venv build/.collections build/.clients  ## install what the control node needs
 
 build/.debian-packages: Makefile
 	@mkdir -p build
@@ -45,6 +45,13 @@ build/.venv: requirements/control.txt | build/.debian-packages
 	python3 -c 'import sys; v = sys.version_info; sys.exit(v < (3, 11) and "Python 3.11 or newer is needed; python3 is %d.%d." % v[:2])'
 	[ -x $(BIN)/python ] || python3 -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/control.txt
+	touch $@
+
+# Clients of the tests, and peers of the benchmarks: each set in a place of its own, for they disagree about versions.
+build/.clients build/.peers: build/.%: requirements/%.txt | build/.venv
+	@$(call say,installing $* of the tests into build/$*)
+	[ -x build/$*/bin/python ] || python3 -m venv build/$*
+	build/$*/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
 	touch $@
 
 # Galaxy where it answers, the `ansible` wheel (which carries the same versions) where not.
