@@ -5,6 +5,7 @@ Documentation of each filter: the YAML file of its name beside this one.
 
 from __future__ import annotations
 
+import json
 import sys
 from collections import Counter
 from collections.abc import Callable
@@ -159,6 +160,18 @@ def per_platform(check: Check) -> Check:
     return check_all
 
 
+def or_its_text(check: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """On the command line every value is text: `-e KEY=VALUE`."""
+
+    def run(value: Any) -> Any:
+        plain = isinstance(value, str) and (
+            value in ("true", "false") or (value.isascii() and value.isdigit())
+        )
+        return check(json.loads(value.lstrip("0") or "0") if plain else value)
+
+    return run
+
+
 FLEET: dict[str, Callable[[Any, str, Report], Any]] = {
     "fleet_name": simple(v.text),
     "fleet_coordinator": mapping(PERSON, ("name", "email")),
@@ -167,9 +180,9 @@ FLEET: dict[str, Callable[[Any, str, Report], Any]] = {
     "fleet_gate_project": simple(v.project_name),
     "fleet_vantage_host": simple(inventory_name),
     "fleet_private_dir": simple(v.text),
-    "fleet_check_names": simple(v.boolean),
-    "fleet_drain_seconds": simple(v.whole(0, 86400)),
-    "fleet_update_sync_seconds": simple(v.whole(1, 7 * 86400)),
+    "fleet_check_names": simple(or_its_text(v.boolean)),
+    "fleet_drain_seconds": simple(or_its_text(v.whole(0, 86400))),
+    "fleet_update_sync_seconds": simple(or_its_text(v.whole(1, 7 * 86400))),
     "fleet_staleness_limit": simple(v.whole(60, 366 * 86400)),
     "fleet_versions": mapping(
         {"mirrorfleet": version, "bandersnatch": per_platform(version), "nginx": per_platform(version_glob)},

@@ -40,6 +40,7 @@ _SNAPSHOT = re.compile(r"s-\d{1,18}-[0-9a-f]{16}")
 _LINK = re.compile(r" pages/([^/ ]+)/cur -> (?:/rsyncd-munged/)?(\S+)$")
 # rsync could not transfer some files, or they vanished meanwhile: what came is judged file by file.
 _PARTIAL = (23, 24)
+_VANISHED = (24,)
 
 
 class TransferError(Exception):
@@ -120,13 +121,17 @@ class Transfer:
         """Which snapshot each project has now; of all of them when no names are given."""
         if names is None:
             patterns = ("/pages/", "/pages/*/", "/pages/*/cur")
-            shown_lines = self._run(["-l", *(f"--include={p}" for p in patterns), "--exclude=*"], None, "")
+            options = ["-l", *(f"--include={p}" for p in patterns), "--exclude=*"]
+            # What a broken listing lacks would be taken for gone.
+            shown_lines = self._run(options, None, "", acceptable=_VANISHED)
         else:
             listed = "".join(f"pages/{name}/cur\0" for name in names)
             shown_lines = self._run(["-l", "--files-from=-", "--from0"], None, listed)
         return dict(filter(None, map(_known_link, shown_lines.splitlines())))
 
-    def _run(self, options: list[str], target: str | None, stdin: str) -> str:
+    def _run(
+        self, options: list[str], target: str | None, stdin: str, acceptable: tuple[int, ...] = _PARTIAL
+    ) -> str:
         source = self._settings.source.rstrip("/") + "/"
         command = [
             self._settings.program,
@@ -149,7 +154,7 @@ class Transfer:
             check=False,
             pass_fds=self._inherited,
         )
-        if ran.returncode in _PARTIAL:
+        if ran.returncode in acceptable:
             log.info("rsync: %s", ran.stderr.strip()[-500:])
         elif ran.returncode != 0:
             raise TransferError(f"rsync from {source}: exit {ran.returncode}: {ran.stderr.strip()[-500:]}")
@@ -208,7 +213,7 @@ class Puller:
             {
                 name: snapshot
                 for name, snapshot in sorted(changes.pages.items())
-                if self._is_selected(name) and (name in damaged or self._tree.current(name) != snapshot)
+                if self._is_selected(name) and (name in damaged or not self._has(name, snapshot))
             }
         )
         leavers += self._tree.strays(lambda: self._state.projects().keys() | changes.pages.keys())
@@ -239,6 +244,10 @@ class Puller:
         if selection.projects:
             return selection.includes(name)
         return name not in selection.blocklist
+
+    def _has(self, name: str, snapshot: str) -> bool:
+        """Served and noted: a kill comes between the two."""
+        return self._tree.current(name) == snapshot == self._state.published_snapshot(name)
 
     # What changed
 

@@ -243,8 +243,9 @@ class ServedTree:
     def _remove_projects(self, gone: list[str]) -> None:
         for name in gone:
             self._journal.append([("gone", name)])
-            for directory in ("simple", "pypi"):
-                remove(self.root / directory / name)
+            # Its pages are gone for everybody from here on; whoever was led to them a moment ago still reads them.
+            for link in (f"simple/{name}", f"pypi/{name}", f"pages/{name}/cur"):
+                remove(self.root / link)
             files = self._state.files_of(name)
             with self._state.transaction():
                 self._state.release(name, files)

@@ -1,8 +1,10 @@
 """A tier-2 with the real rsync, against a tier-1 that changes, loses, breaks and lies."""
 
+import contextlib
 import json
 import os
 import shutil
+import sqlite3
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +49,9 @@ def test_a_pull_brings_what_changed_and_a_chain_works(origin: Origin, tier2: Tie
         assert (summary["changed"], summary["removed"]) == (2, 1)
         assert "full pass" not in tier.log
         same(tier, origin)
+    for host in (origin, tier2, tier3):
+        # The web server leads through this link: from now on it answers 404.
+        assert not (host.served / "pages/gamma-delta/cur").is_symlink()
     for tier in (tier2, tier3):
         tier.run("sync")
         assert tier.leftovers() == []
@@ -254,6 +259,43 @@ def test_a_tier1_that_is_down_changes_nothing(tier2: Tier2, daemon: Daemon) -> N
     assert "rsync from rsync://" in tier2.log
     assert tier2.broken() == []
     assert tier2.status()["last_success"] == fresh
+
+
+def test_a_project_that_a_kill_left_switched_but_not_noted_is_taken_again(
+    origin: Origin, tier2: Tier2
+) -> None:
+    tier2.run("sync")
+    state = tier2.state / "mirrorfleet.sqlite"
+    before = state.with_name("before")
+    with contextlib.closing(sqlite3.connect(state)) as db:
+        db.execute("VACUUM INTO ?", (str(before),))
+    origin.release("beta", "3.0")
+    origin.publish()
+    tier2.run("sync")
+    # The served tree is of now, what was noted is of then.
+    for path in tier2.state.glob("mirrorfleet.sqlite*"):
+        path.unlink()
+    before.rename(state)
+    (tier2.served / "pages/_root/cur").unlink()
+    assert tier2.run("sync")["changed"] == 1
+    same(tier2, origin)
+    tier2.run("sync")
+    assert tier2.leftovers() == []
+
+
+def test_a_listing_that_broke_off_takes_nothing_away(origin: Origin, tier2: Tier2, tmp_path: Path) -> None:
+    tier2.run("sync")
+    broken = tmp_path / "rsync"
+    # rsync ends with 23 when the other side cannot read a directory: what it lists is not all there is.
+    broken.write_text('#!/bin/sh\nrsync "$@" | grep -v beta; case "$*" in *list-only*) exit 23;; esac\n')
+    broken.chmod(0o755)
+    settings = tier2.document["rsync"]
+    tier2.configure(rsync={**settings, "program": str(broken)}, maximum_shrink_share=1.0)
+    tier2.run("pull", "--full", expect=1)
+    assert "exit 23" in tier2.log
+    tier2.configure(rsync=settings)
+    assert tier2.names() == PROJECTS
+    assert tier2.broken() == []
 
 
 def test_a_full_pass_is_an_audit(origin: Origin, tier2: Tier2) -> None:

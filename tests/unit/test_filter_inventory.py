@@ -84,6 +84,23 @@ def test_a_good_inventory_has_no_problems() -> None:
     assert FILTERS["inventory_problems"](hostvars, groups, TODAY) == []
 
 
+@pytest.mark.parametrize(
+    ("key", "right", "wrong"),
+    [
+        ("fleet_check_names", ("false", "true"), ("no", "False", "")),
+        ("fleet_drain_seconds", ("0", "0030", "86400"), ("86401", "-1", "1.5", "\u0663")),
+        ("fleet_update_sync_seconds", ("60",), ("0", "true")),
+    ],
+)
+def test_options_are_taken_as_the_command_line_gives_them(
+    key: str, right: tuple[str, ...], wrong: tuple[str, ...]
+) -> None:
+    for value in right:
+        assert problems_with("one", **{key: value}) == []
+    for value in wrong:
+        assert [problem["key"] for problem in problems_with("one", **{key: value})] == [key]
+
+
 def test_the_local_fleets_inventory_follows_the_contract() -> None:
     assert {"mirror_mode", "mirror_url"} < set(MIRROR)
     for path in (ROOT / "inventory").glob("*/host_vars/*.yml"):

@@ -1,0 +1,83 @@
+"""run_unit on real hosts: a oneshot unit's log on the coordinator's screen while it runs, and what it came to."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from test_host_state import ENVIRONMENT, HOUSE, INVENTORY
+
+UNIT = """[Service]
+Type=oneshot
+ExecStart=/bin/sh -c "%s"
+"""
+UNITS = {
+    "told.service": "echo one; sleep 5; echo two",
+    "failing.service": "echo reading; echo cannot go on; exit 3",
+    "slow.service": "echo begun; sleep 600",
+}
+
+
+@pytest.fixture(autouse=True)
+def units(host):
+    for name, script in UNITS.items():
+        host.check_output("printf '%%s' %s >/run/systemd/system/%s", UNIT % script, name)
+    host.check_output("systemctl daemon-reload")
+    yield
+    host.check_output(f"systemctl stop {' '.join(UNITS)}; cd /run/systemd/system && rm {' '.join(UNITS)}")
+
+
+@pytest.fixture
+def run(host):
+    def command(*arguments, **options):
+        name = host.backend.host
+        return subprocess.Popen(
+            [sys.executable, "-m", "ansible", "adhoc", "-i", INVENTORY, name, "-m", "run_unit",
+             "-a", json.dumps(options), *arguments],
+            cwd=HOUSE, env=ENVIRONMENT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+
+    return command
+
+
+def test_its_log_is_shown_while_it_runs(host, run):
+    # What an earlier run said is not told again.
+    host.check_output("systemctl start told.service")
+    playing = run(unit="told.service")
+    for line in playing.stdout:
+        if line == f"    {host.backend.host}: one\n":
+            assert host.run("systemctl is-active told.service").stdout.strip() == "activating"
+            break
+    rest = playing.communicate(timeout=60)[0]
+    assert playing.returncode == 0
+    assert rest.count(": two\n") == 1
+    assert f"{host.backend.host}: one" not in rest
+
+
+def test_one_that_fails_says_why_and_what_to_do(host, run):
+    playing = run(unit="failing.service")
+    said = playing.communicate(timeout=60)[0]
+    assert playing.returncode != 0
+    assert "failing.service failed (exit-code). Its last lines:" in said
+    assert "cannot go on" in said
+    assert "Mend the cause and run this playbook again" in said
+
+
+def test_one_that_takes_too_long_goes_on_by_itself(host, run):
+    playing = run(unit="slow.service", timeout=3)
+    said = playing.communicate(timeout=60)[0]
+    assert playing.returncode != 0
+    assert "slow.service still runs after 3 s. It goes on by itself" in said
+    assert host.run("systemctl is-active slow.service").stdout.strip() == "activating"
+
+
+def test_check_mode_runs_nothing(host, run):
+    playing = run("--check", unit="failing.service")
+    assert "CHANGED" in playing.communicate(timeout=60)[0]
+    assert host.run("systemctl is-failed failing.service").rc != 0
+
+
+def test_what_is_no_service_is_refused(run):
+    playing = run(unit="told.timer")
+    assert "'told.timer' is no service; name one with its suffix" in playing.communicate(timeout=60)[0]
+    assert playing.returncode != 0
