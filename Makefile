@@ -47,11 +47,11 @@ build/.venv: requirements/control.txt | build/.debian-packages
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/control.txt
 	touch $@
 
-# Clients of the tests, and peers of the benchmarks: each set in a place of its own, for they disagree about versions.
-build/.clients build/.peers: build/.%: requirements/%.txt | build/.venv
-	@$(call say,installing $* of the tests into build/$*)
-	[ -x build/$*/bin/python ] || python3 -m venv build/$*
-	build/$*/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
+# The clients of the tests are apart: they disagree with the control node's packages about versions.
+build/.clients: requirements/clients.txt | build/.venv
+	@$(call say,installing the clients of the tests into build/clients)
+	[ -x build/clients/bin/python ] || python3 -m venv build/clients
+	build/clients/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
 	touch $@
 
 # Galaxy where it answers, the `ansible` wheel (which carries the same versions) where not.
@@ -89,6 +89,12 @@ unit: setup  ## everything that needs no host: unit, property and template tests
 test: setup  ## everything: lint, tests without hosts, fault tests, a scenario per role, the whole fleet
 	@$(call say,tests; logs of the scenarios are in build/log)
 	$(BIN)/pytest tests/scenarios tests/faults tests/lint tests/unit --numprocesses 2 --dist worksteal --durations 15
+
+# -------------------------------------------------------------------------------------------- benchmarks
+.PHONY: bench-web
+bench-web: setup  ## a mirror's web server beside bare nginx and other index servers (SIZE=full for documents)
+	@$(call say,benchmark of the web server)
+	$(BIN)/python benchmarks/web.py
 
 .PHONY: clean
 clean: demo-down  ## remove the local fleet, its images and build/ (not .venv)
