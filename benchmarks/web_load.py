@@ -73,7 +73,7 @@ def megabytes(pids: list[int]) -> float:
 
 
 def load(seen: Seen, url: str, pids: list[int], headers: dict[str, str]) -> None:
-    """One round; the load generator has a thread for each core, like nginx. Who answers nothing in time gets more of it."""
+    """One round; the load generator has a thread for each core, like nginx. Who answers nothing in time gets more."""
     arguments = [argument for name, value in headers.items() for argument in ("-H", f"{name}: {value}")]
     for patience in (1, 5, 25):
         seconds = SECONDS * patience
@@ -203,9 +203,7 @@ def peer(name: str, base: str, pid: int) -> dict[str, object]:
         fetch(target)  # once, so that it is in the peer's cache
         seen = Seen()
         for _ in range(max(1, ROUNDS // 2)):
-            load(
-                seen, target, processes(pid), {"Accept": ACCEPT}, seconds=3 * SECONDS
-            )  # they take their time
+            load(seen, target, processes(pid), {"Accept": ACCEPT})
         found[what] = seen.medians()
     found["memory"] = megabytes(processes(pid))
     found["version"] = importlib.metadata.distribution(name).version
