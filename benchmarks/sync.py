@@ -189,26 +189,7 @@ def tier2(scratch: Path, files: int) -> list[Row]:
 
 def publishing(scratch: Path) -> list[Row]:
     """What publishing costs by how many projects there are: nothing changed, and for each of 100 changed ones."""
-    taken: dict[int, tuple[float, float]] = {}
-    for projects in PROJECTS:
-        say(f"publishing among {projects} projects")
-        tier1 = Tier1(scratch / f"publisher-{projects}", projects, 2)
-        tier1.run("publish")
-        tier1.run("publish")
-        release = 1
-
-        def idle() -> float:
-            return seconds(lambda: tier1.run("publish"))
-
-        def changed() -> float:
-            nonlocal release
-            release += 1
-            tier1.change(100, release)
-            return seconds(lambda: tier1.run("publish"))
-
-        quiet, busy = medians(ROUNDS, idle, changed)
-        taken[projects] = (quiet, (busy - quiet) / 100)
-        shutil.rmtree(tier1.root)
+    taken = {projects: published(scratch / f"publisher-{projects}", projects) for projects in PROJECTS}
     few = PROJECTS[0]
     return [
         Row(f"publish, {projects} projects, {what}", taken[projects][column], taken[few][column],
@@ -216,6 +197,27 @@ def publishing(scratch: Path) -> list[Row]:
         for projects in PROJECTS[1:]
         for column, what in enumerate(("nothing changed", "each changed project"))
     ]  # fmt: skip
+
+
+def published(root: Path, projects: int) -> tuple[float, float]:
+    say(f"publishing among {projects} projects")
+    tier1 = Tier1(root, projects, 2)
+    tier1.run("publish")
+    tier1.run("publish")
+    release = 1
+
+    def idle() -> float:
+        return seconds(lambda: tier1.run("publish"))
+
+    def changed() -> float:
+        nonlocal release
+        release += 1
+        tier1.change(100, release)
+        return seconds(lambda: tier1.run("publish"))
+
+    quiet, busy = medians(ROUNDS, idle, changed)
+    shutil.rmtree(root)
+    return quiet, (busy - quiet) / 100
 
 
 def main() -> None:

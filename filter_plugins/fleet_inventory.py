@@ -6,6 +6,7 @@ Documentation of each filter: the YAML file of its name beside this one.
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections import Counter
 from collections.abc import Callable
@@ -146,8 +147,14 @@ def version(value: Any) -> str:
     return str(value)
 
 
-def version_glob(value: Any) -> str:
-    return version(value[:-2]) + ".*" if isinstance(value, str) and value.endswith(".*") else version(value)
+def package_version(value: Any) -> str:
+    """What apt takes for one: deb-version(7), with `*` for any rest."""
+    v.text(value, most=100)
+    if not re.fullmatch(r"[0-9][A-Za-z0-9.+~:*-]*", value):
+        raise BadValueError(
+            f"is {v.shown(value)}", "a version of Debian's package, or a pattern such as 1.26.*"
+        )
+    return str(value)
 
 
 def per_platform(check: Check) -> Check:
@@ -185,7 +192,11 @@ FLEET: dict[str, Callable[[Any, str, Report], Any]] = {
     "fleet_update_sync_seconds": simple(or_its_text(v.whole(1, 7 * 86400))),
     "fleet_staleness_limit": simple(v.whole(60, 366 * 86400)),
     "fleet_versions": mapping(
-        {"mirrorfleet": version, "bandersnatch": per_platform(version), "nginx": per_platform(version_glob)},
+        {
+            "mirrorfleet": version,
+            "bandersnatch": per_platform(version),
+            "nginx": per_platform(package_version),
+        },
         ("mirrorfleet", "bandersnatch", "nginx"),
     ),
 }

@@ -23,6 +23,8 @@ SCENARIOS = (
     "tiers",
     "tls_acme",
     "bench_web",
+    "faults",
+    "bench_web",
 )
 STANDARD_HOSTS = [
     {"name": "debian-13", "platform": "debian-13", "address": 13},

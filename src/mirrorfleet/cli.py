@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from . import __version__, metrics
+from .cache import BadTargetError, purge
 from .check import check
 from .config import Config, ConfigError, load
 from .dump import dump
@@ -32,7 +33,7 @@ from .sync import Context, sync
 log = logging.getLogger("mirrorfleet")
 
 FAILED = 1
-CODES: dict[type[Exception], int] = {ConfigError: 2, BusyError: 3, RefusedError: 4}
+CODES: dict[type[Exception], int] = {ConfigError: 2, BadTargetError: 2, BusyError: 3, RefusedError: 4}
 Answer = tuple[bool, dict[str, Any]]
 
 
@@ -131,6 +132,13 @@ def _parser() -> argparse.ArgumentParser:
         ("metrics", "write the metrics file for node_exporter's textfile collector", common),
     ):
         verbs.add_parser(name, help=help_text, description=help_text, parents=[options], allow_abbrev=False)
+    help_text = "forget what the pull-through cache keeps of files or projects"
+    purging = verbs.add_parser("purge", help=help_text, description=help_text, allow_abbrev=False)
+    purging.add_argument("what", nargs="+", help="URL or path of a file (/packages/...), or a project's name")
+    purging.add_argument(
+        "--cache", type=Path, default=Path("/var/cache/nginx/mirror"), help="default: %(default)s"
+    )
+    purging.add_argument("-v", "--verbose", action="store_true", help="log more")
     return parser
 
 
@@ -149,6 +157,15 @@ def _write(config: Config, options: argparse.Namespace) -> int:
     return 0 if good else FAILED
 
 
+def _purge(directory: Path, what: list[str]) -> int:
+    if not directory.is_dir():
+        raise ConfigError(
+            f"{directory} is not there: this mirror passes nothing through, so it caches nothing"
+        )
+    print(json.dumps({"verb": "purge", "good": True, "removed": purge(directory, what)}))
+    return 0
+
+
 def _metrics(config: Config) -> int:
     with State(config.database) as state:
         metrics.write(config, state)
@@ -164,9 +181,11 @@ def main(arguments: list[str] | None = None) -> int:
     set_up(verbose=options.verbose)
     signal.signal(signal.SIGTERM, _terminate)
     try:
+        if options.verb == "purge":
+            return _purge(options.cache, options.what)
         config = load(options.config)
         return _metrics(config) if options.verb == "metrics" else _write(config, options)
-    except (ConfigError, BusyError, RefusedError) as error:
+    except (ConfigError, BadTargetError, BusyError, RefusedError) as error:
         log.error("%s", error)
         return CODES[type(error)]
     except sqlite3.Error as error:

@@ -1,4 +1,9 @@
-"""Talking to upstream: bounded, retried, and never trusted for size or content."""
+"""Talking to upstream: bounded, retried, and never trusted for size or content.
+
+aiohttp is imported where it is used: a run that asks upstream nothing would spend most of its time on that.
+"""
+
+from __future__ import annotations
 
 import asyncio
 import hashlib
@@ -10,12 +15,13 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import aiohttp
+from typing import TYPE_CHECKING, Any
 
 from . import __version__
 from .tree import temporary_for
+
+if TYPE_CHECKING:
+    import aiohttp
 
 log = logging.getLogger(__name__)
 
@@ -125,6 +131,8 @@ class Upstream:
             raise FetchError(f"{url}: HTTP {response.status}")
 
     async def _retried(self, attempt: Callable[[], Any], url: str) -> Any:
+        import aiohttp  # noqa: PLC0415 - see above
+
         for number in range(1, self._tries + 1):
             try:
                 async with self._slots:
@@ -148,6 +156,8 @@ def _named(error: BaseException) -> str:
 @asynccontextmanager
 async def upstream(*, workers: int, timeout: float, tries: int) -> AsyncIterator[Upstream]:
     """A session that uses the system's trust store and proxy settings."""
+    import aiohttp  # noqa: PLC0415 - see above
+
     limits = aiohttp.ClientTimeout(total=None, sock_connect=timeout, sock_read=timeout)
     headers = {"User-Agent": f"mirrorfleet/{__version__}"}
     async with aiohttp.ClientSession(

@@ -7,6 +7,7 @@ from packaging.utils import canonicalize_name
 
 _PROJECT = re.compile(r"[a-z0-9]+(?:-[a-z0-9]+)*")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _MAX_COMPONENT = 255  # bytes; the limit of every file system we serve from
 _MAX_PATH = 1024
 SIDECAR = ".metadata"
@@ -34,7 +35,7 @@ def project_name(raw: str) -> str:
 def _component(part: str) -> str:
     if part in ("", ".", "..") or "/" in part or "\\" in part:
         raise InvalidNameError(f"not a path component: {shown(part)}")
-    if any(ord(c) < 32 or ord(c) == 127 for c in part):
+    if _CONTROL.search(part):
         raise InvalidNameError(f"control character in {shown(part)}")
     try:
         size = len(part.encode())

@@ -252,9 +252,11 @@ class Puller:
     # What changed
 
     def _ask(self) -> Upstream:
-        self._transfer.fetch(
-            ["journal/head.json", "mirror.json", "last-modified"], self._copy, "--max-size=1m"
-        )
+        names = ["journal/head.json", "mirror.json", "last-modified"]
+        # With them the segment that is read next: nothing new then costs one connection.
+        if position := self._state.get("pull_position"):
+            names.append(f"journal/{segment_name(position['segment'])}")
+        self._transfer.fetch(names, self._copy, f"--max-size={MAX_DOCUMENT}")
         try:
             head = parse_head((self._copy / "journal/head.json").read_bytes())
             serial = int(json.loads((self._copy / "mirror.json").read_bytes())["serial"])
@@ -284,7 +286,9 @@ class Puller:
             remove(self._copy / "journal")
             first = head.newest
         numbers = range(first, head.newest + 1)
-        self._transfer.fetch([f"journal/{segment_name(number)}" for number in numbers], self._copy)
+        # Asked for with the head; unless it was rotated meanwhile, and then it may have grown before.
+        if not (whole and first == head.newest):
+            self._transfer.fetch([f"journal/{segment_name(number)}" for number in numbers], self._copy)
         changes, consumed, broken = Changes(), 0, 0
         for number in numbers:
             try:
@@ -357,7 +361,9 @@ class Puller:
                 self._tree.set_back(project.name, problems[0])
                 continue
             announced += [self._move(path, needed[path]) for path in paths]
-            self._tree.write_snapshot(project.name, project.serial, contents)
+            self._tree.take_snapshot(
+                project.name, snapshot, self._staged_snapshot(project.name, snapshot), contents
+            )
             ready.append(Ready(project, snapshot, snapshot))
         self._tree.commit(ready, announced)
 
@@ -376,8 +382,11 @@ class Puller:
         self._transfer.fetch((p for p in needed if p not in nested), flat, "--no-relative")
         self._transfer.fetch(nested, self._stage)
 
+    def _staged_snapshot(self, name: str, snapshot: str) -> Path:
+        return self._stage / "pages" / name / snapshot
+
     def _read_snapshot(self, name: str, snapshot: str) -> dict[str, bytes]:
-        directory = self._stage / "pages" / name / snapshot
+        directory = self._staged_snapshot(name, snapshot)
         contents = {}
         for page in PAGES:
             if regular_size(directory / page) is None:

@@ -129,19 +129,33 @@ class ServedTree:
                 self._state.cancel_removal([f"pages/{project.name}"])
 
     def write_snapshot(self, name: str, serial: int, contents: dict[str, bytes]) -> str:
-        directory = self.pages / name
         snapshot = snapshot_name(serial, contents)
-        if (directory / snapshot).is_dir():
-            _mend(directory / snapshot, contents)
-            return snapshot
-        stage = directory / f"{TEMPORARY}snapshot"
-        remove(stage)
-        for page, data in _with_compressed(contents).items():
-            path = stage / page
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(data)
-        os.rename(stage, directory / snapshot)
+        if not self._mended(name, snapshot, contents):
+            stage = self.pages / name / f"{TEMPORARY}snapshot"
+            remove(stage)
+            for page, data in contents.items():
+                path = stage / page
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(data)
+            self._adopt(name, snapshot, stage, contents)
         return snapshot
+
+    def take_snapshot(self, name: str, snapshot: str, staged: Path, contents: dict[str, bytes]) -> None:
+        """As write_snapshot, with a directory that has these contents already and is ours to keep."""
+        if not self._mended(name, snapshot, contents):
+            self._adopt(name, snapshot, staged, contents)
+
+    def _mended(self, name: str, snapshot: str, contents: dict[str, bytes]) -> bool:
+        there = (self.pages / name / snapshot).is_dir()
+        if there:
+            _mend(self.pages / name / snapshot, contents)
+        return there
+
+    def _adopt(self, name: str, snapshot: str, staged: Path, contents: dict[str, bytes]) -> None:
+        for page, data in contents.items():
+            (staged / f"{page}.gz").write_bytes(pages.compressed(data))
+        (self.pages / name).mkdir(exist_ok=True)
+        os.rename(staged, self.pages / name / snapshot)
 
     def set_back(self, name: str, reason: str) -> None:
         log.warning("project %s keeps its previous page: %s", name, reason)

@@ -101,6 +101,21 @@ def test_options_are_taken_as_the_command_line_gives_them(
         assert [problem["key"] for problem in problems_with("one", **{key: value})] == [key]
 
 
+def versions(nginx: Any) -> dict[str, Any]:
+    return {"mirrorfleet": "0.1.0", "bandersnatch": {"debian-13": "8.2.0"}, "nginx": {"debian-13": nginx}}
+
+
+@pytest.mark.parametrize("pin", ["1.26.*", "1.26.3-3+deb13u1", "1:1.26.3~rc1-1", "1.26.*+fleet1"])
+def test_nginx_is_pinned_to_what_apt_calls_a_version(pin: str) -> None:
+    assert problems_with("one", fleet_versions=versions(pin)) == []
+
+
+@pytest.mark.parametrize("pin", ["*", "", "1.26; rm", "1.26\n", "latest", 1.26, "1/2"])
+def test_what_apt_would_not_take_for_a_version_is_told(pin: Any) -> None:
+    (problem,) = problems_with("one", fleet_versions=versions(pin))
+    assert problem["key"] == "fleet_versions.nginx"
+
+
 def test_the_local_fleets_inventory_follows_the_contract() -> None:
     assert {"mirror_mode", "mirror_url"} < set(MIRROR)
     for path in (ROOT / "inventory").glob("*/host_vars/*.yml"):

@@ -174,17 +174,50 @@ def test_the_daemon_sees_of_the_host_the_tree_and_its_configuration(shells):
 # --- every mirror is a valid upstream ---
 
 
-def test_a_stock_bandersnatch_syncs_from_a_tier_1(client, shells):
-    client.check_output("mkdir -p /srv/stock && printf %s >/tmp/stock.conf", STOCK)
-    run = (
-        f"SSL_CERT_FILE={CA} /opt/bandersnatch/current/bin/bandersnatch --config /tmp/stock.conf mirror 2>&1"
-    )
-    client.check_output(run)
-    assert not client.file("/srv/stock/todo").exists
+@pytest.mark.parametrize(("place", "version"), [("origin", "6.8"), ("redirector", "8.2")])
+def test_a_stock_bandersnatch_syncs_from_a_tier_1(shells, place, version):
+    stock, bandersnatch = shells[place], "/opt/bandersnatch/current/bin/bandersnatch"
+    assert version in stock.check_output(f"{bandersnatch} --version")
+    stock.check_output("mkdir -p /srv/stock && printf %s >/tmp/stock.conf", STOCK)
+    stock.check_output(f"SSL_CERT_FILE={CA} {bandersnatch} --config /tmp/stock.conf mirror 2>&1")
+    assert not stock.file("/srv/stock/todo").exists
     packages = "find packages -name '*.whl' | sort"
-    theirs = client.check_output(f"cd /srv/stock/web && {packages}")
+    theirs = stock.check_output(f"cd /srv/stock/web && {packages}")
     assert theirs == shells["tier1"].check_output(f"cd {SERVED} && {packages}")
     assert len(theirs.split()) == 4
+
+
+seen = []
+
+
+def answered_by(shells, path):
+    """Where the cache has the answer to this request from, by its log."""
+    url = f"https://cache.fleet.test{path}"
+    shells["origin"].check_output("curl --silent --fail --output /dev/null --cacert %s %s", CA, url)
+    for _ in range(20):
+        said = shells["cache"].check_output(
+            "grep -F %s /var/log/nginx/access.log | tail -n 1", f'"uri":"{path}"'
+        )
+        if said and (said, path) not in seen:
+            seen.append((said, path))
+            return json.loads(said)["cache"]
+        time.sleep(0.5)
+    raise AssertionError(f"{path} is not in the log")
+
+
+def test_a_purged_file_is_asked_for_again(shells, fetch):
+    urls = [file["url"].split("#")[0] for file in fetch("cache", "alpha")["files"]]
+    purged, kept = sorted("/packages/" + url.partition("packages/")[2] for url in urls)[:2]
+    for path in (purged, kept):
+        answered_by(shells, path)
+        assert answered_by(shells, path) == "HIT"
+    said = shells["cache"].check_output(
+        f"/opt/mirrorfleet/current/bin/mirrorfleet purge {purged} 2>/dev/null"
+    )
+    assert json.loads(said)["removed"] >= 1
+    assert answered_by(shells, purged) == "MISS"
+    assert answered_by(shells, purged) == "HIT"
+    assert answered_by(shells, kept) == "HIT"
 
 
 # --- what happens upstream ---
