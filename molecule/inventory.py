@@ -21,8 +21,6 @@ SCENARIOS = (
     "redirector",
     "monitoring_server",
     "tiers",
-    "tls_acme",
-    "bench_web",
     "faults",
     "bench_web",
 )
