@@ -1,4 +1,7 @@
-"""The same hosts by other options: nothing from upstream (as on an origin), plain HTTP for files, HSTS, HTTP/3."""
+"""The same hosts by other options: nothing from upstream (as on an origin), plain HTTP for files, HSTS, HTTP/3.
+
+The first play that sets them meets a configuration that is broken otherwise; the second one finds it mended.
+"""
 
 import http.client
 import json
@@ -10,20 +13,39 @@ OPTIONS = {
     "web_server_on_miss": "not_found",
     "web_server_plain_http": True,
     "web_server_hsts_max_age": 300,
+    # the test's CA runs no responder, as many do not
+    "web_server_ocsp_stapling": True,
     "web_server_http3": "{{ ansible_facts.distribution_major_version == '13' }}",
 }
 
 
 @pytest.fixture(scope="module", autouse=True)
-def other_options(scenario):
+def broken(scenario):
+    """How the play ended that met a broken configuration, and what each host answered then."""
+    site, hosts = "/etc/nginx/sites-enabled/broken", list(scenario.hosts.values())
+    for host in hosts:
+        host.shell.check_output(f"echo 'server {{ nonsense; }}' >{site}")
+    outcome = scenario.play(**OPTIONS)
+    answers = {}
+    for host in hosts:
+        answers[host.name] = Mirror(host.shell.ansible.get_variables()).get("/simple/fleet-sample/")
+        host.shell.check_output(f"rm {site}")
     scenario.converge(**OPTIONS)
-    yield
+    yield outcome, answers
     scenario.converge()
 
 
 @pytest.fixture
 def mirror(host):
     return Mirror(host.ansible.get_variables())
+
+
+def test_a_play_does_not_load_a_broken_configuration(broken, me):
+    outcome, answers = broken
+    assert outcome.code != 0 and 'unknown directive "nonsense"' in outcome.said
+    assert answers[me.name].status == 200
+    # what the play had already written waits for the next one, which the other tests here see the effects of
+    assert answers[me.name].headers["Strict-Transport-Security"] is None
 
 
 def test_clients_of_a_tree_alone(scenario, host, me, tmp_path):
