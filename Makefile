@@ -9,9 +9,11 @@ BIN := .venv/bin
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 say = printf '\033[1m==> %s\033[0m\n' "$(1)"
 
-# What a control node needs from Debian: containers for the local fleet, and the tools its tests call.
+# What a control node needs from Debian: containers for the local fleet, and the tools its tests call (minisign and
+# signify-openbsd verify the signed list, bind9-utils has named-checkzone for its zone fragment).
 DEBIAN_PACKAGES := git python3-venv openssh-client openssl rsync nftables \
-    podman crun runc netavark aardvark-dns iptables mmdebstrap uidmap
+    podman crun runc netavark aardvark-dns iptables mmdebstrap uidmap \
+    minisign signify-openbsd bind9-utils
 
 # Silence about a tree that is not a git checkout; bytecode and caches stay out of roles.
 export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
@@ -23,7 +25,7 @@ help:  ## print this list
 
 # ------------------------------------------------------------------------------------------------ set-up
 .PHONY: setup
-setup: build/.debian-packages build/.venv build/.collections build/.clients  ## install what the control node needs
+setup: build/.debian-packages build/promtool build/.venv build/.collections build/.clients  ## install what the control node needs
 
 build/.debian-packages: Makefile
 	@mkdir -p build
@@ -39,6 +41,15 @@ build/.debian-packages: Makefile
 	        >>build/apt.log 2>&1 || { tail -20 build/apt.log >&2; exit 1; }
 	fi
 	touch $@
+
+# The tests' own: the package prometheus would start a server here, so only this program is taken out of it.
+build/promtool: build/.debian-packages
+	@$(call say,taking promtool out of the package prometheus)
+	folder=$$(mktemp -d build/.promtool-XXXXXX); trap 'rm -rf "$$folder"' EXIT
+	(cd "$$folder" && { apt-get -q download prometheus || { $(SUDO) apt-get -q update && apt-get -q download prometheus; }; }) \
+	    >build/promtool.log 2>&1 || { tail -5 build/promtool.log >&2; exit 1; }
+	dpkg-deb --extract "$$folder"/prometheus_*.deb "$$folder"
+	mv "$$folder/usr/bin/promtool" $@ && touch $@
 
 build/.venv: requirements/control.txt | build/.debian-packages
 	@$(call say,installing the pinned Python packages into .venv)
@@ -73,7 +84,7 @@ demo-down:  ## remove the local fleet
 	@playbooks/demo.sh down
 
 # ------------------------------------------------------------------------------------------------- tests
-.PHONY: test lint unit
+.PHONY: test lint unit faults
 lint: setup  ## ansible-lint (production), yamllint, ruff, mypy
 	@$(call say,lint)
 	$(BIN)/ruff check --quiet . && $(BIN)/ruff format --check --quiet .
@@ -81,16 +92,24 @@ lint: setup  ## ansible-lint (production), yamllint, ruff, mypy
 	$(BIN)/yamllint --strict .
 	$(BIN)/ansible-lint --strict -q
 
+faults: setup  ## the fault tests on this machine; `make test` runs them on Debian 13 and 12
+	@$(BIN)/pytest tests/faults --numprocesses 2
+
 unit: setup  ## everything that needs no host: unit, property and template tests
 	@$(call say,tests without hosts)
 	$(BIN)/pytest tests/unit --numprocesses 2 --quiet
 
-# The longest first, two at a time: the fleet and the roles' scenarios, fault tests, lint, everything without hosts.
+# The longest first, two at a time: the fleet, the fault tests and the roles' scenarios, lint, everything without hosts.
 test: setup  ## everything: lint, tests without hosts, fault tests, a scenario per role, the whole fleet
 	@$(call say,tests; logs of the scenarios are in build/log)
-	$(BIN)/pytest tests/scenarios tests/faults tests/lint tests/unit --numprocesses 2 --dist worksteal --durations 15
+	$(BIN)/pytest tests/scenarios tests/lint tests/unit --numprocesses 2 --dist worksteal --durations 15
 
-# -------------------------------------------------------------------------------------------- benchmarks
+# --------------------------------------------------------------------------------------------- benchmarks
+.PHONY: bench-list
+bench-list: setup  ## measure the list's documents and the prober (SIZE=quick or full)
+	@$(BIN)/python benchmarks/list.py
+	$(BIN)/python benchmarks/probe.py
+
 .PHONY: bench-web
 bench-web: setup  ## a mirror's web server beside bare nginx and other index servers (SIZE=full for documents)
 	@$(call say,benchmark of the web server)

@@ -238,7 +238,7 @@ class Fleet:
                 self.of[host].add(name)
         self.hosts = list(self.all_hosts) if only is None else self._chain(only)
         self.reports = {host: Report(host) for host in self.hosts}
-        # An agreement that has lapsed keeps a mirror off the list (mirror_list); its host is still looked after.
+        # An agreement that has lapsed keeps a mirror off the list (mirrorfleet list); its host is still looked after.
         self.standing = {host: Report(host) for host in self.hosts}
         self.records: dict[str, dict[str, Any]] = {}
         self.owners: dict[str, str] = {}

@@ -11,7 +11,7 @@ description:
   - Asks each mirror for what pip and uv ask for, over verified TLS, in each address family it claims, and
     reports every check that fails. Changes nothing.
   - Run it on a host outside the mirrors, for what a mirror says of itself proves nothing.
-  - Never fails because of a mirror. What is wrong is in RV(measurements), which the filter P(mirror_list#filter) takes.
+  - Never fails because of a mirror. What is wrong is in RV(measurements), which C(mirrorfleet list) takes.
 options:
   mirrors:
     description: The mirrors to measure.

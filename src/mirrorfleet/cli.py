@@ -19,14 +19,18 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from . import __version__, metrics
+from .audit import audit
 from .cache import BadTargetError, purge
 from .check import check
 from .config import Config, ConfigError, load
 from .dump import dump
 from .guards import BusyError, RefusedError, only_one
 from .log import set_up
+from .probe import probe
 from .progress import Progress
 from .publish import publish
+from .publish_list import publish_list
+from .schema import InvalidDocumentError
 from .state import State
 from .sync import Context, sync
 
@@ -132,6 +136,24 @@ def _parser() -> argparse.ArgumentParser:
         ("metrics", "write the metrics file for node_exporter's textfile collector", common),
     ):
         verbs.add_parser(name, help=help_text, description=help_text, parents=[options], allow_abbrev=False)
+    watching = _own_verb(
+        verbs, "probe", "monitor.json", "measure every mirror again and again, as clients see it"
+    )
+    watching.add_argument("--once", action="store_true", help="one round of all mirrors, then end")
+    auditing = _own_verb(
+        verbs, "audit", "monitor.json", "compare mirrors with the standards and the trusted index"
+    )
+    auditing.add_argument("--due", action="store_true", help="only those whose audit is due")
+    auditing.add_argument("names", nargs="*", metavar="MIRROR", help="default: all")
+    listing = _own_verb(
+        verbs, "list", "list.json", "publish the list of mirrors from the registry and what was measured"
+    )
+    listing.add_argument(
+        "--measurements", default="", metavar="FILE", help="of one look at each mirror; - is stdin"
+    )
+    listing.add_argument(
+        "--force", action="store_true", help="publish even what the guards hold to be a mistake"
+    )
     help_text = "forget what the pull-through cache keeps of files or projects"
     purging = verbs.add_parser("purge", help=help_text, description=help_text, allow_abbrev=False)
     purging.add_argument("what", nargs="+", help="URL or path of a file (/packages/...), or a project's name")
@@ -140,6 +162,16 @@ def _parser() -> argparse.ArgumentParser:
     )
     purging.add_argument("-v", "--verbose", action="store_true", help="log more")
     return parser
+
+
+def _own_verb(verbs: Any, name: str, config: str, text: str) -> argparse.ArgumentParser:
+    """A verb of a redirector or monitor, which has a configuration file of its own."""
+    verb: argparse.ArgumentParser = verbs.add_parser(name, help=text, description=text, allow_abbrev=False)
+    verb.add_argument(
+        "-c", "--config", type=Path, default=Path("/etc/mirrorfleet") / config, help="default: %(default)s"
+    )
+    verb.add_argument("-v", "--verbose", action="store_true", help="log more")
+    return verb
 
 
 def _write(config: Config, options: argparse.Namespace) -> int:
@@ -172,6 +204,36 @@ def _metrics(config: Config) -> int:
     return 0
 
 
+def _summed_up(verb: str, work: Callable[[], Answer]) -> int:
+    """Ends with a summary as the last line."""
+    started = time.monotonic()
+    good, summary = work()
+    seconds = round(time.monotonic() - started, 3)
+    print(json.dumps({"verb": verb, "good": good, "seconds": seconds, **summary}), flush=True)
+    return 0 if good else FAILED
+
+
+def _list(options: argparse.Namespace) -> int:
+    return _summed_up(
+        "list", lambda: publish_list(options.config, measurements=options.measurements, force=options.force)
+    )
+
+
+def _probe(options: argparse.Namespace) -> int:
+    return _summed_up("probe", lambda: probe(options.config, once=options.once))
+
+
+def _audit(options: argparse.Namespace) -> int:
+    return _summed_up("audit", lambda: audit(options.config, options.names, only_due=options.due))
+
+
+OWN_VERBS: dict[str, Callable[[argparse.Namespace], int]] = {
+    "audit": _audit,
+    "list": _list,
+    "probe": _probe,
+}
+
+
 def _terminate(*_: object) -> NoReturn:
     raise SystemExit(128 + signal.SIGTERM)
 
@@ -181,6 +243,8 @@ def main(arguments: list[str] | None = None) -> int:
     set_up(verbose=options.verbose)
     signal.signal(signal.SIGTERM, _terminate)
     try:
+        if options.verb in OWN_VERBS:
+            return OWN_VERBS[options.verb](options)
         if options.verb == "purge":
             return _purge(options.cache, options.what)
         config = load(options.config)
@@ -188,6 +252,8 @@ def main(arguments: list[str] | None = None) -> int:
     except (ConfigError, BadTargetError, BusyError, RefusedError) as error:
         log.error("%s", error)
         return CODES[type(error)]
+    except InvalidDocumentError as error:
+        log.error("refused to publish or to read: %s", error)
     except sqlite3.Error as error:
         log.error("state: %s", error)
     except OSError as error:

@@ -16,6 +16,7 @@ from typing import Any, Literal
 from .names import InvalidNameError, project_name
 
 SCHEMA = 1
+Kind = typing.TypeVar("Kind")
 Mode = Literal["bandersnatch", "origin", "rsync", "cache"]
 
 
@@ -129,10 +130,14 @@ def _value(kind: Any, value: Any, where: str) -> Any:
         if value not in args:
             _fail(where, f"must be one of {', '.join(args)}, not {json.dumps(value)[:80]}")
         return value
-    if origin is tuple:
+    if origin in (tuple, list):
         if not isinstance(value, list):
             _fail(where, f"must be a list, not {json.dumps(value)[:80]}")
-        return tuple(_value(args[0], item, f"{where}[{i}]") for i, item in enumerate(value))
+        return origin(_value(args[0], item, f"{where}[{i}]") for i, item in enumerate(value))
+    if origin is dict:
+        if not isinstance(value, dict):
+            _fail(where, f"must be an object, not {json.dumps(value)[:80]}")
+        return {key: _value(args[1], item, f"{where}.{key}") for key, item in value.items()}
     if dataclasses.is_dataclass(kind):
         return _record(kind, value, where)
     return _scalar(kind, value, where)
@@ -150,7 +155,7 @@ def _record(kind: Any, data: Any, where: str) -> Any:
     values = {}
     for name, declared in fields.items():
         if name not in data:
-            if declared.default is dataclasses.MISSING:
+            if declared.default is declared.default_factory is dataclasses.MISSING:
                 _fail(f"{prefix}{name}", "missing")
             continue
         value = _value(hints[name], data[name], f"{prefix}{name}")
@@ -206,11 +211,20 @@ def parse(data: Any, source: str) -> Config:
     return dataclasses.replace(config, selection=selection)
 
 
-def load(path: Path) -> Config:
+def read_json(path: Path) -> Any:
     try:
-        data = json.loads(path.read_bytes())
+        return json.loads(path.read_bytes())
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: not JSON: {error}") from error
-    return parse(data, str(path))
+
+
+def load(path: Path) -> Config:
+    return parse(read_json(path), str(path))
+
+
+def load_as(kind: type[Kind], path: Path) -> Kind:
+    """A verb's own configuration file, by the same rules: its keys are the fields of a dataclass."""
+    found: Kind = _record(kind, read_json(path), f"{path}: ")
+    return found

@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from fleet_list import FilterModule
 from mirror_probe import HTML, JSON_V1, measure_all
+
+from mirrorfleet.health import from_measurements, read
 
 NAME = "mirror.example.test"
 WHEEL = b"a wheel of some bytes" * 10
@@ -126,19 +127,12 @@ def test_a_good_mirror_passes_everything(serve: Any, authority: Any) -> None:
 
 def test_what_it_finds_is_what_the_list_takes(serve: Any, authority: Any) -> None:
     found = measure(serve(Mirror(), authority.issue(NAME)), authority)
-    record = {
-        "name": "one", "url": "https://one.example.org", "urls": ["https://one.example.org"], "mode": "bandersnatch",
-        "tier": 1, "state": "active", "bandwidth": 1, "address_families": ["ipv4"],
-        "location": {"continent": "OC", "country": "NZ", "city": "X", "latitude": 0.0, "longitude": 0.0},
-        "operator": {"name": "x"}, "agreement": {"version": "1"},
-    }  # fmt: skip
-    registry = {
-        "schema": 1,
-        "fleet": {"name": "x", "agreement_version": "1", "staleness_limit": 10**9},
-        "mirrors": [record],
-    }
-    (one,) = FilterModule().filters()["mirror_list"](registry, {"one": found}, {}, int(time.time()))
-    assert (one["listed"], one["serial"]) == (True, 42)
+    seen = read(from_measurements({"one": found}, int(time.time())))
+    assert (seen.health["one"].good, seen.health["one"].bad, seen.health["one"].serial) == (1, 0, 42)
+    found = measure(serve(Mirror(), authority.issue("other.example.test")), authority)
+    seen = read(from_measurements({"one": found}, int(time.time())))
+    assert (seen.health["one"].good, seen.health["one"].bad) == (0, 1)
+    assert seen.health["one"].problem.startswith("connection over ipv4: the certificate is not valid")
 
 
 def page(status: int, kind: str, body: bytes, serial: str = "42") -> tuple[int, dict[str, str], bytes]:

@@ -13,7 +13,11 @@ import pytest
 
 NAME = "redirector.fleet.test"
 SCHEMA = json.loads((Path(__file__).parents[3] / "docs/schemas/mirrors.schema.json").read_text())
-DOCUMENTS = ("mirrors.json", "mirrors.txt", "index.html", "mirrors.schema.json")
+DOCUMENTS = (
+    "feed.atom", "index.html", "metrics-targets.json", "mirrors-ipv4.txt", "mirrors-ipv6.txt", "mirrors.json",
+    "mirrors.schema.json", "mirrors.txt", "mirrors.zone", "pip.conf", "probe-targets.json", "sort.js", "style.css",
+    "uv.toml",
+)  # fmt: skip
 
 
 def connect(address, port=443, name=NAME):
@@ -88,8 +92,8 @@ def test_the_list_tells_who_was_well(story, me):
 
 
 def test_publishing_again_changes_nothing(story, me):
-    """The first play published twice: one task of two changed something, on each host."""
-    assert story.outcomes["first"].changed == dict.fromkeys(story.lists["first"], 1)
+    """The first play published twice: once the registry came and the list was made, on each host."""
+    assert story.outcomes["first"].changed == dict.fromkeys(story.lists["first"], 2)
 
 
 def test_a_held_mirror_is_off_the_list_whatever_it_was_seen_to_do(story, me):
@@ -121,11 +125,13 @@ def test_publishing_repairs_what_was_tampered_with(story, me, host):
     assert story.outcomes["back"].code == 0
     assert entries(story.lists["back"][me.name])["one"] == (True, "")
     found = host.check_output("cd /srv/redirector/list; stat -c '%n %U %G %a' . *").splitlines()
-    assert sorted(found) == [". root root 755", *(f"{name} root root 644" for name in sorted(DOCUMENTS))]
+    ours = "fleet-list fleet-list"
+    assert sorted(found) == [f". {ours} 755", *(f"{name} {ours} 644" for name in sorted(DOCUMENTS))]
 
 
 def test_the_documents_agree(story, me):
     assert request(me.ipv4, "/mirrors.txt").body == b"https://one.fleet.test/simple/\n"
+    assert request(me.ipv4, "/mirrors-ipv6.txt").body == b"https://one.fleet.test/simple/\n"
     page = request(me.ipv4, "/").body.decode()
     assert "1 of 2 mirrors are listed" in page
     assert "&lt;b&gt;Volunteer&lt;/b&gt;" in page and "<b>Volunteer" not in page
@@ -143,6 +149,9 @@ def test_the_documents_agree(story, me):
         ("/mirrors.json", "application/json"),
         ("/mirrors.txt", "text/plain; charset=utf-8"),
         ("/mirrors.schema.json", "application/json"),
+        ("/feed.atom", "application/atom+xml"),
+        ("/style.css", "text/css; charset=utf-8"),
+        ("/sort.js", "text/javascript; charset=utf-8"),
     ],
 )
 def test_documents_have_their_type_and_are_never_stale(story, me, path, kind):

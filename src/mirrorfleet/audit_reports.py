@@ -1,0 +1,46 @@
+"""Reports of audits, one file a mirror: how the verb audit tells the verb probe, and so the list, what it found."""
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+from .schema import InvalidDocumentError, validate
+from .tree import entries
+
+log = logging.getLogger(__name__)
+
+SUMMARY = ("passed_at", "tampered_at", "problem")
+_read: dict[str, tuple[tuple[int, int], dict[str, Any] | None]] = {}
+
+
+def report(path: Path) -> dict[str, Any] | None:
+    """A mirror's last report, None when there is none. InvalidDocumentError when it is not to be used."""
+    try:
+        document = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except (ValueError, RecursionError) as error:
+        raise InvalidDocumentError(f"{path}: {error}") from error
+    validate(document, "audit")
+    found: dict[str, Any] = document
+    return found
+
+
+def summaries(folder: Path) -> dict[str, dict[str, Any]]:
+    """What the list needs of each report; one that did not change is not read again."""
+    found = {}
+    for entry in entries(folder):
+        if entry.name.startswith(".") or not entry.name.endswith(".json"):
+            continue
+        status = entry.stat()
+        stamp = (status.st_mtime_ns, status.st_ino)
+        if _read.get(entry.path, ((0, 0), None))[0] != stamp:
+            try:
+                _read[entry.path] = stamp, report(Path(entry.path))
+            except (InvalidDocumentError, OSError) as error:
+                log.error("audit report: %s", error)
+                _read[entry.path] = stamp, None
+        if document := _read[entry.path][1]:
+            found[entry.name.removesuffix(".json")] = {key: document[key] for key in SUMMARY}
+    return found

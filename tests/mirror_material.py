@@ -1,0 +1,161 @@
+"""A mirror as it should be, and everything that can be wrong with one; served by real HTTPS servers."""
+
+from __future__ import annotations
+
+import calendar
+import hashlib
+import json
+import threading
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+HTML = "text/html"
+HTML_V1 = "application/vnd.pypi.simple.v1+html"
+JSON_V1 = "application/vnd.pypi.simple.v1+json"
+OLD, NEW = "2020-01-01T00:00:00Z", "2020-02-01T00:00:00Z"
+Response = tuple[int, dict[str, str], bytes]
+
+
+def sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+METADATA = b"Metadata-Version: 2.4\nName: six\nVersion: 1.0\n"
+FILES = {
+    "six": {
+        "six-1.0-py3-none-any.whl": b"a wheel of some bytes " * 20,
+        "six-1.0.tar.gz": b"a source of some more bytes " * 40,
+        "six-0.9.tar.gz": b"an older source " * 30,
+    },
+    "attrs": {f"attrs-{n}.0.tar.gz": bytes([n]) * (100 + n) for n in range(1, 20)},
+}
+
+
+def path_of(project: str, name: str) -> str:
+    digest = sha256(FILES[project][name])
+    return f"/packages/{digest[:2]}/{digest[2:4]}/{digest[4:]}/{name}"
+
+
+def entries(project: str) -> list[dict[str, Any]]:
+    found = []
+    for name, data in FILES[project].items():
+        entry: dict[str, Any] = {
+            "filename": name, "url": f"../..{path_of(project, name)}", "size": len(data), "upload-time": OLD,
+            "hashes": {"sha256": sha256(data)}, "yanked": False, "requires-python": ">=3.8",
+        }  # fmt: skip
+        if name.endswith(".whl"):
+            entry["core-metadata"] = {"sha256": sha256(METADATA)}
+        found.append(entry)
+    return found
+
+
+@dataclass
+class Mirror:
+    """Answers like a mirror of the fleet. `fault` names what is wrong with it."""
+
+    serial: int = 42
+    fault: str = ""
+    released: threading.Event = field(default_factory=threading.Event)
+    asked: list[tuple[str, str, str]] = field(default_factory=list)  # method, path, agent
+
+    def __call__(self, request: Any) -> Response:
+        agent = request.headers.get("User-Agent", "")
+        self.asked.append((request.method, request.path, agent))
+        if self.fault == "hang":
+            self.released.wait(30)
+        if self.fault == "forbids pip" and agent.startswith("pip/"):
+            return 403, {}, b"go away"
+        if self.fault == "redirects":
+            return 302, {"Location": f"https://elsewhere.example.org{request.path}"}, b""
+        if self.fault == "redirects to a private address":
+            return 302, {"Location": f"https://192.168.7.7{request.path}"}, b""
+        if self.fault == "error":
+            return 500, {}, b""
+        return self.page(request)
+
+    def page(self, request: Any) -> Response:
+        path = request.path
+        if path == "/last-modified":
+            return 200, {"Content-Type": "text/plain", "Cache-Control": "no-cache"}, self.last_modified()
+        if path == "/simple/":
+            kind = self.kind(request)
+            body = (
+                json.dumps(
+                    {"meta": {"api-version": "1.1"}, "projects": [{"name": name} for name in FILES]}
+                ).encode()
+                if kind == JSON_V1
+                else b"".join(
+                    b'<a href="/simple/%s/">%s</a>' % (name.encode(), name.encode()) for name in FILES
+                )
+            )
+            return 200, self.headers(kind), body
+        project = path.removeprefix("/simple/").rstrip("/")
+        if project.lower() in FILES and path != f"/simple/{project.lower()}/":
+            return 301, {"Location": f"/simple/{project.lower()}/"}, b""
+        if project in FILES:
+            return self.project(project, self.kind(request))
+        for name, files in FILES.items():
+            for file, data in files.items():
+                if path == path_of(name, file):
+                    return self.file(file, data, request)
+                if path == path_of(name, file) + ".metadata" and file.endswith(".whl"):
+                    return 200, {}, METADATA
+        return 404, {}, b""
+
+    @staticmethod
+    def kind(request: Any) -> str:
+        accept = request.headers.get("Accept", HTML)
+        for kind in (JSON_V1, HTML_V1, HTML):
+            if accept.startswith(kind):
+                return kind
+        return HTML
+
+    def headers(self, kind: str) -> dict[str, str]:
+        serial = self.serial - 5 if self.fault == "stale serial" else self.serial
+        return {"Content-Type": kind, "X-PyPI-Last-Serial": str(serial), "Vary": "Accept"}
+
+    def last_modified(self) -> bytes:
+        age = 10 * 86400 if self.fault == "stale" else 30
+        return time.strftime("%Y%m%dT%H:%M:%S\n", time.gmtime(time.time() - age)).encode()
+
+    def project(self, project: str, kind: str) -> Response:
+        files = entries(project)
+        if self.fault == "stale pages with a fresh date":
+            files = [entry for entry in files if "1.0" not in entry["filename"]]
+        if self.fault == "forged page":
+            files = [entry | {"hashes": {"sha256": "0" * 64}} for entry in files]
+        if kind == JSON_V1:
+            versions = sorted({entry["filename"].split("-")[1].removesuffix(".tar.gz") for entry in files})
+            document = {"meta": {"api-version": "1.1"}, "name": project, "versions": versions, "files": files}
+            return 200, self.headers(kind), json.dumps(document).encode()
+        links = "".join(
+            f'<a href="{one["url"]}#sha256={one["hashes"]["sha256"]}" data-requires-python="&gt;=3.8"'
+            + (
+                f' data-core-metadata="sha256={one["core-metadata"]["sha256"]}"'
+                if "core-metadata" in one
+                else ""
+            )
+            + f">{one['filename']}</a>\n"
+            for one in files
+        )
+        head = '<!DOCTYPE html><html><head><meta name="pypi:repository-version" content="1.1"></head><body>'
+        return 200, self.headers(kind), f"{head}{links}</body></html>".encode()
+
+    def file(self, name: str, data: bytes, request: Any) -> Response:
+        if self.fault == "wrong byte" or self.fault == f"wrong byte in {name}":
+            data = data[:-1] + bytes([data[-1] ^ 1])
+        if self.fault == "truncated":
+            data = data[:-1]
+        if self.fault == f"lacks {name}":
+            return 404, {}, b""
+        wanted = request.headers.get("Range", "").removeprefix("bytes=")
+        if wanted:
+            first, _, last = wanted.partition("-")
+            part = data[int(first) : int(last) + 1]
+            return 206, {"Content-Range": f"bytes {first}-{int(first) + len(part) - 1}/{len(data)}"}, part
+        return 200, {"Accept-Ranges": "bytes"}, data
+
+
+def seconds_of(stamp: str) -> int:
+    return calendar.timegm(time.strptime(stamp, "%Y-%m-%dT%H:%M:%SZ"))

@@ -1,0 +1,444 @@
+"""The verb list: its documents are what they say they are, by the tools that read them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+import tomllib
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import jsonschema
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from listing_material import record, registry
+
+from mirrorfleet import cli, documents
+from mirrorfleet.schema import InvalidDocumentError, compile_schema, schema, validate
+
+ATOM = "{http://www.w3.org/2005/Atom}"
+
+
+def health(names: list[str], now: int, **changes: Any) -> dict[str, Any]:
+    """A health document of mirrors that are all well; what is changed is changed in the first."""
+    good = {
+        "measured_at": now, "good": 9, "bad": 0, "problem": "", "serial": 12, "last_modified": now - 60,
+        "addresses": ["192.0.2.7", "2001:db8::7"], "audit": {"passed_at": now - 9, "tampered_at": None, "problem": ""},
+        "day": {"rounds": 100, "good": 50, "duration": 0.5, "deviation": 0.25, "delay": 1.25},
+        "days": [None, 1.0, 0.5, None, 1.0],
+    }  # fmt: skip
+    mirrors = {name: good | (changes if name == names[0] else {}) for name in names}
+    reference = {"problem": "", "serial": 12}
+    return {"schema": 1, "monitor": "m", "at": now, "reference": reference, "mirrors": mirrors}
+
+
+class Site:
+    """A redirector's files, and the verb that makes its documents."""
+
+    def __init__(self, folder: Path, *names: str) -> None:
+        self.folder, self.names, self.now = folder, list(names or ("one", "two")), int(time.time())
+        self.documents = folder / "list"
+        (folder / "holds").mkdir()
+        self.registry = registry(*self.names)
+        self.health = health(self.names, self.now)
+        self.config: dict[str, Any] = {
+            "registry": str(folder / "registry.json"),
+            "health": str(folder / "health.json"),
+            "holds": str(folder / "holds"),
+            "documents": str(self.documents),
+            "state": str(folder / "state.json"),
+            "url": "https://fleet.example.org",
+            "settings": {"damping_seconds": 0},
+        }
+
+    def publish(self, *options: str) -> int:
+        for name in ("registry", "health", "config"):
+            (self.folder / f"{name}.json").write_text(json.dumps(getattr(self, name)))
+        return cli.main(["list", "-c", str(self.folder / "config.json"), *options])
+
+    def read(self, name: str) -> str:
+        return (self.documents / name).read_text("utf-8")
+
+    @property
+    def listed(self) -> dict[str, bool]:
+        return {one["name"]: one["listed"] for one in json.loads(self.read("mirrors.json"))["mirrors"]}
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Site:
+    return Site(tmp_path)
+
+
+def test_all_documents_are_published(site: Site) -> None:
+    assert site.publish() == 0
+    document = json.loads(site.read("mirrors.json"))
+    jsonschema.validate(document, schema("mirrors"), jsonschema.Draft202012Validator)
+    one = document["mirrors"][0]
+    assert (one["listed"], one["code"], one["score"], one["availability"]) == (True, "listed", 4.0, 0.8333)
+    assert "person@example.org" not in "".join(path.read_text() for path in site.documents.iterdir())
+    assert site.read("mirrors.txt") == "https://one.example.org/simple/\nhttps://two.example.org/simple/\n"
+    assert json.loads(site.read("mirrors.schema.json")) == schema("mirrors")
+    assert sorted(path.name for path in site.documents.iterdir()) == [
+        "feed.atom", "index.html", "metrics-targets.json", "mirrors-ipv4.txt", "mirrors-ipv6.txt", "mirrors.json",
+        "mirrors.schema.json", "mirrors.txt", "mirrors.zone", "pip.conf", "probe-targets.json", "sort.js", "style.css",
+        "uv.toml",
+    ]  # fmt: skip
+
+
+def test_publishing_again_changes_nothing(site: Site, capsys: pytest.CaptureFixture[str]) -> None:
+    assert site.publish() == 0
+    before = {path.name: path.stat() for path in site.documents.iterdir()}
+    assert site.publish() == 0
+    assert {path.name: path.stat() for path in site.documents.iterdir()} == before
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["changed"] == []
+
+
+def test_lists_for_one_family_name_who_claims_it(site: Site) -> None:
+    site.registry["mirrors"][0]["address_families"] = ["ipv6"]
+    assert site.publish() == 0
+    assert site.read("mirrors-ipv4.txt") == "https://two.example.org/simple/\n"
+    assert site.read("mirrors-ipv6.txt") == site.read("mirrors.txt")
+
+
+def test_a_hold_and_its_release(site: Site) -> None:
+    site.publish()
+    (site.folder / "holds" / "one").write_text("being updated: ü <i>\n")
+    assert site.publish() == 0
+    assert site.listed == {"one": False, "two": True}
+    assert "held: being updated: ü &lt;i&gt;" in site.read("index.html")
+    (site.folder / "holds" / "one").unlink()
+    assert site.publish() == 0
+    assert site.listed == {"one": True, "two": True}
+
+
+def test_what_would_empty_the_list_is_refused(site: Site, capsys: pytest.CaptureFixture[str]) -> None:
+    site.publish()
+    before = site.read("mirrors.json")
+    for name in site.names:
+        site.health["mirrors"][name] |= {"good": 0, "bad": 9, "problem": "connection refused"}
+    assert site.publish() == 4
+    assert "the list would become empty, it has 2 mirrors (one: connection refused" in capsys.readouterr().err
+    assert site.read("mirrors.json") == before
+    assert site.publish("--force") == 0
+    assert site.listed == {"one": False, "two": False}
+
+
+@pytest.mark.parametrize("harm", ["absent", "rotten", "silent", "no health document"])
+def test_a_monitor_that_says_nothing_leaves_the_list_as_it_is(
+    site: Site, harm: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    site.publish()
+    if harm == "absent":
+        site.config["health"] = str(site.folder / "nothing.json")
+    elif harm == "silent":
+        site.health["at"] -= 3600
+    else:
+        site.health = {"x": 1} if harm == "no health document" else []  # type: ignore[assignment]
+    (site.folder / "holds" / "two").touch()
+    assert site.publish() == 1
+    assert "the list is kept as it is" in capsys.readouterr().err
+    assert site.listed == {"one": True, "two": False}  # a hold counts all the same
+
+
+def test_without_its_memory_the_published_list_says_who_was_listed(site: Site) -> None:
+    site.publish()
+    for name in site.names:
+        site.health["mirrors"][name] |= {"good": 0, "bad": 9, "problem": "connection refused"}
+    for harm in ("{ rotten", '{"standings": 7}', None):
+        state = site.folder / "state.json"
+        state.write_text(harm) if harm else state.unlink()
+        assert site.publish() == 4
+
+
+def test_one_record_that_is_not_valid_costs_one_mirror_its_place(
+    site: Site, capsys: pytest.CaptureFixture[str]
+) -> None:
+    site.publish()
+    site.registry["mirrors"][0]["url"] = "https://one.example.org/\n<script>"
+    assert site.publish() == 0
+    assert site.listed == {"two": True}
+    assert "registry: one: record.url is" in capsys.readouterr().err
+    site.registry["fleet"].pop("staleness_limit")
+    assert site.publish() == 2
+    assert "registry.fleet lacks staleness_limit" in capsys.readouterr().err
+
+
+def test_the_page_of_one_look(site: Site) -> None:
+    """publish.yml has no monitor: one measurement of each mirror decides."""
+    fine = {"ok": True, "measured_at": site.now, "serial": 7, "last_modified": site.now}
+    dead = {
+        "ok": False, "measured_at": site.now,
+        "failures": [{"family": "ipv6", "check": "connection", "problem": "refused"}],
+    }  # fmt: skip
+    (site.folder / "measured.json").write_text(json.dumps({"one": fine, "two": dead}))
+    site.config.pop("health")
+    assert site.publish("--measurements", str(site.folder / "measured.json")) == 0
+    assert [(one["listed"], one["reason"]) for one in json.loads(site.read("mirrors.json"))["mirrors"]] == [
+        (True, ""),
+        (False, "connection over ipv6: refused"),
+    ]
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"one": 7}', '{"one": {"ok": true}}'])
+def test_measurements_that_are_none_are_told(
+    site: Site, text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (site.folder / "measured.json").write_text(text)
+    assert site.publish("--measurements", str(site.folder / "measured.json")) == 2
+    assert "not what the module mirror_probe returns" in capsys.readouterr().err
+
+
+def test_one_look_does_not_take_back_what_an_audit_found(site: Site) -> None:
+    site.publish()
+    site.health["mirrors"]["one"]["audit"] = {"passed_at": None, "tampered_at": site.now, "problem": "x"}
+    site.publish()
+    fine = {"ok": True, "measured_at": site.now, "serial": 7, "last_modified": site.now}
+    (site.folder / "measured.json").write_text(json.dumps({"one": fine, "two": fine}))
+    assert site.publish("--measurements", str(site.folder / "measured.json")) == 0
+    assert site.listed == {"one": False, "two": True}
+
+
+# --- by the tools that read them ---
+
+
+def test_the_zone_fragment_is_one(site: Site) -> None:
+    site.publish()
+    zone = site.folder / "zone"
+    zone.write_text(
+        "@ 300 IN SOA ns hostmaster 1 3600 600 86400 300\n@ 300 IN NS ns\nns 300 IN A 192.0.2.1\n"
+        f"$INCLUDE {site.documents}/mirrors.zone\n"
+    )
+    done = subprocess.run(
+        ["named-checkzone", "-D", "mirrors.example.org", zone], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    records = {tuple(line.split()) for line in done.stdout.splitlines()}
+    assert ("a.mirrors.example.org.", "300", "IN", "CNAME", "one.example.org.") in records
+    assert ("last.mirrors.example.org.", "300", "IN", "CNAME", "b.mirrors.example.org.") in records
+    assert ("continent-oc.mirrors.example.org.", "300", "IN", "AAAA", "2001:db8::7") in records
+
+
+def test_a_mirror_keeps_its_letter(site: Site) -> None:
+    site.publish()
+    site.registry["mirrors"].append(record("another"))
+    site.health = health(["one", "two", "another"], site.now)
+    (site.folder / "holds" / "one").touch()
+    site.publish()
+    assert "a IN" not in site.read("mirrors.zone")
+    assert "b IN CNAME two" in site.read("mirrors.zone")
+    assert "c IN CNAME another" in site.read("mirrors.zone")
+    assert [documents.letter(at) for at in (0, 25, 26, 701, 702)] == ["a", "z", "aa", "zz", "aaa"]
+
+
+def test_the_feed_is_atom_and_tells_who_came_and_went(site: Site) -> None:
+    site.publish()
+    (site.folder / "holds" / "one").touch()
+    site.publish()
+    root = ElementTree.fromstring(site.read("feed.atom"))
+    for element in (root, *root.findall(f"{ATOM}entry")):
+        for tag in ("id", "title", "updated"):
+            assert element.findtext(ATOM + tag), tag
+    assert root.findtext(f"{ATOM}author/{ATOM}name") == "Test fleet"
+    titles = [entry.findtext(ATOM + "title") for entry in root.findall(f"{ATOM}entry")]
+    assert titles == ["one left", "two joined", "one joined"]
+    ids = [element.text for element in root.iter(f"{ATOM}id")]
+    assert len(set(ids)) == len(ids)
+
+
+@pytest.mark.parametrize("tool", ["minisign", "signify"])
+def test_the_list_is_signed_for_the_stock_tool(site: Site, tool: str) -> None:
+    secret, public = site.folder / "key.sec", site.folder / "key.pub"
+    if tool == "minisign":
+        make = ["minisign", "-G", "-W", "-p", public, "-s", secret]
+        verify, suffix = ["minisign", "-V", "-p", public, "-m"], "minisig"
+    else:
+        make = ["signify-openbsd", "-G", "-n", "-p", public, "-s", secret]
+        verify, suffix = ["signify-openbsd", "-V", "-p", public, "-m"], "sig"
+    subprocess.run(make, check=True, capture_output=True)
+    site.config["signing"] = {"tool": tool, "key": str(secret)}
+    assert site.publish() == 0
+    for name in ("mirrors.json", "mirrors.txt", "mirrors-ipv4.txt", "mirrors-ipv6.txt"):
+        target = site.documents / name
+        command = [*verify, target, "-x", f"{target}.{suffix}"]
+        assert subprocess.run(command, capture_output=True, check=False).returncode == 0, name
+        target.write_bytes(target.read_bytes() + b"\n")
+        assert subprocess.run(command, capture_output=True, check=False).returncode != 0, name
+    assert not (site.documents / ".unsigned").exists()
+    assert site.publish() == 0  # and mended
+    assert subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+
+def test_a_key_that_cannot_sign_publishes_nothing_unsigned(
+    site: Site, capsys: pytest.CaptureFixture[str]
+) -> None:
+    site.config["signing"] = {"key": str(site.folder / "no-key")}
+    assert site.publish() == 2
+    assert "minisign cannot sign with" in capsys.readouterr().err
+    assert not (site.documents / "mirrors.json").exists()
+
+
+def test_the_snippets_are_read_by_pip_and_uv(site: Site) -> None:
+    site.publish()
+    config = site.documents / "pip.conf"
+    pip = subprocess.run(
+        [sys.executable, "-m", "pip", "config", "list"],
+        env={"PIP_CONFIG_FILE": str(config), "PATH": "/usr/bin:/bin", "HOME": str(site.folder)},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert "global.index-url='https://one.example.org/simple/'" in pip.stdout, pip.stderr
+    assert tomllib.loads(site.read("uv.toml"))["index"][0]["url"] == "https://one.example.org/simple/"
+    (site.folder / "work").mkdir()
+    uv_program, config = Path(sys.executable).with_name("uv"), site.documents / "uv.toml"
+    uv = subprocess.run(
+        [uv_program, "--config-file", config, "--offline", "pip", "list", "--system"],
+        cwd=site.folder / "work", capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert uv.returncode == 0, uv.stderr
+
+
+def test_targets_are_for_who_is_not_retired(site: Site) -> None:
+    site.registry["mirrors"][1]["state"] = "retired"
+    site.publish()
+    labels = {
+        "mirror": "one", "operator": "A. Person", "country": "NZ", "continent": "OC",
+        "mode": "bandersnatch", "tier": "1",
+    }  # fmt: skip
+    assert json.loads(site.read("metrics-targets.json")) == [
+        {"targets": ["one.example.org:9100"], "labels": labels}
+    ]
+    assert json.loads(site.read("probe-targets.json"))[0]["targets"] == ["https://one.example.org/simple/"]
+
+
+# --- the page ---
+
+
+class Page(HTMLParser):
+    """What a browser would make of it."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, tuple[str, ...]]] = []
+        self.texts: list[str] = []
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, tuple(name for name, _ in attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.texts.append(data)
+
+
+def test_the_page_needs_nothing_else(site: Site) -> None:
+    site.publish()
+    text = site.read("index.html")
+    page = Page(text)
+    tags = [tag for tag, _ in page.tags]
+    assert {"main", "h1", "caption", "title"} <= set(tags)
+    assert not {"style", "img", "iframe"} & set(tags)  # the policy of the site allows neither
+    assert not any(name == "style" or name.startswith("on") for _, names in page.tags for name in names)
+    assert all("scope" in names for tag, names in page.tags if tag == "th")
+    assert "2 of 2 mirrors are listed" in "".join(page.texts)
+    assert 'd="M2 1h1M4 7' not in text  # neighbours are one line
+    assert 'd="M2 1h1L4 7M8 1h1"' in text
+    assert len(text) < 7_000
+
+
+HOSTILE = st.text(max_size=40) | st.sampled_from(
+    ["<script>alert(1)</script>", '"><img src=x onerror=alert(1)>', "</table>", "&lt;", "{name}", "'", "\u202e", "]]>",
+     "-->", "\x00", "\ud800"]
+)  # fmt: skip
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(name=HOSTILE, city=HOSTILE, operator=HOSTILE, hold=HOSTILE, problem=HOSTILE)
+def test_hostile_words_are_inert(
+    tmp_path_factory: pytest.TempPathFactory, name: str, city: str, operator: str, hold: str, problem: str
+) -> None:
+    """No element comes out of any word, and every document stays what it is."""
+
+    def published(*words: str) -> Site:
+        site = Site(tmp_path_factory.mktemp("site"), "one", "two", "three")
+        site.registry["fleet"]["name"] = words[0] or "x"
+        site.registry["mirrors"][0]["location"]["city"] = words[1] or "x"
+        site.registry["mirrors"][0]["operator"]["name"] = words[2] or "x"
+        site.health["mirrors"]["two"] |= {"good": 0, "bad": 9, "problem": words[4]}
+        (site.folder / "holds" / "one").write_text(words[3], "utf-8", "surrogatepass")
+        assert site.publish() == 0
+        return site
+
+    hostile, calm = published(name, city, operator, hold, problem), published(*["x"] * 5)
+    assert Page(hostile.read("index.html")).tags == Page(calm.read("index.html")).tags
+    document = json.loads(hostile.read("mirrors.json"))
+    jsonschema.validate(document, schema("mirrors"))
+    assert document["fleet"] == (name or "x")
+    ElementTree.fromstring(hostile.read("feed.atom"))
+    assert hostile.read("mirrors.zone") == calm.read("mirrors.zone")
+    assert hostile.read("mirrors.txt") == calm.read("mirrors.txt")
+
+
+@pytest.mark.parametrize(
+    "url", ["javascript:alert(1)", 'https://a.example/" onclick=x', "https://a\nb", "//a.example"]
+)
+def test_a_url_that_is_none_costs_the_mirror_its_place(site: Site, url: str) -> None:
+    site.registry["mirrors"][0]["operator"]["url"] = url
+    assert site.publish() == 0
+    assert site.listed == {"two": True}
+    assert url not in site.read("index.html")
+
+
+# --- our reading of JSON Schema against the full one ---
+
+VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-2, 3)
+    | st.floats(-1, 2)
+    | st.sampled_from(["", "a", "ipv4", "https://a"]),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["a", "b", "listed"]), inner, max_size=3)
+    ),
+    max_leaves=8,
+)
+SCHEMAS = st.sampled_from(
+    [
+        {"type": "integer", "minimum": 0},
+        {"type": ["number", "null"], "maximum": 1},
+        {"enum": ["a", 1, None, True]},
+        {"const": 1},
+        {"type": "array", "items": {"type": "string", "maxLength": 1}, "minItems": 1, "maxItems": 2,
+         "uniqueItems": True},
+        {"type": "object", "required": ["a"], "properties": {"a": {"type": "boolean"}}, "additionalProperties": False},
+        {"additionalProperties": {"type": "integer"}},
+        {"type": "string", "minLength": 1, "pattern": "^https://[a-z]+$"},
+        {"allOf": [{"if": {"properties": {"listed": {"const": True}}}, "then": {"required": ["a"]},
+                    "else": {"properties": {"b": {"type": "null"}}}}]},
+    ]
+)  # fmt: skip
+
+
+@settings(max_examples=1500, deadline=None)
+@given(SCHEMAS, VALUES)
+def test_our_validator_says_what_the_full_one_says(node: dict[str, Any], value: Any) -> None:
+    ours = not compile_schema(node)(value)
+    whole = (
+        isinstance(value, float) and value.is_integer()
+    )  # the standard takes 1.0 for an integer: we do not
+    if not whole and "0.0" not in json.dumps(value) and "1.0" not in json.dumps(value):
+        assert ours == jsonschema.Draft202012Validator(node).is_valid(value)
+
+
+def test_the_schemas_are_schemas_and_ours_are_all_read() -> None:
+    for name in ("registry", "health", "mirrors"):
+        jsonschema.Draft202012Validator.check_schema(schema(name))
+        compile_schema(schema(name))
+    with pytest.raises(InvalidDocumentError, match="mirrors lacks agreement_version"):
+        validate({}, "mirrors")
+    with pytest.raises(KeyError):
+        compile_schema({"prefixItems": []})

@@ -1,0 +1,404 @@
+"""The verb probe against real HTTPS servers, one of everything wrong; and from it to the list."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from listing_material import record
+from mirror_material import FILES
+from monitor_sandbox import Sandbox
+
+from mirrorfleet import cli
+from mirrorfleet.outside import CheckError, resolve
+from mirrorfleet.probe import Found, Track
+from mirrorfleet.reference import Reference
+from mirrorfleet.schema import schema
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def sandbox(tmp_path: Path, serve: Any, authority: Any) -> Sandbox:
+    return Sandbox(tmp_path, serve, authority)
+
+
+def test_a_good_mirror(sandbox: Sandbox) -> None:
+    mirror = sandbox.add("one")
+    assert sandbox.probe() == 0
+    assert sandbox.probe() == 0
+    jsonschema.validate(sandbox.health, schema("health"), jsonschema.Draft202012Validator)
+    one = sandbox.one()
+    assert (one["good"], one["bad"], one["problem"], one["serial"], one["lag"]) == (2, 0, "", 42, 0)
+    assert one["families"] == {"ipv4": "", "ipv6": ""}
+    assert one["addresses"] == ["127.0.0.1", "::1"]
+    assert one["day"]["rounds"] == one["day"]["good"] == 2
+    assert one["days"][-1] == 1.0
+    assert len(one["days"]) == 30
+    assert 29 * 86400 < one["certificate_expires"] - time.time() < 31 * 86400
+    # As pip asks, and never the body of the list of all projects.
+    assert all(agent.startswith("pip/") for _, _, agent in mirror.asked)
+    assert ("GET", "/simple/") not in {
+        (method, path) for method, path, _ in [*mirror.asked, *sandbox.reference.asked]
+    }
+    assert {method for method, path, _ in mirror.asked if path.startswith("/packages/")} == {"HEAD", "GET"}
+
+
+@pytest.mark.parametrize(
+    ("fault", "problem"),
+    [
+        ("hang", "no answer in time"),
+        ("error", "last-modified over ipv4: /last-modified answered 500, expected 200 (and 1 more)"),
+        ("redirects", "/last-modified redirects to 'https://elsewhere.example.org/last-modified'"),
+        ("redirects to a private address", "/last-modified redirects to 'https://192.168.7.7/last-modified'"),
+        ("forbids pip", "/last-modified answered 403, expected 200"),
+        ("truncated", "by the trusted page"),
+        ("forged page", "has the sha256 0000"),
+        ("wrong byte", "the trusted page says"),
+    ],
+)
+def test_what_is_wrong_is_told(sandbox: Sandbox, fault: str, problem: str) -> None:
+    sandbox.add("one").fault = fault
+    assert sandbox.probe() == 1
+    one = sandbox.one()
+    assert problem in one["problem"]
+    assert (one["good"], one["bad"]) == (0, 1)
+    assert (one["tampered_at"] is not None) == (fault in {"wrong byte", "forged page"})
+    sandbox.mirrors["one"].released.set()
+    sandbox.mirrors["one"].fault = ""
+    sandbox.probe()
+    assert (sandbox.one()["good"], sandbox.one()["bad"], sandbox.one()["problem"]) == (1, 0, "")
+    assert (sandbox.one()["tampered_at"] is not None) == (fault in {"wrong byte", "forged page"})
+
+
+def test_a_page_that_lacks_what_is_no_news(sandbox: Sandbox) -> None:
+    sandbox.config["reference"]["projects"] = ["six"]
+    sandbox.add("one").fault = "stale pages with a fresh date"
+    for _ in range(30):  # two files of three are lacking, and each family chooses one by chance
+        if sandbox.probe() == 1:
+            break
+    assert "/simple/six/ lacks six-1.0" in sandbox.one()["problem"]
+
+
+def test_a_serial_that_stays_behind_is_measured_in_seconds(sandbox: Sandbox) -> None:
+    sandbox.add("one")
+    sandbox.probe()
+    sandbox.reference.serial = 43
+    sandbox.probe()
+    first = int(time.time())
+    time.sleep(1.5)
+    sandbox.reference.serial = 44
+    sandbox.probe()
+    assert 1 <= sandbox.one()["lag"] <= time.time() - first + 2  # since 43 was seen, not since 44 was
+    sandbox.mirrors["one"].serial = 44
+    sandbox.probe()
+    assert sandbox.one()["lag"] == 0
+
+
+def test_one_family_that_is_lost(sandbox: Sandbox) -> None:
+    sandbox.add("one", ipv6=False)
+    assert sandbox.probe() == 1
+    assert sandbox.one()["problem"] == "connection over ipv6: connection refused"
+    assert sandbox.one()["families"] == {"ipv4": "", "ipv6": "connection refused"}
+
+
+@pytest.mark.parametrize(("names", "days"), [(("other.example.test",), 30), (("one.example.test",), -1)])
+def test_a_certificate_that_is_not_valid(sandbox: Sandbox, names: tuple[str, ...], days: float) -> None:
+    sandbox.add("one", certificate=sandbox.authority.issue(*names, days=days))
+    assert sandbox.probe() == 1
+    assert "the certificate is not valid for one.example.test" in sandbox.one()["problem"]
+
+
+def test_what_listens_and_speaks_no_tls_or_no_http(sandbox: Sandbox) -> None:
+    sandbox.add("one")
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"https://one.example.test:{silent.getsockname()[1]}"
+        sandbox.registry["mirrors"] = [record("one", url=url, urls=[url], address_families=["ipv4"])]
+        started = time.monotonic()
+        assert sandbox.probe() == 1
+        assert sandbox.one()["problem"] == "connection over ipv4: no answer in time"
+        assert time.monotonic() - started < 4
+    assert sandbox.probe() == 1
+    assert sandbox.one()["problem"] == "connection over ipv4: connection refused"
+
+
+def test_a_cache_owes_neither_serial_nor_date(sandbox: Sandbox) -> None:
+    sandbox.add("one", mode="cache").fault = "stale"
+    assert sandbox.probe() == 0
+    assert sandbox.one()["last_modified"] is None
+
+
+def test_a_reference_that_cannot_be_asked_is_told(sandbox: Sandbox) -> None:
+    sandbox.add("one")
+    sandbox.reference.fault = "error"
+    assert sandbox.probe() == 1
+    assert sandbox.health["reference"]["problem"] == "/simple/ answered 500, expected 200"
+    assert sandbox.one()["good"] == 1  # for what can be known without it
+
+
+def test_private_addresses_are_no_mirrors() -> None:
+    with ThreadPoolExecutor(1) as pool:
+        with pytest.raises(
+            CheckError, match=r"localhost resolves to 127\.0\.0\.1, which is no public address"
+        ):
+            asyncio.run(resolve("localhost", "ipv4", pool, private=False))
+        assert asyncio.run(resolve("localhost", "ipv4", pool, private=True)) == ["127.0.0.1"]
+        with pytest.raises(CheckError, match="does not resolve"):
+            asyncio.run(resolve("nothing.invalid", "ipv4", pool, private=True))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"interval": 0}, "interval: must be at least 0.1, not 0"),
+        ({"reference": {"url": "http://x", "projects": ["six"]}}, "reference.url: must be https://"),
+        ({"reference": {"url": "https://x.test", "projects": []}}, "reference.projects: names none"),
+        ({"reference": {"url": "https://x.test", "projects": ["Six_"]}}, "project 1 is 'Six_'"),
+        ({"connect_to": {"one": ["host"]}}, "connect_to.one: 'host' is no address"),
+        ({"connect_to": ["one"]}, "connect_to: must be an object"),
+        ({"ca_file": "/nonexistent.pem"}, "ca_file: /nonexistent.pem cannot be used"),
+        ({"colour": 1}, "colour: unknown key"),
+    ],
+)
+def test_a_wrong_configuration_is_told(
+    sandbox: Sandbox, change: dict[str, Any], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sandbox.config |= change
+    assert sandbox.probe() == 2
+    assert words in capsys.readouterr().err
+
+
+# --- the histories ---
+
+
+@given(st.lists(st.tuples(st.booleans(), st.integers(1, 50_000)), min_size=1, max_size=100))
+def test_counts_rows_and_sums_are_true(rounds: list[tuple[bool, int]]) -> None:
+    track, now, seen = Track(), 1_800_000_000, []
+    for good, pause in rounds:
+        now += pause
+        found = Found(failure=None if good else {"check": "x", "family": "ipv4", "problem": "y"})
+        track.add({"ipv4": found}, Reference(), 0.5, now)
+        seen.append((now, good))
+        row = next((n for n, (_, g) in enumerate(reversed(seen)) if g != good), len(seen))
+        assert (track.good, track.bad) == ((row, 0) if good else (0, row))
+        assert track.since == seen[-row][0]
+    day = [good for at, good in seen if at // 3600 > now // 3600 - 24]
+    assert (track.day()["rounds"], track.day()["good"]) == (len(day), sum(day))
+    assert track.day()["deviation"] == 0
+    month = track.month(now)
+    today = [good for at, good in seen if at // 86400 == now // 86400]
+    assert month[-1] == round(sum(today) / len(today), 4)
+
+
+@given(st.lists(st.integers(0, 50), max_size=30), st.integers(0, 60))
+def test_the_lag_counts_from_the_first_serial_that_a_mirror_has_not(serials: list[int], mirror: int) -> None:
+    reference = Reference()
+    for at, serial in enumerate(serials):
+        reference.saw(serial, at)
+    newer = [at for at, serial in enumerate(serials) if serial > mirror]
+    expected = None if not serials else 100 - newer[0] if newer else 0
+    assert reference.lag(mirror, 100) == expected
+
+
+# --- the service, as a process; from a fault to the list and back ---
+
+FAULTS = ["hang", "error", "redirects", "forbids pip", "stale", "truncated"]
+
+
+class Service:
+    """`mirrorfleet probe` and what `mirrorfleet list` makes of it."""
+
+    def __init__(self, sandbox: Sandbox) -> None:
+        self.sandbox = sandbox
+        sandbox.config |= {"interval": 0.25, "timeout": 0.6, "budget": 1}
+        sandbox.write()
+        (sandbox.folder / "list.json").write_text(
+            json.dumps(
+                {
+                    "registry": str(sandbox.folder / "registry.json"),
+                    "health": str(sandbox.folder / "health.json"),
+                    "documents": str(sandbox.folder / "list"),
+                    "state": str(sandbox.folder / "list-state.json"),
+                    "settings": {
+                        "fall": 2,
+                        "rise": 3,
+                        "damping_seconds": 1,
+                        "audit_required": False,
+                        "silence_seconds": 5,
+                    },
+                }
+            )
+        )
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "mirrorfleet.cli", "probe", "-c", str(sandbox.folder / "monitor.json")],
+            env=os.environ | {"PYTHONPATH": str(ROOT / "src")},
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+
+    def listed(self) -> dict[str, str]:
+        """Each mirror's reason, empty when it is listed."""
+        cli.main(["list", "-c", str(self.sandbox.folder / "list.json")])
+        document = json.loads((self.sandbox.folder / "list" / "mirrors.json").read_text())
+        return {one["name"]: one["reason"] for one in document["mirrors"]}
+
+    def until(self, wanted: Any, seconds: float = 20) -> float:
+        started = time.monotonic()
+        while not wanted(now := self.listed()):
+            assert self.process.poll() is None, self.process.stderr
+            assert time.monotonic() - started < seconds, now
+            time.sleep(0.1)
+        return time.monotonic() - started
+
+    def end(self, number: int = signal.SIGTERM) -> tuple[str, str]:
+        self.process.send_signal(number)
+        return self.process.communicate(timeout=20)
+
+
+def test_from_a_fault_to_the_list_and_back(sandbox: Sandbox) -> None:
+    """Every fault leads off the list within seconds, alone, and back when it is mended."""
+    for name in ("one", "two", "three", "four"):
+        sandbox.add(name)
+    service = Service(sandbox)
+    try:
+        service.until(lambda now: not any(now.values()))
+        for fault in FAULTS:
+            sandbox.mirrors["two"].released.clear()
+            sandbox.mirrors["two"].fault = fault
+            took = service.until(lambda now: now["two"])
+            assert not any(reason for name, reason in service.listed().items() if name != "two")
+            sandbox.mirrors["two"].fault = ""
+            sandbox.mirrors["two"].released.set()
+            back = service.until(lambda now: not now["two"])
+            print(f"{fault}: off the list after {took:.1f} s, back after {back:.1f} s")
+            # Each leave makes the next pause twice as long: forgotten here, so that the test ends.
+            state = json.loads((sandbox.folder / "list-state.json").read_text())
+            state["standings"]["two"]["leaves"] = []
+            (sandbox.folder / "list-state.json").write_text(json.dumps(state))
+        # The monitor itself is cut off: nobody leaves.
+        for mirror in sandbox.mirrors.values():
+            mirror.fault = "error"
+        time.sleep(2)
+        assert not any(service.listed().values())
+        for mirror in sandbox.mirrors.values():
+            mirror.fault = ""
+        time.sleep(2)
+        # A wrong byte leads off at once, and no number of good rounds back.
+        sandbox.mirrors["three"].fault = "wrong byte"
+        service.until(lambda now: now["three"].startswith("served a file with a wrong hash"))
+        sandbox.mirrors["three"].fault = ""
+        time.sleep(2)
+        assert service.listed()["three"].startswith("served a file with a wrong hash")
+        assert sandbox.one("three")["good"] > 3
+    finally:
+        for mirror in sandbox.mirrors.values():
+            mirror.released.set()
+        out, err = service.end()
+    assert service.process.returncode == 0, err
+    assert json.loads(out.splitlines()[-1])["verb"] == "probe"
+    assert "two: is well again" in err
+
+
+def test_the_service_remembers_takes_a_new_registry_and_tells_prometheus(sandbox: Sandbox) -> None:
+    sandbox.add("one")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    sandbox.config["metrics_port"] = port
+    service = Service(sandbox)
+    try:
+        service.until(lambda now: now.get("one") == "")
+        sandbox.add("two")
+        sandbox.registry["mirrors"].append({"name": "wrong"})
+        sandbox.write()
+        service.until(lambda now: now.get("two") and "two" in sandbox.health["mirrors"])
+        # The running service was not told where to connect: it asks for the name.
+        assert "two.example.test does not resolve in this address family" in sandbox.one("two")["problem"]
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
+            assert 'mirrorfleet_probe_success{mirror="one",family="ipv6"} 1\n' in answer.read().decode()
+        (sandbox.folder / "registry.json").write_text("{ rotten")
+        before = sandbox.one()["good"]
+        service_goes_on = time.monotonic() + 10
+        while sandbox.one()["good"] == before:
+            assert time.monotonic() < service_goes_on
+            time.sleep(0.1)
+        before = sandbox.one()["good"]
+    finally:
+        _, err = service.end(signal.SIGKILL)
+    assert "the former registry stays in use" in err
+    sandbox.probe()
+    assert sandbox.one()["good"] > before  # killed, and nothing forgotten
+
+
+def test_promtool_finds_nothing_wrong_with_the_metrics(sandbox: Sandbox) -> None:
+    sandbox.config["metrics"] = str(sandbox.folder / "probe.prom")
+    sandbox.add("one")
+    sandbox.add("two", ipv6=False).fault = "wrong byte"
+    sandbox.probe()
+    text = (sandbox.folder / "probe.prom").read_bytes()
+    done = subprocess.run(
+        [ROOT / "build/promtool", "check", "metrics"], input=text, capture_output=True, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+    lines = text.decode().splitlines()
+    assert 'mirrorfleet_probe_success{mirror="two",family="ipv6"} 0' in lines
+    assert 'mirrorfleet_probe_bad_rounds{mirror="two"} 1' in lines
+    assert any(
+        line.startswith('mirrorfleet_probe_tampered_timestamp_seconds{mirror="two"} ') for line in lines
+    )
+
+
+def test_the_alert_rules_fire_on_what_they_are_about() -> None:
+    done = subprocess.run(
+        [ROOT / "build/promtool", "test", "rules", ROOT / "tests/unit/alert_rules_test.yml"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_alert_rules_use_metrics_that_the_prober_tells(sandbox: Sandbox) -> None:
+    sandbox.config |= {"metrics": str(sandbox.folder / "probe.prom"), "targets": str(sandbox.folder)}
+    sandbox.add("one").fault = "wrong byte"
+    sandbox.probe()
+    told = set(re.findall(r"^# TYPE (\w+)", (sandbox.folder / "probe.prom").read_text(), re.MULTILINE))
+    rules = (ROOT / "roles/monitoring_server/files/mirrorfleet.rules.yml").read_text()
+    asked = set(re.findall(r"\bmirrorfleet_(?:probe|monitor)_\w+", rules))
+    # Nothing is known of freshness and of the end of a certificate before a round was good.
+    sandbox.mirrors["one"].fault = ""
+    sandbox.probe()
+    told |= set(re.findall(r"^# TYPE (\w+)", (sandbox.folder / "probe.prom").read_text(), re.MULTILINE))
+    assert asked - told == set()
+    targets = json.loads((sandbox.folder / "probe-targets.json").read_text())
+    assert targets[0]["targets"] == [sandbox.registry["mirrors"][0]["url"] + "/simple/"]
+
+
+def test_two_monitors_of_one_state_are_refused(sandbox: Sandbox) -> None:
+    sandbox.add("one")
+    service = Service(sandbox)
+    try:
+        service.until(lambda now: now.get("one") == "")
+        assert sandbox.probe() == 3
+    finally:
+        service.end()
+
+
+def test_files_are_chosen_by_chance(sandbox: Sandbox) -> None:
+    mirror = sandbox.add("one")
+    for _ in range(12):
+        assert sandbox.probe() == 0
+    asked = {path for _, path, _ in mirror.asked if path.startswith("/packages/")}
+    assert len(asked) > 5
+    assert len(asked) <= sum(len(files) for files in FILES.values())
