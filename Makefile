@@ -25,7 +25,7 @@ help:  ## print this list
 
 # ------------------------------------------------------------------------------------------------ set-up
 .PHONY: setup
-setup: build/.debian-packages build/promtool build/.venv build/.collections  ## install what the control node needs
+setup: build/.debian-packages build/promtool build/.venv build/.collections build/.clients  ## install what the control node needs
 
 build/.debian-packages: Makefile
 	@mkdir -p build
@@ -56,6 +56,13 @@ build/.venv: requirements/control.txt | build/.debian-packages
 	python3 -c 'import sys; v = sys.version_info; sys.exit(v < (3, 11) and "Python 3.11 or newer is needed; python3 is %d.%d." % v[:2])'
 	[ -x $(BIN)/python ] || python3 -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/control.txt
+	touch $@
+
+# The clients of the tests are apart: they disagree with the control node's packages about versions.
+build/.clients: requirements/clients.txt | build/.venv
+	@$(call say,installing the clients of the tests into build/clients)
+	[ -x build/clients/bin/python ] || python3 -m venv build/clients
+	build/clients/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
 	touch $@
 
 # Galaxy where it answers, the `ansible` wheel (which carries the same versions) where not.
@@ -102,6 +109,11 @@ test: setup  ## everything: lint, tests without hosts, fault tests, a scenario p
 bench-list: setup  ## measure the list's documents and the prober (SIZE=quick or full)
 	@$(BIN)/python benchmarks/list.py
 	$(BIN)/python benchmarks/probe.py
+
+.PHONY: bench-web
+bench-web: setup  ## a mirror's web server beside bare nginx and other index servers (SIZE=full for documents)
+	@$(call say,benchmark of the web server)
+	$(BIN)/python benchmarks/web.py
 
 .PHONY: clean
 clean: demo-down  ## remove the local fleet, its images and build/ (not .venv)

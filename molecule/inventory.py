@@ -21,9 +21,8 @@ SCENARIOS = (
     "redirector",
     "monitoring_server",
     "tiers",
-    "tls_acme",
-    "bench_web",
     "faults",
+    "bench_web",
 )
 STANDARD_HOSTS = [
     {"name": "debian-13", "platform": "debian-13", "address": 13},
