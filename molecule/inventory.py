@@ -21,6 +21,7 @@ SCENARIOS = (
     "redirector",
     "monitoring_server",
     "tiers",
+    "tls_acme",
 )
 STANDARD_HOSTS = [
     {"name": "debian-13", "platform": "debian-13", "address": 13},
