@@ -1,15 +1,15 @@
 #!/usr/bin/python3
 """Gets and renews this host's certificate from an ACME server (RFC 8555, by HTTP-01), and brings it into use.
 
-    mirror-certificate renew     what is due, unless a failed attempt has to wait; the timer runs this
-    mirror-certificate now       what is due, at once
-    mirror-certificate force     a new certificate, due or not
-    mirror-certificate status    what the certificate in use lacks, as JSON
-    mirror-certificate placeholder   a certificate that nobody trusts, so that the web server can start for the first time
+    mirror-certificate renew         what is due, unless a failed attempt has to wait; the timer runs this
+    mirror-certificate now           what is due, at once
+    mirror-certificate force         a new certificate, due or not
+    mirror-certificate status        what the certificate in use lacks, as JSON
+    mirror-certificate placeholder   a certificate that nobody trusts, so that the web server can start at all
 
-The order itself is uacme's, which runs as a user of its own and sees a signing request, never the host's key. The account
-is made here, because uacme takes the key of an external account binding only where every user of the host can read it:
-on its command line.
+The order itself is uacme's, which runs as a user of its own and sees a signing request, never the host's key. The
+account is made here, because uacme takes the key of an external account binding only where every user of the host can
+read it: on its command line.
 
 Every certificate has a key of its own and a folder with both; the link `current` leads to the pair in use. A pair comes
 into use by one rename of that link, and stays only if the web server's test of its configuration succeeds.
@@ -117,7 +117,7 @@ class Pair:
         if hasattr(self.certificate, f"{name}_utc"):
             found: float = getattr(self.certificate, f"{name}_utc").timestamp()
         else:
-            found = getattr(self.certificate, name).replace(tzinfo=datetime.timezone.utc).timestamp()
+            found = getattr(self.certificate, name).replace(tzinfo=datetime.UTC).timestamp()
         return found
 
 
@@ -141,18 +141,15 @@ def lacks(pair: Pair | None, config: Config, now: float, asks_server: bool) -> s
     """
     if pair is None or not pair.directory:
         return "there is no certificate from the ACME server yet"
-    if pair.directory != config["directory"]:
-        return f"it comes from {pair.directory}"
-    if pair.names != sorted(config["names"]):
-        return f"it is for {', '.join(pair.names)}"
-    if pair.key_type != config["key_type"]:
-        return f"its key is of type {pair.key_type}"
-    if pair.ends <= now:
-        return f"it expired at {moment(pair.ends)}"
     share = 6 if asks_server else 3
-    if pair.ends - now < (pair.ends - pair.begins) / share:
-        return f"it ends at {moment(pair.ends)}"
-    return None
+    reasons = {
+        f"it comes from {pair.directory}": pair.directory != config["directory"],
+        f"it is for {', '.join(pair.names)}": pair.names != sorted(config["names"]),
+        f"its key is of type {pair.key_type}": pair.key_type != config["key_type"],
+        f"it expired at {moment(pair.ends)}": pair.ends <= now,
+        f"it ends at {moment(pair.ends)}": pair.ends - now < (pair.ends - pair.begins) / share,
+    }
+    return next((reason for reason, holds in reasons.items() if holds), None)
 
 
 def make_key(key_type: str) -> Any:
@@ -174,7 +171,7 @@ def alternative_names(names: list[str]) -> x509.SubjectAlternativeName:
 
 def make_placeholder(config: Config) -> None:
     """Signed by itself and for a day: nginx does not start without a certificate, and without nginx there is none."""
-    key, now = make_key("ecdsa"), datetime.datetime.now(datetime.timezone.utc)
+    key, now = make_key("ecdsa"), datetime.datetime.now(datetime.UTC)
     name = x509.Name([])
     certificate = (
         x509.CertificateBuilder()
@@ -257,28 +254,31 @@ class Server:
     """The ACME server, as far as an account needs it."""
 
     def __init__(self, directory: str) -> None:
-        self.directory = json.load(self._open(urllib.request.Request(directory, headers=AGENT)))
+        self.directory = json.load(self._open(directory, headers=AGENT))
         self._nonce = ""
 
-    def _open(self, request: urllib.request.Request) -> Any:
-        return urllib.request.urlopen(request, timeout=30)
+    def _open(self, url: str, **request: Any) -> Any:
+        if not url.startswith("https://"):
+            raise OSError(f"{url} is no https URL")
+        return urllib.request.urlopen(urllib.request.Request(url, **request), timeout=30)  # noqa: S310 (see above)
 
     def post(self, url: str, key: ec.EllipticCurvePrivateKey, header: dict[str, Any], payload: Any) -> Any:
         """Signed anew when the server wants another nonce, as it may at any time (RFC 8555, 6.5)."""
-        for tries_left in (3, 2, 1, 0):
+        tries = 4
+        while True:
             if not self._nonce:
-                ask = urllib.request.Request(self.directory["newNonce"], method="HEAD", headers=AGENT)
-                self._nonce = self._open(ask).headers["Replay-Nonce"]
+                self._nonce = self._open(self.directory["newNonce"], method="HEAD", headers=AGENT).headers[
+                    "Replay-Nonce"
+                ]
             body = signed(key, header | {"nonce": self._nonce, "url": url}, payload)
-            request = urllib.request.Request(
-                url, body, AGENT | {"Content-Type": "application/jose+json"}, method="POST"
-            )
+            headers = AGENT | {"Content-Type": "application/jose+json"}
             try:
-                return self._open(request)
+                return self._open(url, data=body, headers=headers, method="POST")
             except urllib.error.HTTPError as error:
                 self._nonce = error.headers.get("Replay-Nonce", "")
                 problem = error.read().decode(errors="replace")
-                if tries_left and "urn:ietf:params:acme:error:badNonce" in problem:
+                tries -= 1
+                if tries and "urn:ietf:params:acme:error:badNonce" in problem:
                     continue
                 after = error.headers.get("Retry-After", "")
                 wait = f" retry after {after} s" if after.isdigit() else ""
@@ -286,13 +286,18 @@ class Server:
 
 
 def make_account(wanted: Config) -> None:
-    """The account of the key; made, or found when it is there already, with the address it is to have."""
+    """The account of the key; made, or found when it is there already, with the address it is to have.
+
+    The server is looked at in any case: what keeps it from being reached is told more clearly here than by uacme.
+    """
+    server = Server(wanted["directory"])
+    if wanted["known"]:
+        return
     key_file = Path(wanted["folder"]) / "private/key.pem"
     if not key_file.exists():
         key_file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         write(key_file, key_pem(ec.generate_private_key(ec.SECP256R1())), 0o600)
     key: Any = serialization.load_pem_private_key(key_file.read_bytes(), None)
-    server = Server(wanted["directory"])
     url, jwk = server.directory["newAccount"], public_jwk(key)
     contact = {"contact": [f"mailto:{wanted['email']}"] if wanted["email"] else []}
     payload = {"termsOfServiceAgreed": True} | contact
@@ -301,7 +306,9 @@ def make_account(wanted: Config) -> None:
             jwk, url, wanted["eab_key_id"], wanted["eab_hmac"]
         )
     elif server.directory.get("meta", {}).get("externalAccountRequired"):
-        raise OSError("it wants an external account binding (urn:ietf:params:acme:error:externalAccountRequired)")
+        raise OSError(
+            "it wants an external account binding (urn:ietf:params:acme:error:externalAccountRequired)"
+        )
     answer = server.post(url, key, {"jwk": jwk}, payload)
     if answer.status == 200:  # it was there, and keeps its former address otherwise
         server.post(answer.headers["Location"], key, {"kid": answer.headers["Location"]}, contact)
@@ -349,12 +356,12 @@ NEXT_STEPS = {
     "externalAccountRequired": "Set tls_acme_eab_key_id and tls_acme_eab_hmac as the authority gave them.",
     "external account binding": "Compare tls_acme_eab_key_id and tls_acme_eab_hmac with what the authority gave.",
     "references a key that is not known": "Compare tls_acme_eab_key_id with what the authority gave.",
-    "error:rateLimited": "The authority's limit is reached; it is asked again when that allows. Its documentation says more.",
+    "error:rateLimited": "The authority's limit is reached; its documentation says which. Do not try again before.",
     "no such host": "Give the name an address (A, AAAA) in DNS, of this host.",
     "error:dns": "Give the name an address (A, AAAA) in DNS, of this host.",
     "error:caa": "The name's CAA record forbids this authority; change it, or tls_acme_directory.",
     "error:rejectedIdentifier": "The authority does not certify this name; use another name or authority.",
-    "error:connection": "The name has to lead to this host, by each address that DNS has for it, and port 80 has to be open.",
+    "error:connection": "The name has to lead to this host by each address that DNS has for it, and port 80 has to be open.",
     "error:unauthorized": "The name leads to another server than this host's; correct its address in DNS.",
     "error:incorrectResponse": "The name leads to another server than this host's; correct its address in DNS.",
     f"(OpenSSL {EXPIRED})": "See whether this host's clock is right (timedatectl).",
@@ -381,10 +388,12 @@ def retry_after(said: str, now: float) -> float:
     return min(told, now + 8 * DAY)
 
 
+def one_line(said: str) -> str:
+    return re.sub(r"\s+", " ", said.strip())[-1000:].removesuffix(".") or "it said nothing"
+
+
 def failed(what: str, said: str) -> FailedError:
-    # The server's problem document, on one line.
-    short = re.sub(r"\s+", " ", said.strip())[-1000:]
-    return FailedError(f"{what}: {short or 'it said nothing'}.", next_step(said), retry_after(said, time.time()))
+    return FailedError(f"{what}: {one_line(said)}.", next_step(said), retry_after(said, time.time()))
 
 
 def client_folder(config: Config) -> Path:
@@ -396,8 +405,8 @@ def ensure_account(config: Config, state: State, again: bool = False) -> None:
     wanted = {name: config[name] for name in ("directory", "email", "eab_key_id", "eab_hmac")}
     wanted["folder"] = str(client_folder(config))
     mark = hashlib.sha256(json.dumps(wanted, sort_keys=True).encode()).hexdigest()
-    if state.get("account") == mark and not again and (client_folder(config) / "private/key.pem").exists():
-        return
+    there = (client_folder(config) / "private/key.pem").exists()
+    wanted["known"] = state.get("account") == mark and there and not again
     run = as_client([sys.executable, os.path.abspath(__file__), "account"], json.dumps(wanted))
     if run.returncode:
         raise failed(f"No account at {config['directory']}", run.stdout)
@@ -417,52 +426,64 @@ def client_errors(said: str) -> str:
     return re.sub(rf"^uacme: (?:(?:{STEPS})\b.*|challenge \S+ declined)\n?", "", said, flags=re.MULTILINE)
 
 
-def order(config: Config, state: State, reason: str | None) -> bool:
-    """A new pair in PAIRS/new. Without a reason the server is asked whether there is one; False when there is none."""
-    ensure_account(config, state)
-    for again in (False, True):
-        new = fresh(PAIRS / "new")
-        key = make_key(config["key_type"])
-        write(new / "privkey.pem", key_pem(key), 0o600)
-        write(new / "directory", config["directory"].encode(), 0o644)
-        request = (
-            x509.CertificateSigningRequestBuilder()
-            .subject_name(x509.Name([]))
-            .add_extension(alternative_names(config["names"]), critical=False)
-            .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
-            .sign(key, hashes.SHA256())
-            .public_bytes(serialization.Encoding.PEM)
+def ask_client(config: Config, only_if_due: bool) -> subprocess.CompletedProcess[str]:
+    """uacme's run for a new pair in PAIRS/new: 0 when it is there, 1 when it is not due, 2 for a failure."""
+    new = fresh(PAIRS / "new")
+    key = make_key(config["key_type"])
+    write(new / "privkey.pem", key_pem(key), 0o600)
+    write(new / "directory", config["directory"].encode(), 0o644)
+    request = (
+        x509.CertificateSigningRequestBuilder()
+        .subject_name(x509.Name([]))
+        .add_extension(alternative_names(config["names"]), critical=False)
+        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    present = pair_at(PAIRS / "current")
+    days = max(1, int((present.ends - present.begins) / 3 / DAY)) if present else 30
+    with tempfile.TemporaryDirectory(dir=STATE) as folder:
+        # The client's own while it works; what it leaves is read by root only after its end.
+        asked, got = Path(folder) / "request.pem", Path(folder) / "request-cert.pem"
+        write(asked, request.public_bytes(serialization.Encoding.PEM), 0o644)
+        if only_if_due and present:
+            write(got, present.chain.read_bytes(), 0o644)
+        shutil.chown(folder, USER, USER)
+        options = ["-v", "-n", "-y", "-a", config["directory"], "-c", str(client_folder(config)), "-h", HOOK]
+        run = as_client(
+            [UACME, *options, "-d", str(days), "issue", str(asked)], UACME_CHALLENGE_PATH=config["challenges"]
         )
-        with tempfile.TemporaryDirectory(dir=STATE) as workshop:
-            # The client's own for the time it works; what it leaves is read by root only after its end.
-            folder, certificate = Path(workshop), Path(workshop) / "request-cert.pem"
-            write(folder / "request.pem", request, 0o644)
-            present = pair_at(PAIRS / "current")
-            if reason is None and present:
-                write(certificate, present.chain.read_bytes(), 0o644)
-            shutil.chown(folder, USER, USER)
-            days = max(1, int((present.ends - present.begins) / 3 / DAY)) if present else 30
-            options = ["-v", "-n", "-y", "-a", config["directory"], "-c", str(client_folder(config))]
-            run = as_client(
-                [UACME, *options, "-h", HOOK, "-d", str(days), "issue", str(folder / "request.pem")],
-                UACME_CHALLENGE_PATH=config["challenges"],
-            )
-            for line in re.findall(r"^uacme: (.*(?:renewal|revoked).*)$", run.stdout, re.MULTILINE):
-                say(line)
-            if run.returncode == 0:
-                # Not through a link that the client could have put there.
-                handle = os.open(certificate, os.O_RDONLY | os.O_NOFOLLOW)
-                with os.fdopen(handle, "rb") as stream:
-                    write(new / "fullchain.pem", stream.read(1_000_000), 0o644)
-                return True
-        shutil.rmtree(new)
-        if run.returncode == 1:
-            return False
-        if "accountDoesNotExist" not in run.stdout or again:
-            break
+        if run.returncode == 0:
+            # Not through a link that the client could have put there.
+            with os.fdopen(os.open(got, os.O_RDONLY | os.O_NOFOLLOW), "rb") as stream:
+                write(new / "fullchain.pem", stream.read(1_000_000), 0o644)
+        else:
+            shutil.rmtree(new)
+    return run
+
+
+def window_has_begun(said: str, now: float) -> bool:
+    """By the renewal information (RFC 9773) that uacme shows; uacme 1.7.6 itself stumbles over fractions of seconds."""
+    found = re.search(r"renewal window: start=(\S+)", said)
+    try:
+        return found is not None and datetime.datetime.fromisoformat(found[1]).timestamp() <= now
+    except ValueError:
+        return False
+
+
+def order(config: Config, state: State, reason: str | None) -> bool:
+    """A new pair in PAIRS/new. Without a reason the server is asked whether it has one; False when it has none."""
+    ensure_account(config, state)
+    run = ask_client(config, only_if_due=reason is None)
+    if "Consider trying 'new'" in run.stdout:
         say("The ACME server has forgotten the account; it is made again.")
         ensure_account(config, state, again=True)
-    raise failed(f"No certificate from {config['directory']}", client_errors(run.stdout))
+        run = ask_client(config, only_if_due=reason is None)
+    if run.returncode == 1 and window_has_begun(run.stdout, time.time()):
+        say("The ACME server wants the certificate replaced.")
+        run = ask_client(config, only_if_due=False)
+    if run.returncode not in {0, 1}:
+        raise failed(f"No certificate from {config['directory']}", client_errors(run.stdout))
+    return run.returncode == 0
 
 
 # --- bringing it into use ---
@@ -477,7 +498,7 @@ def active(unit: str) -> bool:
 
 
 def test_web_server(config: Config) -> str:
-    """What nginx says against its configuration, certificate included; nothing when it is right or nginx is not used."""
+    """What nginx says against its configuration, certificate included; nothing when it is right, or not used."""
     if "nginx.service" not in config["units"] or not active("nginx.service"):
         return ""
     run = subprocess.run(["/usr/sbin/nginx", "-t", "-q"], capture_output=True, text=True, check=False)
@@ -498,13 +519,13 @@ def install(config: Config) -> None:
             point_at(former)
             shutil.rmtree(PAIRS / name)
         raise FailedError(
-            f"The new certificate is here, but nginx refuses its configuration: {wrong}",
+            f"The new certificate is here, but nginx refuses its configuration: {one_line(wrong)}.",
             "Correct the configuration; the running one is untouched.",
         )
     for unit in config["units"]:
         if active(unit) and (run := systemctl("reload-or-restart", unit)).returncode:
             raise FailedError(
-                f"The new certificate is here, but {unit} did not take it: {run.stderr.strip()}",
+                f"The new certificate is here, but {unit} did not take it: {one_line(run.stderr)}.",
                 f"See systemctl status {unit}.",
             )
     shutil.rmtree(new.folder)
@@ -536,7 +557,11 @@ def attempt(config: Config, state: State, reason: str | None) -> None:
     if waiting(config, time.time()):
         install(config)
     else:
-        say(f"A certificate is asked for: {reason}." if reason else "The ACME server is asked whether a renewal is due.")
+        say(
+            f"A certificate is asked for: {reason}."
+            if reason
+            else "The ACME server is asked whether a renewal is due."
+        )
         if not order(config, state, reason):
             say("No renewal is due.")
             return
@@ -598,7 +623,10 @@ METRICS = {
     "last_issue": ("last_issue_timestamp_seconds", "When a certificate last came into use."),
     "last_failure": ("last_failure_timestamp_seconds", "When it last failed."),
     "failures": ("failures", "Failures since it last ended well."),
-    "next": ("next_attempt_timestamp_seconds", "When the ACME server is asked next, if nothing is due before."),
+    "next": (
+        "next_attempt_timestamp_seconds",
+        "When the ACME server is asked next, if nothing is due before.",
+    ),
     "ends": ("certificate_expiry_timestamp_seconds", "When the certificate from the ACME server ends."),
 }
 
