@@ -143,7 +143,7 @@ class Clients:
         context = ssl.create_default_context()
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
         name = f"mirror-{number(self.host)}.fleet.test"
-        while not self._over.is_set():
+        while not self._over.wait(0.02):
             try:
                 with (
                     socket.create_connection((self.host.ipv4, 443), timeout=20) as plain,
@@ -183,8 +183,6 @@ def story(scenario):
                 host.shell.check_output("python3 -c %s %s %s %s", ACT, verb, json.dumps(own), before)
             )
             return Moment(served(host), **done)
-
-        import sys
 
         began = time.time()
         with concurrent.futures.ThreadPoolExecutor(len(hosts)) as pool:
@@ -232,7 +230,7 @@ def story(scenario):
 
     # The host comes back after a month: its timer has missed its time, and its certificate is over.
     ends = max(moment.certificate.not_valid_after_utc for moment in told.moments["brief"].values())
-    time.sleep(max(0, ends.timestamp() + 1 - time.time()))
+    time.sleep(max(0, min(30, ends.timestamp() + 1 - time.time())))
     act("expired", before=f"rm -r {CLOCK}; systemctl daemon-reload")
     act("back after a month", before=f"{noted(30)}\n{OFF_FOR_A_MONTH}")
     authority.check_output("systemctl restart pebble@plain.service")
@@ -303,7 +301,7 @@ def test_a_forced_renewal_has_a_new_key_and_loses_no_request(story, me):
     assert forced.nginx == former.nginx  # reloaded, not restarted
     clients = story.clients[me.name]
     assert clients.failures == []
-    assert clients.answers > 30
+    assert clients.answers > 20
 
 
 def test_rsa_on_request(story, me):

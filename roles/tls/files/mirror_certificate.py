@@ -300,7 +300,7 @@ def make_account(wanted: Config) -> None:
     key: Any = serialization.load_pem_private_key(key_file.read_bytes(), None)
     url, jwk = server.directory["newAccount"], public_jwk(key)
     contact = {"contact": [f"mailto:{wanted['email']}"] if wanted["email"] else []}
-    payload = {"termsOfServiceAgreed": True} | contact
+    payload: dict[str, Any] = {"termsOfServiceAgreed": True} | contact
     if wanted["eab_key_id"]:
         payload["externalAccountBinding"] = external_binding(
             jwk, url, wanted["eab_key_id"], wanted["eab_hmac"]
@@ -356,12 +356,12 @@ NEXT_STEPS = {
     "externalAccountRequired": "Set tls_acme_eab_key_id and tls_acme_eab_hmac as the authority gave them.",
     "external account binding": "Compare tls_acme_eab_key_id and tls_acme_eab_hmac with what the authority gave.",
     "references a key that is not known": "Compare tls_acme_eab_key_id with what the authority gave.",
-    "error:rateLimited": "The authority's limit is reached; its documentation says which. Do not try again before.",
+    "error:rateLimited": "The authority's limit is reached; its documentation says which.",
     "no such host": "Give the name an address (A, AAAA) in DNS, of this host.",
     "error:dns": "Give the name an address (A, AAAA) in DNS, of this host.",
     "error:caa": "The name's CAA record forbids this authority; change it, or tls_acme_directory.",
     "error:rejectedIdentifier": "The authority does not certify this name; use another name or authority.",
-    "error:connection": "The name has to lead to this host by each address that DNS has for it, and port 80 has to be open.",
+    "error:connection": "Each address that DNS has for the name has to lead to this host, and port 80 has to be open.",
     "error:unauthorized": "The name leads to another server than this host's; correct its address in DNS.",
     "error:incorrectResponse": "The name leads to another server than this host's; correct its address in DNS.",
     f"(OpenSSL {EXPIRED})": "See whether this host's clock is right (timedatectl).",
@@ -423,7 +423,12 @@ STEPS = "version|loading|fetching|checking|retrieving|account location|creating|
 
 def client_errors(said: str) -> str:
     """What uacme says, without the steps that went well."""
-    return re.sub(rf"^uacme: (?:(?:{STEPS})\b.*|challenge \S+ declined)\n?", "", said, flags=re.MULTILINE)
+    return re.sub(
+        rf"^uacme: (?:(?:{STEPS})\b.*|challenge \S+ declined|.* does not exist|acme_post: server rejected nonce.*)\n?",
+        "",
+        said,
+        flags=re.MULTILINE,
+    )
 
 
 def ask_client(config: Config, only_if_due: bool) -> subprocess.CompletedProcess[str]:
@@ -509,15 +514,16 @@ def install(config: Config) -> None:
     """The pair in PAIRS/new becomes the one in use, or all stays as it was and PAIRS/new is tried again next time."""
     new = Pair(PAIRS / "new")
     name, former = f"{new.certificate.serial_number:x}", in_use()
-    if not (PAIRS / name).exists():
-        (PAIRS / name).mkdir(mode=0o755)
-        for file in sorted(new.folder.iterdir()):
-            (PAIRS / name / file.name).hardlink_to(file)
+    folder = PAIRS / name
+    folder.mkdir(mode=0o755, exist_ok=True)
+    for file in new.folder.iterdir():
+        if not (folder / file.name).exists():
+            (folder / file.name).hardlink_to(file)
     point_at(name)
     if wrong := test_web_server(config):
         if former and former != name:
             point_at(former)
-            shutil.rmtree(PAIRS / name)
+            shutil.rmtree(folder)
         raise FailedError(
             f"The new certificate is here, but nginx refuses its configuration: {one_line(wrong)}.",
             "Correct the configuration; the running one is untouched.",
@@ -529,9 +535,9 @@ def install(config: Config) -> None:
                 f"See systemctl status {unit}.",
             )
     shutil.rmtree(new.folder)
-    for folder in PAIRS.iterdir():
-        if folder.is_dir() and not folder.is_symlink() and folder.name not in {name, former}:
-            shutil.rmtree(folder)
+    for old in PAIRS.iterdir():
+        if old.is_dir() and not old.is_symlink() and old.name not in {name, former}:
+            shutil.rmtree(old)
     say(f"A certificate for {', '.join(new.names)} until {moment(new.ends)} is in use.")
 
 
@@ -600,7 +606,7 @@ def run(config: Config, mode: str) -> int:
         failures = state.get("failures", 0) + 1
         pause = delay(failures, pair.ends - now if pair else 0)
         state |= {"failures": failures, "error": str(wrong), "last_failure": time.time()}
-        state["next"] = max(time.time() + pause * random.uniform(1, 1.1), wrong.not_before)
+        state["next"] = max(time.time() + pause * random.uniform(1, 1.1), wrong.not_before)  # noqa: S311 (a spread)
     write(STATE / "state.json", json.dumps(state, indent=1).encode(), 0o600)
     write_metrics(config, state, pair)
     if wrong:
