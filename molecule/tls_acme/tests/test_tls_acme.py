@@ -239,16 +239,18 @@ def story(scenario):
     act("mended nginx", "now", "rm /etc/nginx/sites-enabled/broken")
 
     play("private_ca", tls_mode="private_ca")
+    play("acme again")
     for host in hosts:
         host.shell.check_output(PROVIDE.replace("NUMBER", number(host)))
-    play(
-        "provided",
-        tls_mode="provided",
-        tls_provided_certificate="/etc/operator/cert.pem",
-        tls_provided_key="/etc/operator/key.pem",
-    )
-    play("acme again")
-    play("checked", "--check", "--diff")
+    pair = {
+        "tls_provided_certificate": "/etc/operator/cert.pem",
+        "tls_provided_key": "/etc/operator/key.pem",
+    }
+    play("provided", tls_mode="provided", **pair)
+    play("taken over", tls_acme_key_type="rsa")
+    # A pair that cannot be used takes nothing away.
+    play("unusable", tls_mode="provided", **(pair | {"tls_provided_key": "/etc/operator/none.pem"}))
+    play("checked", "--check", "--diff", tls_acme_key_type="rsa")
     return told
 
 
@@ -280,6 +282,7 @@ def test_the_first_certificate_is_for_all_names_and_by_ecdsa(story, me):
     assert "Pebble Intermediate" in first.certificate.issuer.rfc4514_string()
     assert first.timer == ["active", "enabled"]
     assert first.challenges == []
+    assert "./acme/placeholder d" in first.files  # which nginx started with
 
 
 def test_nothing_is_renewed_before_it_is_due(story, me):
@@ -461,11 +464,28 @@ def test_back_to_acme_the_certificate_of_before_is_used_again(story, me):
     assert again.timer == ["active", "enabled"]
 
 
+def test_a_host_that_has_a_certificate_is_taken_over(story, me):
+    """It keeps serving what it has until there is one from the ACME server."""
+    taken = story.moments["taken over"][me.name]
+    assert story.plays["taken over"].code == 0, story.plays["taken over"].said
+    assert isinstance(taken.certificate.public_key(), rsa.RSAPublicKey)
+    assert "Pebble Intermediate" in taken.certificate.issuer.rfc4514_string()
+    assert taken.nginx == story.moments["provided"][me.name].nginx
+
+
+def test_a_change_of_mode_that_fails_leaves_the_renewal_alone(story, me):
+    taken, unusable = story.moments["taken over"][me.name], story.moments["unusable"][me.name]
+    assert story.plays["unusable"].code != 0
+    assert story.plays["unusable"].changed[me.name] == 0
+    assert unusable.certificate == taken.certificate
+    assert (unusable.files, unusable.timer) == (taken.files, ["active", "enabled"])
+
+
 def test_check_mode_finds_nothing_to_do(story, me):
     assert story.plays["checked"].code == 0, story.plays["checked"].said
     assert story.plays["checked"].changed[me.name] == 0, story.plays["checked"].said
 
 
 def test_only_the_pair_in_use_and_its_predecessor_are_kept(story, me):
-    folders = re.findall(r"^\./acme/([^/ ]+) d", story.moments["acme again"][me.name].files, re.MULTILINE)
+    folders = re.findall(r"^\./acme/([^/ ]+) d", story.moments["checked"][me.name].files, re.MULTILINE)
     assert len(folders) <= 2, folders
