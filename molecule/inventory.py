@@ -23,6 +23,7 @@ SCENARIOS = (
     "tiers",
     "faults",
     "bench_web",
+    "tls_acme",
 )
 STANDARD_HOSTS = [
     {"name": "debian-13", "platform": "debian-13", "address": 13},
