@@ -25,7 +25,7 @@ help:  ## print this list
 
 # ------------------------------------------------------------------------------------------------ set-up
 .PHONY: setup
-setup: build/.debian-packages build/promtool build/.venv build/.collections  ## install what the control node needs
+setup: build/.debian-packages build/promtool build/.venv build/.collections build/.clients  ## install what the control node needs
 
 build/.debian-packages: Makefile
 	@mkdir -p build
@@ -58,6 +58,13 @@ build/.venv: requirements/control.txt | build/.debian-packages
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/control.txt
 	touch $@
 
+# The clients of the tests are apart: they disagree with the control node's packages about versions.
+build/.clients: requirements/clients.txt | build/.venv
+	@$(call say,installing the clients of the tests into build/clients)
+	[ -x build/clients/bin/python ] || python3 -m venv build/clients
+	build/clients/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
+	touch $@
+
 # Galaxy where it answers, the `ansible` wheel (which carries the same versions) where not.
 build/.collections: requirements.yml requirements/install_collections.py | build/.venv
 	@$(call say,installing the Ansible collections of requirements.yml)
@@ -77,7 +84,7 @@ demo-down:  ## remove the local fleet
 	@playbooks/demo.sh down
 
 # ------------------------------------------------------------------------------------------------- tests
-.PHONY: test lint unit
+.PHONY: test lint unit faults
 lint: setup  ## ansible-lint (production), yamllint, ruff, mypy
 	@$(call say,lint)
 	$(BIN)/ruff check --quiet . && $(BIN)/ruff format --check --quiet .
@@ -85,20 +92,28 @@ lint: setup  ## ansible-lint (production), yamllint, ruff, mypy
 	$(BIN)/yamllint --strict .
 	$(BIN)/ansible-lint --strict -q
 
+faults: setup  ## the fault tests on this machine; `make test` runs them on Debian 13 and 12
+	@$(BIN)/pytest tests/faults --numprocesses 2
+
 unit: setup  ## everything that needs no host: unit, property and template tests
 	@$(call say,tests without hosts)
 	$(BIN)/pytest tests/unit --numprocesses 2 --quiet
 
-# The longest first, two at a time: the fleet and the roles' scenarios, fault tests, lint, everything without hosts.
+# The longest first, two at a time: the fleet, the fault tests and the roles' scenarios, lint, everything without hosts.
 test: setup  ## everything: lint, tests without hosts, fault tests, a scenario per role, the whole fleet
 	@$(call say,tests; logs of the scenarios are in build/log)
-	$(BIN)/pytest tests/scenarios tests/faults tests/lint tests/unit --numprocesses 2 --dist worksteal --durations 15
+	$(BIN)/pytest tests/scenarios tests/lint tests/unit --numprocesses 2 --dist worksteal --durations 15
 
 # --------------------------------------------------------------------------------------------- benchmarks
 .PHONY: bench-list
 bench-list: setup  ## measure the list's documents and the prober (SIZE=quick or full)
 	@$(BIN)/python benchmarks/list.py
 	$(BIN)/python benchmarks/probe.py
+
+.PHONY: bench-web
+bench-web: setup  ## a mirror's web server beside bare nginx and other index servers (SIZE=full for documents)
+	@$(call say,benchmark of the web server)
+	$(BIN)/python benchmarks/web.py
 
 .PHONY: clean
 clean: demo-down  ## remove the local fleet, its images and build/ (not .venv)

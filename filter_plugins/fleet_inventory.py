@@ -137,7 +137,27 @@ ORIGIN: dict[str, Callable[[Any, str, Report], Any]] = {
 ORIGIN_REQUIRED = {"origin_url": "https://NAME", "origin_projects": "a list of project names"}
 REDIRECTOR: dict[str, Callable[[Any, str, Report], Any]] = {"redirector_url": simple(urls)}
 REDIRECTOR_REQUIRED = {"redirector_url": "https://NAME"}
-TLS: dict[str, Callable[[Any, str, Report], Any]] = {"tls_mode": simple(v.choice("provided", "private_ca"))}
+
+
+def shared_key(value: Any) -> str:
+    """The key of an external account binding (RFC 8555, 7.3.4). A secret: no message shows it."""
+    allowed = "the key as the authority gave it: base64url (A-Z a-z 0-9 _ -), 22 characters or more"
+    if not isinstance(value, str):
+        raise BadValueError(f"is {v.kind(value)}, not text", allowed)
+    if not re.fullmatch(r"[A-Za-z0-9_-]{22,1000}={0,2}", value):
+        hint = "remove the line break at its end" if value != value.strip() else ""
+        raise BadValueError("is no key in base64url (it is not shown, for it is a secret)", allowed, hint)
+    return value
+
+
+TLS: dict[str, Callable[[Any, str, Report], Any]] = {
+    "tls_mode": simple(v.choice("acme", "provided", "private_ca")),
+    "tls_acme_directory": simple(lambda value: v.url(value, path=True)),
+    "tls_acme_email": simple(v.email),
+    "tls_acme_key_type": simple(v.choice("ecdsa", "rsa")),
+    "tls_acme_eab_key_id": simple(v.text),
+    "tls_acme_eab_hmac": simple(shared_key),
+}
 
 
 def version(value: Any) -> str:
@@ -303,11 +323,23 @@ class Fleet:
         self._check_keys(host, found)
         if "mirrors" in self.of[host]:
             self._check_mirror(host, found, record)
+        if record.get("tls_mode") == "acme":
+            self._check_acme(host, found)
         for group, required in (("origins", ORIGIN_REQUIRED), ("redirectors", REDIRECTOR_REQUIRED)):
             if group in self.of[host]:
                 self._check_required(found, required, f"host_vars/{host}.yml", report)
         self._check_required(found, FLEET_REQUIRED, "group_vars/all", report)
         self._check_vantage(record, report)
+
+    def _check_acme(self, host: str, found: HostValues) -> None:
+        needed = {"tls_acme_directory": "the https URL of an ACME server's directory (tls_mode acme)"}
+        binding = {
+            "tls_acme_eab_key_id": "the key id of the external account binding, with tls_acme_eab_hmac",
+            "tls_acme_eab_hmac": "the key of the external account binding, with tls_acme_eab_key_id",
+        }
+        if binding.keys() & {*found.values, *found.unreadable}:
+            needed |= binding
+        self._check_required(found, needed, f"host_vars/{host}.yml, or to the group_vars", self.reports[host])
 
     def _check_required(
         self, found: HostValues, required: dict[str, str], place: str, report: Report

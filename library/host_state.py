@@ -26,6 +26,7 @@ import sys
 import time
 import urllib.parse
 import zlib
+from collections.abc import Iterator
 from typing import Any
 
 Item = dict[str, Any]
@@ -490,7 +491,23 @@ def owe(state: str, handlers: dict[str, str]) -> None:
             os.fsync(stream.fileno())
 
 
+@contextlib.contextmanager
+def alone() -> Iterator[None]:
+    """One change of this host at a time: two plays, or two delegated tasks of one, would share staged names."""
+    root = os.open("/", os.O_RDONLY | os.O_DIRECTORY)  # there for every user, and nothing to clean up
+    try:
+        fcntl.flock(root, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(root)
+
+
 def apply(request: Item) -> Item:
+    with alone():
+        return change(request)
+
+
+def change(request: Item) -> Item:
     for item in request["directories"]:
         make_directory(item)
     try:

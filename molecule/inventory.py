@@ -21,6 +21,9 @@ SCENARIOS = (
     "redirector",
     "monitoring_server",
     "tiers",
+    "faults",
+    "bench_web",
+    "tls_acme",
 )
 STANDARD_HOSTS = [
     {"name": "debian-13", "platform": "debian-13", "address": 13},

@@ -81,21 +81,12 @@ def fetch(fetched: Path, name: str, serial: int, files: list[tuple[str, str, byt
     path.write_text(json.dumps(document))
 
 
-def make_tree(folder: Path, host: str, own_project: str) -> None:
+def make_tree(folder: Path, host: str, projects: dict[str, list[tuple[str, str, bytes]]]) -> None:
+    """The served tree of a host, as the publisher makes it: files (version, file name, content) by project."""
     work = folder / host
     fetched, served = work / "fetched", work / "served"
-    fetch(
-        fetched,
-        "fleet-sample",
-        SERIAL,
-        [
-            ("1.0", *wheel("fleet-sample", "1.0")),
-            ("1.1", *wheel("fleet-sample", "1.1")),
-            ("1.1", *sdist("fleet-sample", "1.1")),
-        ],
-    )
-    # several slices of the cache
-    fetch(fetched, own_project, SERIAL + 1, [("2.0", *wheel(own_project, "2.0", padding=3_500_000))])
+    for number, (name, files) in enumerate(projects.items()):
+        fetch(fetched, name, SERIAL + number, files)
     config = work / "mirror.json"
     config.write_text(
         json.dumps(
@@ -105,7 +96,7 @@ def make_tree(folder: Path, host: str, own_project: str) -> None:
                 "mode": "origin",
                 "url": f"https://{host}.fleet.test",
                 "index_url": "https://upstream.fleet.test/simple/",
-                "selection": {"projects": ["fleet-sample", own_project]},
+                "selection": {"projects": list(projects)},
                 "paths": {"fetched": str(fetched), "served": str(served), "state": str(work / "state")},
                 "minimum_free_bytes": 0,
             }
@@ -152,9 +143,16 @@ def main() -> None:
     folder = Path(sys.argv[1])
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
+    sample = [
+        ("1.0", *wheel("fleet-sample", "1.0")),
+        ("1.1", *wheel("fleet-sample", "1.1")),
+        ("1.1", *sdist("fleet-sample", "1.1")),
+    ]
     for host, own_project in HOSTS.items():
         (folder / host).mkdir()
-        make_tree(folder, host, own_project)
+        # several slices of the cache
+        own = [("2.0", *wheel(own_project, "2.0", padding=3_500_000))]
+        make_tree(folder, host, {"fleet-sample": sample, own_project: own})
     make_certificate(folder)
     make_pip(folder / "pip.zip")
 

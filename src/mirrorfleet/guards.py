@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,18 +34,30 @@ def require_free_space(path: Path, minimum: int) -> None:
 
 
 @contextmanager
-def only_one(path: Path) -> Iterator[int]:
-    """Hold the lock of all runs that write the trees; the kernel frees it when the process dies."""
+def only_one(path: Path, patience: float = 0) -> Iterator[int]:
+    """Hold the lock of all runs that write the same; the kernel frees it when the process dies.
+
+    BusyError when another run still has it after `patience` seconds.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            holder = os.pread(handle, 32, 0).decode("ascii", "replace").strip()
-            raise BusyError(f"{path}: another run is at work (process {holder or 'unknown'})") from error
+        until = time.monotonic() + patience
+        while not _locked(handle):
+            if time.monotonic() >= until:
+                holder = os.pread(handle, 32, 0).decode("ascii", "replace").strip()
+                raise BusyError(f"{path}: another run is at work (process {holder or 'unknown'})")
+            time.sleep(0.1)
         os.ftruncate(handle, 0)
         os.pwrite(handle, f"{os.getpid()}\n".encode(), 0)
         yield handle
     finally:
         os.close(handle)
+
+
+def _locked(handle: int) -> bool:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

@@ -61,14 +61,19 @@ class Memory:
     events: list[Event] = field(default_factory=list)
 
 
+PATIENCE = 60.0  # seconds; a run takes a few at most
+
+
 def publish_list(path: Path, *, measurements: str = "", force: bool = False) -> tuple[bool, dict[str, Any]]:
     """Whether all is well, and what the summary tells. RefusedError when a guard says no.
 
     `measurements` is a file, or - for stdin, of what the module mirror_probe found: a single look at each mirror, that
     a person asked for, decides instead of what a monitor knows. It cannot take back what an audit found.
     """
-    config, now = load_as(ListConfig, path), int(time.time())
-    with only_one(config.state.with_suffix(".lock")):
+    config = load_as(ListConfig, path)
+    # The timer's run and a playbook's may meet, and so may two mirrors that are updated at once: each takes its turn.
+    with only_one(config.state.with_suffix(".lock"), patience=PATIENCE):
+        now = int(time.time())
         known = registry.load(config.registry)
         if not measurements:
             return _publish(config, known, _findings(config), config.settings, now, force=force)

@@ -1,6 +1,7 @@
 """pip and uv install from each mode's tree, by JSON and by HTML, and refuse what was tampered with."""
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 from faults.fleet import DEADLINE, Host, Origin, Site
 
-UV = Path(sys.executable).parent / "uv"
+UV = shutil.which("uv", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}") or "uv"
 
 
 @pytest.fixture(params=["origin", "mirror", "tier2"])

@@ -1,4 +1,4 @@
-"""Publish, dump and pull die at random moments, 200 times, while a client reads: no page is ever broken.
+"""Fetch, publish and pull die at random moments, over 200 times, while a client reads: no page is ever broken.
 
 The seed is printed with a failure; set KILL_SEED to run the same sequence of changes and moments again.
 """
@@ -16,11 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from faults.fleet import DEADLINE, HERE, Host, Origin, Site, Tier2
+from faults.fleet import DEADLINE, HERE, Host, Mirror, Origin, Site, Tier2
 
 from mirrorfleet.cli import main
 
-KILLS = int(os.environ.get("KILLS", "100"))  # of each kind; two kinds
+KILLS = int(
+    os.environ.get("KILLS", "100")
+)  # of an origin and of a tier-2; a fourth of that with bandersnatch
 NAMES = [f"project-{number}" for number in range(8)]
 
 
@@ -124,62 +126,85 @@ def report(process: subprocess.Popen[bytes], tmp_path: Path) -> None:
     assert found["files"] > 100
 
 
-def test_an_origin_that_is_killed_never_serves_a_broken_page(
-    tmp_path: Path, seed: int, read: Callable[[Host], subprocess.Popen[bytes]]
-) -> None:
-    chance = random.Random(seed)
+@pytest.fixture
+def stocked(tmp_path: Path) -> Origin:
     origin = Origin(tmp_path / "origin")
     origin.configure(maximum_shrink_share=1.0)
     for name in NAMES:
         origin.release(name, "0.0", size=200_000)
-    usual = {verb: run_free(origin, verb) for verb in ("dump", "publish", "sync")}
-    reader = read(origin)
+    return origin
+
+
+def test_an_origin_that_is_killed_never_serves_a_broken_page(
+    tmp_path: Path, stocked: Origin, seed: int, read: Callable[[Host], subprocess.Popen[bytes]]
+) -> None:
+    chance = random.Random(seed)
+    usual = {verb: run_free(stocked, verb) for verb in ("dump", "publish", "sync")}
+    reader = read(stocked)
     kills = 0
     for version in range(1, 10 * KILLS):
-        change(origin, chance, version)
+        change(stocked, chance, version)
         kills += kill(
-            origin, chance.choice(["dump", "publish", "publish", "sync"]), chance, usual["sync"] + 0.05
+            stocked, chance.choice(["dump", "publish", "publish", "sync"]), chance, usual["sync"] + 0.05
         )
-        assert origin.broken() == []
+        assert stocked.broken() == []
         if chance.random() < 0.3:
-            run_free(origin, "sync")
+            run_free(stocked, "sync")
         if kills == KILLS:
             break
     assert kills == KILLS
     for _ in range(2):
-        run_free(origin, "sync")
+        run_free(stocked, "sync")
     report(reader, tmp_path)
-    assert origin.broken() == origin.leftovers() == []
-    assert origin.names() == sorted(path.name for path in origin.local.iterdir())
+    assert stocked.broken() == stocked.leftovers() == []
+    assert stocked.names() == sorted(path.name for path in stocked.local.iterdir())
 
 
 def test_a_tier2_that_is_killed_while_its_tier1_changes_never_serves_a_broken_page(
-    tmp_path: Path, seed: int, read: Callable[[Host], subprocess.Popen[bytes]]
+    tmp_path: Path, stocked: Origin, seed: int, read: Callable[[Host], subprocess.Popen[bytes]]
 ) -> None:
-    chance = random.Random(seed)
-    origin = Origin(tmp_path / "origin")
-    origin.configure(maximum_shrink_share=1.0)
-    for name in NAMES:
-        origin.release(name, "0.0", size=200_000)
-    run_free(origin, "sync")
-    tier2 = Tier2(tmp_path / "tier2", str(origin.served), maximum_shrink_share=1.0)
-    usual = run_free(tier2, "sync")
-    reader = read(tier2)
+    run_free(stocked, "sync")
+    tier2 = Tier2(tmp_path / "tier2", str(stocked.served), maximum_shrink_share=1.0)
+    suffer(tier2, stocked, random.Random(seed), read(tier2), tmp_path, KILLS)
+
+
+def test_a_mirror_that_is_killed_while_upstream_changes_never_serves_a_broken_page(
+    tmp_path: Path,
+    stocked: Origin,
+    seed: int,
+    serve: Callable[[Path], Site],
+    read: Callable[[Host], subprocess.Popen[bytes]],
+) -> None:
+    run_free(stocked, "sync")
+    mirror = Mirror(tmp_path / "mirror", serve(stocked.served).url, NAMES, maximum_shrink_share=1.0)
+    suffer(mirror, stocked, random.Random(seed), read(mirror), tmp_path, KILLS // 4)
+
+
+def suffer(
+    mirror: Host,
+    origin: Origin,
+    chance: random.Random,
+    reader: subprocess.Popen[bytes],
+    tmp_path: Path,
+    times: int,
+) -> None:
+    """The mirror is killed that many times, each while its upstream is publishing."""
+    usual = run_free(mirror, "sync")
     kills = 0
-    for version in range(1, 10 * KILLS):
+    for version in range(1, 10 * times):
         change(origin, chance, version)
-        publishing = start(origin, "sync")  # the tier-1 changes during the pull
+        publishing = start(origin, "sync")
         time.sleep(chance.uniform(0, 0.05))
-        kills += kill(tier2, "sync", chance, usual)
+        kills += kill(mirror, "sync", chance, usual)
         end(publishing)
-        assert tier2.broken() == []
-        if kills == KILLS:
+        assert mirror.broken() == []
+        if kills == times:
             break
-    assert kills == KILLS
+    assert kills == times
     for _ in range(2):
         run_free(origin, "sync")
-        run_free(tier2, "sync")
-    run_free(tier2, "sync")
+        run_free(mirror, "sync")
+    run_free(mirror, "sync")
     report(reader, tmp_path)
-    assert tier2.broken() == tier2.leftovers() == []
-    assert tier2.names() == origin.names()
+    assert mirror.broken() == mirror.leftovers() == []
+    assert mirror.names() == origin.names()

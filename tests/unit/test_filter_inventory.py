@@ -458,13 +458,43 @@ def test_an_inventory_without_a_needed_group(group: str) -> None:
     assert [p["problem"] for p in told if p["key"] == "groups"] == [f"the group {group} is empty"]
 
 
+ACME = {"tls_mode": "acme", "tls_acme_directory": "https://acme.example.org:14000/v2/dir"}
+
+
+def test_acme_needs_no_more_than_its_directory() -> None:
+    assert problems_with("one", **ACME) == []
+    bound = {"tls_acme_eab_key_id": "contract 7", "tls_acme_eab_hmac": "zWNDZM6eQGHWpSRTPal5eIUYFTu7_-=="}
+    assert (
+        problems_with("one", **ACME, **bound, tls_acme_email="a@example.org", tls_acme_key_type="rsa") == []
+    )
+
+
+@pytest.mark.parametrize(
+    "secret", ["zWNDZM6eQGHWpSRTPal5eIUYFTu7\n", "zWNDZM6eQGHW", "zWNDZM6eQGHWpSRTPal5+IUYFTu7/AAA"]
+)
+def test_a_secret_that_is_none_is_told_without_showing_it(secret: str) -> None:
+    (told,) = problems_with("one", **ACME, tls_acme_eab_key_id="contract", tls_acme_eab_hmac=secret)
+    assert told["key"] == "tls_acme_eab_hmac"
+    assert "zWND" not in json.dumps(told)
+
+
 @pytest.mark.parametrize(
     ("host", "changes", "key", "problem"),
     [
         ("redirector", {"redirector_url": "http://list.example.org"}, "redirector_url", "is 'http"),
         ("redirector", {"redirector_url": "https://list.example.org:8443"}, "redirector_url", "is 'https"),
         ("redirector", {"tls_mode": "privat"}, "tls_mode", "is 'privat'"),
-        ("origin", {"tls_mode": "acme"}, "tls_mode", "is 'acme'"),
+        ("origin", {"tls_mode": "acme"}, "tls_acme_directory", "is missing"),
+        (
+            "one",
+            ACME | {"tls_acme_directory": "http://acme.example.org/dir"},
+            "tls_acme_directory",
+            "is 'http",
+        ),
+        ("one", ACME | {"tls_acme_email": "operator"}, "tls_acme_email", "is 'operator'"),
+        ("one", ACME | {"tls_acme_key_type": "RSA"}, "tls_acme_key_type", "is 'RSA'"),
+        ("one", ACME | {"tls_acme_eab_key_id": "contract"}, "tls_acme_eab_hmac", "is missing"),
+        ("one", ACME | {"tls_acme_eab_hmac": "a" * 30}, "tls_acme_eab_key_id", "is missing"),
         ("one", {"mirror_url": "https://one.example.org:8443"}, "mirror_url", "is 'https"),
         ("one", {"fleet_vantage_host": "two"}, "fleet_vantage_host", "which is a mirror"),
     ],
@@ -487,13 +517,19 @@ def test_the_reference_tells_every_key() -> None:
 
 
 def test_the_references_examples_follow_the_contract() -> None:
-    mirror, fleet = (yaml.safe_load(text) for text in re.findall(r"```yaml\n(.*?)```", REFERENCE, re.DOTALL))
+    mirror, tls, fleet = (
+        yaml.safe_load(text) for text in re.findall(r"```yaml\n(.*?)```", REFERENCE, re.DOTALL)
+    )
     origin = fleet | {"origin_url": "https://origin.example.org", "origin_projects": ["six", "idna"]}
-    redirector = fleet | {"redirector_url": "https://list.example.org"}
+    redirector = fleet | {"redirector_url": "https://list.example.org"} | tls
+    del (
+        redirector["tls_acme_eab_hmac"],
+        redirector["tls_acme_eab_key_id"],
+    )  # a lookup, which only Ansible can do
     hostvars = {"one": fleet | mirror, "origin": origin, "list": redirector}
     groups = {"all": [*hostvars], "mirrors": ["one"], "origins": ["origin"], "redirectors": ["list"]}
     assert FILTERS["inventory_problems"](hostvars, groups, TODAY) == []
-    assert {*mirror} == {*MIRROR, *TLS}
+    assert {*mirror, *tls} == {*MIRROR, *TLS}
 
 
 def test_an_origin_needs_a_url_and_projects() -> None:

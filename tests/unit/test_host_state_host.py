@@ -6,10 +6,12 @@ import base64
 import grp
 import hashlib
 import importlib.util
+import multiprocessing
 import os
 import pwd
 import subprocess
 import sys
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -222,6 +224,21 @@ def test_what_a_killed_run_left_is_overwritten(tmp_path: Path) -> None:
     (tmp_path / "victim").write_text("untouched")
     assert applied(tmp_path, files=[file(tmp_path / "a")]) == {}
     assert (tmp_path / "victim").read_text() == "untouched"
+    assert leftovers(tmp_path) == []
+
+
+def often(tmp_path: Path, content: str) -> list[dict[str, Any]]:
+    files = [file(tmp_path / f"file{number}", content) for number in range(5)]
+    return [applied(tmp_path, files=files) for _ in range(100)]
+
+
+def test_two_plays_that_change_the_same_files_do_not_meet(tmp_path: Path) -> None:
+    with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("fork")) as pool:
+        runs = [pool.submit(often, tmp_path, content) for content in ("one\n", "two\n")]
+        outcomes = [outcome for run in runs for outcome in run.result()]
+    assert [outcome for outcome in outcomes if outcome] == []
+    # Whoever came last, it is theirs altogether.
+    assert len({(tmp_path / f"file{number}").read_text() for number in range(5)}) == 1
     assert leftovers(tmp_path) == []
 
 

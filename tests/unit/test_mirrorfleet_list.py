@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from listing_material import record, registry
 
-from mirrorfleet import cli, documents
+from mirrorfleet import cli, documents, publish_list
 from mirrorfleet.schema import InvalidDocumentError, compile_schema, schema, validate
 
 ATOM = "{http://www.w3.org/2005/Atom}"
@@ -96,6 +96,19 @@ def test_publishing_again_changes_nothing(site: Site, capsys: pytest.CaptureFixt
     assert site.publish() == 0
     assert {path.name: path.stat() for path in site.documents.iterdir()} == before
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["changed"] == []
+
+
+def test_a_run_that_meets_another_takes_its_turn(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    command = ["flock", str(site.folder / "state.lock"), "sh", "-c", "echo held; sleep 1.5"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == b"held\n"
+        with monkeypatch.context() as impatient:
+            impatient.setattr(publish_list, "PATIENCE", 0.2)
+            assert site.publish() == 3
+        assert not site.documents.exists()
+        assert site.publish() == 0
+        assert other.poll() == 0
 
 
 def test_lists_for_one_family_name_who_claims_it(site: Site) -> None:

@@ -167,6 +167,49 @@ def test_static_analysis(tmp_path: Path, platform: str, options: dict[str, Any])
     assert gixy(render(tmp_path, platform, options)) == set()
 
 
+def redirector(folder: Path, platform: str) -> Path:
+    """The redirector's nginx.conf."""
+    filter_loader.add_directory(str(ROOT / "filter_plugins"))
+    role = ROOT / "roles/redirector"
+    files = ("defaults/main.yml", "vars/main.yml", f"vars/{platform}.yml")
+    variables: dict[str, Any] = {"ansible_managed": "managed"}
+    for name in files:
+        variables |= trusted(yaml.safe_load((role / name).read_text()))
+    variables["redirector_names"] = ["redirector.fleet.test"]
+    templar = Templar(loader=DataLoader(), variables=variables)
+    path = folder / "nginx.conf"
+    path.write_text(templar.template(trust_as_template((role / "templates/nginx.conf.j2").read_text())))
+    return path
+
+
+@pytest.mark.parametrize("platform", ["Debian-13", "Debian-12"])
+def test_static_analysis_of_the_redirector(tmp_path: Path, platform: str) -> None:
+    # Its few documents change under their names and have to be seen at once: no cache of open files.
+    assert gixy(redirector(tmp_path, platform)) == {"try_files_is_evil_too"}
+
+
+@pytest.mark.parametrize("platform", ["Debian-13", "Debian-12"])
+def test_the_redirector_speaks_tls_as_mirrors_do(tmp_path: Path, platform: str) -> None:
+    """By the profile that a real scanner finds mirrors to keep (scenario web_server)."""
+    (tmp_path / "mirror").mkdir()
+    (tmp_path / "redirector").mkdir()
+    mirror, site = (
+        parse(render(tmp_path / "mirror", platform)),
+        parse(redirector(tmp_path / "redirector", platform)),
+    )
+    for name in ("ssl_protocols", "ssl_ciphers", "ssl_prefer_server_ciphers", "ssl_ecdh_curve"):
+        assert values(site, name) == values(mirror, name), name
+
+
+def test_the_redirector_is_confined_as_mirrors_are() -> None:
+    def settings_of(role: str) -> list[str]:
+        text = (ROOT / f"roles/{role}/templates/nginx.service.conf.j2").read_text()
+        lines = [re.sub(r" ?\{\{ web_server_cache_path \}\}", "", line) for line in text.splitlines()]
+        return [line for line in lines if not line.startswith(("#", "LimitNOFILE"))]
+
+    assert settings_of("redirector") == settings_of("web_server")
+
+
 def test_static_analysis_would_find_something(tmp_path: Path) -> None:
     path = render(tmp_path)
     serve = tmp_path / "mirror/serve.conf"

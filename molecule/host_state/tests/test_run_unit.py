@@ -3,9 +3,11 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
-from test_host_state import ENVIRONMENT, HOUSE, INVENTORY
+
+HOUSE = Path(__file__).parents[3]
 
 UNIT = """[Service]
 Type=oneshot
@@ -24,17 +26,18 @@ def units(host):
         host.check_output("printf '%%s' %s >/run/systemd/system/%s", UNIT % script, name)
     host.check_output("systemctl daemon-reload")
     yield
-    host.check_output(f"systemctl stop {' '.join(UNITS)}; cd /run/systemd/system && rm {' '.join(UNITS)}")
+    names = " ".join(UNITS)
+    host.check_output(f"systemctl stop {names}; systemctl reset-failed; cd /run/systemd/system && rm {names}")
 
 
 @pytest.fixture
-def run(host):
+def run(host, scenario):
     def command(*arguments, **options):
         name = host.backend.host
         return subprocess.Popen(
-            [sys.executable, "-m", "ansible", "adhoc", "-i", INVENTORY, name, "-m", "run_unit",
+            [sys.executable, "-m", "ansible", "adhoc", "-i", HOUSE / "molecule/inventory.py", name, "-m", "run_unit",
              "-a", json.dumps(options), *arguments],
-            cwd=HOUSE, env=ENVIRONMENT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            cwd=HOUSE, env=scenario.environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         )  # fmt: skip
 
     return command

@@ -197,6 +197,15 @@ def test_plain_http_leads_to_https(story, me):
     assert (answer.status, answer.headers["Location"]) == (301, f"https://{NAME}/mirrors.json?x=1")
 
 
+def test_the_challenge_of_an_acme_server_is_answered_over_plain_http(story, me, host):
+    folder = "/var/www/acme/.well-known/acme-challenge"
+    host.check_output(f"mkdir -p {folder} && printf answer >{folder}/token")
+    answer = request(me.ipv4, "/.well-known/acme-challenge/token", port=80)
+    assert (answer.status, answer.body) == (200, b"answer")
+    assert request(me.ipv4, "/.well-known/acme-challenge/other", port=80).status == 404
+    assert request(me.ipv4, "/.well-known/acme-challenge/token").status == 404
+
+
 def test_unknown_names_are_refused(story, me):
     with pytest.raises(ssl.SSLError):
         connect(me.ipv4, name="elsewhere.fleet.test")

@@ -1,6 +1,5 @@
 """A mirror's web server as its clients and its enemies see it, over the network; and what runs on the host."""
 
-import contextlib
 import gzip
 import hashlib
 import http.client
@@ -9,10 +8,11 @@ import re
 import socket
 import ssl
 import threading
-from pathlib import Path
+import time
 from urllib.parse import urljoin
 
 import pytest
+from visitors import Mirror, check_installers
 
 # Accept headers as pip 26 and uv 0.13 send them.
 PIP = "application/vnd.pypi.simple.v1+json, application/vnd.pypi.simple.v1+html; q=0.1, text/html; q=0.01"
@@ -20,51 +20,6 @@ UV = "application/vnd.pypi.simple.v1+json, application/vnd.pypi.simple.v1+html;q
 HTML, V1_HTML = "text/html; charset=utf-8", "application/vnd.pypi.simple.v1+html; charset=utf-8"
 V1_JSON = "application/vnd.pypi.simple.v1+json"
 BROWSER = "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,image/webp,*/*;q=0.8"
-
-
-class Mirror:
-    """HTTP/1.1 to one host's address, under any name."""
-
-    def __init__(self, variables):
-        self.site = Path(variables["sandbox_dir"]) / "site"
-        self.host = variables["inventory_hostname"]
-        self.name = f"{self.host}.fleet.test"
-        self.address = variables["ansible_host"]
-        self.address6 = f"{variables['sandbox_ipv6_prefix']}::{self.address.rsplit('.', 1)[1]}"
-        self.other = {"debian-13": "debian-12", "debian-12": "debian-13"}[self.host]
-        self.tree = self.site / self.host / "served"
-        self.own = f"only-on-{self.host[-2:]}"
-        self.lacking = f"only-on-{self.other[-2:]}"
-        self.tls = ssl.create_default_context(cafile=str(self.site / "ca.pem"))
-
-    def connect(self, *, name=None, address=None, tls=None, port=443):
-        plain = socket.create_connection((address or self.address, port), timeout=20)
-        if port == 80:
-            return plain
-        return (tls or self.tls).wrap_socket(plain, server_hostname=name or self.name)
-
-    def raw(self, request, **options):
-        """Everything the server answers to these bytes."""
-        with self.connect(**options) as connection:
-            connection.sendall(request)
-            answer = b""
-            with contextlib.suppress(ConnectionResetError, ssl.SSLEOFError):
-                while part := connection.recv(65536):
-                    answer += part
-        return answer
-
-    def request(self, method, path, headers=None, *, body=None, port=443, **options):
-        connection = http.client.HTTPConnection(self.address, port)
-        connection.sock = self.connect(port=port, **options)
-        connection.request(method, path, body, {"Host": self.name, **(headers or {})})
-        response = connection.getresponse()
-        response.body = response.read()
-        connection.close()
-        return response
-
-    def get(self, path, accept=None, **headers):
-        headers = {key.replace("_", "-"): value for key, value in headers.items()}
-        return self.request("GET", path, headers | ({"Accept": accept} if accept else {}))
 
 
 KNOWN: dict[str, Mirror] = {}
@@ -161,6 +116,22 @@ def test_reloads_are_not_noticed(host, mirror):
     assert visitor.served and not visitor.failed
 
 
+def test_a_download_outlives_reloads(host, mirror, wheel):
+    path, content = wheel
+    plain = socket.socket()
+    plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    plain.connect((mirror.address, 443))
+    with mirror.tls.wrap_socket(plain, server_hostname=mirror.name) as connection:
+        connection.sendall(
+            f"GET {path} HTTP/1.1\r\nHost: {mirror.name}\r\nConnection: close\r\n\r\n".encode()
+        )
+        answer = connection.recv(1000)
+        host.check_output("for n in 1 2 3; do systemctl reload nginx; sleep 0.3; done")
+        while part := connection.recv(65536):
+            answer += part
+    assert answer.partition(b"\r\n\r\n")[2] == content
+
+
 def test_an_upgrade_of_the_package_is_not_noticed(host, mirror):
     """What unattended-upgrades makes the packages do, without fetching them."""
     upgrade = "DEBIAN_FRONTEND=noninteractive dpkg-reconfigure nginx-common"
@@ -173,6 +144,32 @@ def test_an_upgrade_of_the_package_is_not_noticed(host, mirror):
     try:
         host.run(upgrade)
         assert mirror.get("/simple/fleet-sample/").status == 200
+    finally:
+        host.check_output("rm /etc/nginx/sites-enabled/broken")
+
+
+def test_an_upgrade_of_a_library_is_not_noticed(host, mirror):
+    """needrestart would restart nginx; a broken configuration would leave no server at all then."""
+    library = "/usr/lib/x86_64-linux-gnu/libssl.so.3"
+    host.check_output(
+        "export DEBIAN_FRONTEND=noninteractive; command -v needrestart >/dev/null || "
+        "{ apt-get -q update && apt-get install -q -y --no-install-recommends needrestart; } >&2"
+    )
+    upgrade = (
+        f"cp -p {library} {library}.new && mv {library}.new {library} && "
+        "DEBIAN_FRONTEND=noninteractive needrestart -r a -v 2>&1"
+    )
+    former = host.file("/run/nginx.pid").content_string
+    with Visitor(mirror) as visitor:
+        assert "using restart.d file nginx.service" in host.check_output(upgrade)
+    assert visitor.served and not visitor.failed
+    present = host.file("/run/nginx.pid").content_string
+    assert present != former
+    host.check_output("echo 'server { nonsense; }' >/etc/nginx/sites-enabled/broken")
+    try:
+        assert "nonsense" in host.check_output(upgrade)
+        assert mirror.get("/simple/fleet-sample/").status == 200
+        assert host.file("/run/nginx.pid").content_string == present
     finally:
         host.check_output("rm /etc/nginx/sites-enabled/broken")
 
@@ -708,6 +705,57 @@ def test_one_client_gets_no_more_than_its_share(mirror, wheel):
             connection.close()
 
 
+def test_a_client_that_asks_too_fast_is_slowed_down(mirror):
+    """Twenty seconds' worth at once (50 a second here), then at that rate; others do not notice."""
+
+    def ask(number):
+        request = f"HEAD /mirror.json HTTP/1.1\r\nHost: {mirror.name}\r\n"
+        last = request + "Connection: close\r\n\r\n"
+        start = time.monotonic()
+        answer = mirror.raw(
+            ((request + "\r\n") * (number - 1) + last).encode(), address=mirror.address6, name=mirror.name
+        )
+        assert answer.count(b"HTTP/1.1 200 ") == number
+        return number / (time.monotonic() - start)
+
+    assert ask(980) > 200
+    ask(40)
+    assert 35 < ask(60) < 65
+    start = time.monotonic()
+    assert mirror.get("/mirror.json").status == 200
+    assert time.monotonic() - start < 1
+
+
+def test_slow_clients_do_not_stop_others(host, mirror, other):
+    """3,000 connections from 100 addresses, none of which the limits apply to, that send a little now and then."""
+    number = 3000
+    first = f"{mirror.address.rpartition('.')[0]}.100"
+    # as a unit, so that it ends whatever happens
+    unit = "slow-clients"
+    start = (
+        f"systemd-run --quiet --collect --unit {unit} --property LimitNOFILE=4096 --property RuntimeMaxSec=60 "
+        f"python3 /opt/slow_clients.py {mirror.address} {first} {number}"
+    )
+    held = f"journalctl --unit {unit} --output cat --lines 1 --no-pager"
+    try:
+        other.shell.check_output(start)
+        deadline = time.monotonic() + 25
+        while not (said := other.shell.check_output(held)).isdigit() or int(said) < number * 0.95:
+            assert time.monotonic() < deadline, said
+            time.sleep(0.5)
+        waits = []
+        for _ in range(20):
+            begun = time.monotonic()
+            assert mirror.get("/simple/fleet-sample/").status == 200
+            waits.append(time.monotonic() - begun)
+        check_installers(host, mirror.host, ["fleet-sample"], ["pip"])
+        # nginx throws each out after ten seconds, and it comes back
+        assert int(other.shell.check_output(held)) > number * 0.5
+        assert sorted(waits)[-2] < 1
+    finally:
+        other.shell.run(f"systemctl stop {unit}")
+
+
 # --- the log ---
 
 
@@ -732,6 +780,9 @@ def test_log_is_json_without_clients(host, mirror):
     prefix4, prefix6 = mirror.address.rsplit(".", 1)[0], ":".join(mirror.address6.split(":")[:3])
     assert {f"{prefix4}.0", f"{prefix6}::"} <= clients <= {f"{prefix4}.0", f"{prefix6}::", "127.0.0.0", ""}
     assert any(line["uri"] == "/log%22%5c" for line in lines)
+    # whatever enemies sent so far, no fault of this server came of it, and so nothing of theirs is in the other log
+    errors = host.file("/var/log/nginx/error.log").content
+    assert re.fullmatch(rb"[\x20-\x7e\n]*", errors)
     assert max(len(line["agent"]) for line in lines) <= 1000
 
 
@@ -820,32 +871,3 @@ def test_mirrors_that_ask_each_other_come_to_an_end(mirror):
     assert mirror.get("/packages/on-neither.whl").status == 404
     headers = {"CDN-Loop": f"other.fleet.test, {mirror.name}"}
     assert mirror.request("GET", f"/simple/{mirror.lacking}/", headers, name=None).status == 404
-
-
-# --- real clients ---
-
-
-@pytest.mark.parametrize(
-    "install",
-    [
-        "PYTHONPATH=/opt/pip.zip python3 -m pip --isolated install --no-cache-dir"
-        " --cert {ca} --target {to} --index-url {index} {what}",
-        "SSL_CERT_FILE={ca} uv pip install --no-config --no-cache --target {to} --default-index {index} {what}",
-    ],
-    ids=["pip", "uv"],
-)
-def test_real_installers(host, mirror, install):
-    """From the tree and from upstream, with metadata and hashes checked on the way."""
-    for what, version in (("Fleet.Sample", "1.1"), (mirror.lacking, "2.0")):
-        to = f"/tmp/installed-{what}"
-        host.check_output(f"rm -rf {to}")
-        host.check_output(
-            install.format(
-                ca="/etc/mirrorfleet/tls/ca.pem", to=to, index=f"https://{mirror.name}/simple/", what=what
-            )
-        )
-        module = what.lower().replace(".", "_").replace("-", "_")
-        assert (
-            host.check_output(f"PYTHONPATH={to} python3 -c 'import {module}; print({module}.VERSION)'")
-            == version
-        )

@@ -1,0 +1,27 @@
+"""tests/faults on each platform: every fault of every mode, 200 kills between them."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+# Of each of the two kinds on each of the two platforms.
+KILLS = 50
+COMMAND = (
+    f"cd /srv/faults && KILLS={KILLS} PYTHONPATH=site:src:tests PYTHONDONTWRITEBYTECODE=1"
+    " /opt/bandersnatch/current/bin/python -m pytest -q -p no:cacheprovider -c /dev/null --rootdir=/srv/faults"
+    " --import-mode=importlib --durations=10 tests/faults 2>&1"
+)
+
+
+@pytest.fixture(scope="session")
+def outcomes(scenario):
+    """On all hosts at once."""
+    with ThreadPoolExecutor() as pool:
+        runs = pool.map(lambda each: each.shell.run(COMMAND), scenario.hosts.values())
+        return dict(zip(scenario.hosts, runs, strict=True))
+
+
+def test_every_fault_is_survived(outcomes, me):
+    outcome = outcomes[me.name]
+    print(outcome.stdout[-3000:])
+    assert outcome.rc == 0
