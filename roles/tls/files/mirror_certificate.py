@@ -559,7 +559,8 @@ def delay(failures: int, left: float) -> float:
 
 def attempt(config: Config, state: State, reason: str | None) -> None:
     for leftover in Path(config["challenges"]).iterdir():
-        leftover.unlink()
+        if not leftover.is_dir():
+            leftover.unlink()
     if waiting(config, time.time()):
         install(config)
     else:
@@ -571,6 +572,8 @@ def attempt(config: Config, state: State, reason: str | None) -> None:
         if not order(config, state, reason):
             say("No renewal is due.")
             return
+        if wrong := lacks(pair_at(PAIRS / "new"), config, time.time(), asks_server=True):
+            raise FailedError(f"What the ACME server gave is of no use: {wrong}.", OTHERWISE)
         install(config)
     state["last_issue"] = time.time()
 
