@@ -77,10 +77,7 @@ def test_prometheus_asks_the_prober_and_the_site_itself(host):
     until(lambda: query(host, 'up{job="mirrorfleet"} == 1'), 150)
     asked = until(lambda: query(host, 'probe_success{job="mirror"}'), 150)
     assert ("mirror", "one") in dict.fromkeys(pair for labels in asked for pair in labels)
-    assert (
-        len(json.loads(host.check_output("curl -sSf http://127.0.0.1:9090/api/v1/rules"))["data"]["groups"])
-        == 2
-    )
+    assert len(prometheus(host, "rules")["groups"]) == 2
 
 
 def test_nothing_listens_but_on_loopback(host):
