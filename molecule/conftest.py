@@ -146,7 +146,7 @@ def confined(host):
         settings = [
             line
             for line in service.splitlines()
-            if "=" in line and not line.startswith(("#", "Exec", "Type="))
+            if "=" in line and not line.startswith(("#", "Exec", "Type=", "Restart"))
         ]
         properties = " ".join(f"--property {shlex.quote(setting)}" for setting in settings)
         return host.run(

@@ -236,7 +236,7 @@ class Monitor:
         self.reference = Reference(serials=store.serials())
         self.tracks = store.tracks()
         self.registry: Registry = registry.load(config.registry)
-        self._stamp = self._registry_stamp()
+        self._stamp, self._unreadable = self._registry_stamp(), ""
         self._context = trusting(config.ca_file)
         self._resolvers = ThreadPoolExecutor(32, "resolve")
         self._slots = asyncio.Semaphore(config.workers)
@@ -424,13 +424,15 @@ class Monitor:
         """Take a new registry over, write what changed."""
         stamp = self._registry_stamp()
         if stamp != self._stamp:
-            self._stamp = stamp
             try:
                 self.registry = registry.load(self.config.registry)
+                self._stamp, self._unreadable = stamp, ""
                 self.tell_targets()
                 log.info("the registry changed: %d mirrors", len(self.registry.mirrors))
-            except ConfigError as error:
-                log.error("the former registry stays in use: %s", error)
+            except ConfigError as error:  # tried again each time, told once
+                if str(error) != self._unreadable:
+                    log.error("the former registry stays in use: %s", error)
+                self._unreadable = str(error)
         self._assign()
         self.write()
 
