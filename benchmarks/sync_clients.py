@@ -30,7 +30,7 @@ SERVERS = {
 }
 RESOLVERS = {
     "pip": "PYTHONPATH=/opt/peers python3 -m pip --isolated install --dry-run --ignore-installed --no-cache-dir"
-    f" --disable-pip-version-check --cert {CA} --index-url INDEX tree-0",
+    f" --break-system-packages --disable-pip-version-check --cert {CA} --index-url INDEX tree-0",
     "uv": f"echo tree-0 | SSL_CERT_FILE={CA} uv pip compile --no-config --no-cache --quiet --default-index INDEX -",
 }
 

@@ -17,6 +17,8 @@ HOSTS = ("tier1", "cache")
 PROJECTS = 30
 VERSIONS = ("1.0", "1.1", "1.2", "2.0")
 WHEEL, LARGE = 200_000, 20_000_000
+# Metadata carry a project's read-me, and weigh thousands of bytes by it.
+DESCRIPTION = "What this project is for, how it is used, and what has changed since.\n" * 110
 
 
 def requires(number: int) -> list[str]:
@@ -49,7 +51,8 @@ def main() -> None:
     (folder / "tier1").mkdir(parents=True)
     projects = {
         f"tree-{number}": [
-            (version, *wheel(f"tree-{number}", version, WHEEL, requires(number))) for version in VERSIONS
+            (version, *wheel(f"tree-{number}", version, WHEEL, requires(number), DESCRIPTION))
+            for version in VERSIONS
         ]
         for number in range(PROJECTS)
     }

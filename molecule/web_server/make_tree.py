@@ -22,11 +22,14 @@ HOSTS = {"debian-13": "only-on-13", "debian-12": "only-on-12"}
 SERIAL = 1000
 
 
-def wheel(name: str, version: str, padding: int = 0, requires: Sequence[str] = ()) -> tuple[str, bytes]:
+def wheel(
+    name: str, version: str, padding: int = 0, requires: Sequence[str] = (), description: str = ""
+) -> tuple[str, bytes]:
     module = name.replace("-", "_")
     info = f"{module}-{version}.dist-info"
     metadata = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
     metadata += "".join(f"Requires-Dist: {requirement}\n" for requirement in requires)
+    metadata += f"\n{description}" if description else ""
     content = io.BytesIO()
     with zipfile.ZipFile(content, "w") as archive:
         for path, text in {
