@@ -87,59 +87,60 @@ def resolving(sandbox: Sandbox) -> list[Row]:
     return rows
 
 
+def wheel_name(project: str) -> str:
+    return f"/{project.replace('-', '_')}-1.0-py3-none-any.whl"
+
+
 def size(sandbox: Sandbox, project: str) -> int:
-    pattern = f"site/tier1/served/packages/*/*/*/{project.replace('-', '_')}-*.whl"
-    return next(sandbox.folder.glob(pattern)).stat().st_size
+    packages = sandbox.folder / "site/tier1/served/packages"
+    return next(packages.glob(f"*/*/*{wheel_name(project)}")).stat().st_size
 
 
-def cold_file(sandbox: Sandbox, server: str) -> tuple[str, dict[int, tuple[float, float]]]:
-    """A cache's version; by number of clients: MB from upstream for a file, and the slowest first byte."""
+def cold_file(sandbox: Sandbox, server: str) -> tuple[str, dict[int, list[float]]]:
+    """A cache's version; by number of clients: MB from upstream for a file, slowest first byte cold and once more."""
     say(f"cold files through {server}")
-    sizes = {
-        cold(clients, number): size(sandbox, cold(clients, number))
-        for clients in CLIENTS
-        for number in range(ROUNDS)
-    }
-    wanted = " ".join(f"{project.split('-')[1]}:{project}:{sizes[project]}" for project in sizes)
-    said, weights = logged(
-        sandbox, "tier1", LOG,
-        lambda: sandbox.ssh(server, "cache", f"sudo python3 /opt/sync_load.py {server} {wanted}"),
-    )  # fmt: skip
+    projects = {clients: [cold(clients, number) for number in range(ROUNDS)] for clients in CLIENTS}
+    sizes = {project: size(sandbox, project) for names in projects.values() for project in names}
+    wanted = [f"{clients}:{project}:{sizes[project]}" for clients in CLIENTS for project in projects[clients]]
+    command = f"sudo python3 /opt/sync_load.py {server} {' '.join(wanted)}"
+    said, weights = logged(sandbox, "tier1", LOG, partial(sandbox.ssh, server, "cache", command))
     answer = json.loads(said)
-    found = {}
-    for clients in CLIENTS:
-        projects = [cold(clients, number) for number in range(ROUNDS)]
-        fetched = [
-            sum(
-                weight
-                for uri, weight in weights.items()
-                if f"/{project.replace('-', '_')}-1.0-" in uri and uri.endswith(".whl")
+    fetched = {
+        project: sum(weight for uri, weight in weights.items() if uri.endswith(wheel_name(project)))
+        for project in sizes
+    }
+    for project, weight in fetched.items():
+        if weight < sizes[project]:
+            sys.exit(f"bench-sync: {server} had {project} already; remove the hosts that KEEP=1 left")
+    return answer["version"], {
+        clients: [
+            statistics.median(column)
+            for column in (
+                [fetched[project] / 1e6 for project in names],
+                [answer["first byte"][project] for project in names],
+                [answer["again"].get(project, 0) for project in names],
             )
-            for project in projects
         ]
-        for project, weight in zip(projects, fetched, strict=True):
-            if weight < sizes[project]:
-                sys.exit(f"bench-sync: {server} had {project} already; remove the hosts that KEEP=1 left")
-        first = [answer["first byte"][project] for project in projects]
-        found[clients] = statistics.median(fetched) / 1e6, statistics.median(first)
-    return answer["version"], found
+        for clients, names in projects.items()
+    }
 
 
 def caching(sandbox: Sandbox) -> list[Row]:
     """A file of 20 MB that the cache does not have and many want at once, over a wire of 100 Mbit/s to upstream."""
-    _, ours = cold_file(sandbox, "cache")
+    version, ours = cold_file(sandbox, "cache")
     peers = {name: cold_file(sandbox, name) for name in ("devpi-server", "proxpi")}
     rows = []
     for clients in CLIENTS:
-        size_mb = size(sandbox, cold(clients, 0)) / 1e6
-        fetched, first = ours[clients]
+        megabytes = size(sandbox, cold(clients, 0)) / 1e6
+        fetched, first, again = ours[clients]
         what = f"cold 20 MB file, {clients} clients"
         weight, wait = f"{what}, from upstream", f"{what}, slowest first byte"
-        rows.append(Row(weight, fetched, size_mb, "the file's size", "", "MB", 1 + SLICE / size_mb / 1e6))
+        rows.append(Row(weight, fetched, megabytes, "the file's size", "", "MB", 1 + SLICE / megabytes / 1e6))
         rows += [
             Row(weight, fetched, seen[clients][0], name, its, "MB") for name, (its, seen) in peers.items()
         ]
         rows.append(Row(wait, first, GOAL_SECONDS, "the goal", "", "s", 1.0))
+        rows.append(Row(wait, first, again, "ourselves with the file cached,", f"nginx {version}", "s"))
         rows += [Row(wait, first, seen[clients][1], name, its, "s") for name, (its, seen) in peers.items()]
     return rows
 
