@@ -97,7 +97,9 @@ def size(sandbox: Sandbox, project: str) -> int:
 
 
 def cold_file(sandbox: Sandbox, server: str) -> tuple[str, dict[int, list[float]]]:
-    """A cache's version; by number of clients: MB from upstream for a file, slowest first byte cold and once more."""
+    """A cache's version; by number of clients: MB from upstream for a file, the slowest first byte cold and once
+    more, and how many did not get a file.
+    """
     say(f"cold files through {server}")
     projects = {clients: [cold(clients, number) for number in range(ROUNDS)] for clients in CLIENTS}
     sizes = {project: size(sandbox, project) for names in projects.values() for project in names}
@@ -112,17 +114,15 @@ def cold_file(sandbox: Sandbox, server: str) -> tuple[str, dict[int, list[float]
     for project, weight in fetched.items():
         if weight < sizes[project]:
             sys.exit(f"bench-sync: {server} had {project} already; remove the hosts that KEEP=1 left")
-    return answer["version"], {
-        clients: [
-            statistics.median(column)
-            for column in (
-                [fetched[project] / 1e6 for project in names],
-                [answer["first byte"][project] for project in names],
-                [answer["again"].get(project, 0) for project in names],
-            )
-        ]
-        for clients, names in projects.items()
-    }
+    found = {}
+    for clients, names in projects.items():
+        columns = (
+            [fetched[project] / 1e6 for project in names],
+            *([answer[figure].get(project, 0) for project in names] for figure in ("first byte", "again")),
+        )
+        unserved = sum(answer["unserved"][project] for project in names)
+        found[clients] = [*map(statistics.median, columns), unserved]
+    return answer["version"], found
 
 
 def caching(sandbox: Sandbox) -> list[Row]:
@@ -132,7 +132,7 @@ def caching(sandbox: Sandbox) -> list[Row]:
     rows = []
     for clients in CLIENTS:
         megabytes = size(sandbox, cold(clients, 0)) / 1e6
-        fetched, first, again = ours[clients]
+        fetched, first, again, unserved = ours[clients]
         what = f"cold 20 MB file, {clients} clients"
         weight, wait = f"{what}, from upstream", f"{what}, slowest first byte"
         rows.append(Row(weight, fetched, megabytes, "the file's size", "", "MB", 1 + SLICE / megabytes / 1e6))
@@ -142,6 +142,11 @@ def caching(sandbox: Sandbox) -> list[Row]:
         rows.append(Row(wait, first, GOAL_SECONDS, "the goal", "", "s", 1.0))
         rows.append(Row(wait, first, again, "ourselves with the file cached,", f"nginx {version}", "s"))
         rows += [Row(wait, first, seen[clients][1], name, its, "s") for name, (its, seen) in peers.items()]
+        rows += [
+            Row(f"{what}, clients without the whole file", unserved, seen[clients][3], name, its, "clients")
+            for name, (its, seen) in peers.items()
+            if seen[clients][3]
+        ]
     return rows
 
 
