@@ -1,8 +1,8 @@
 """make bench-sync: what a pass of each mode costs, beside the tools one would use without us.
 
 Programs run on this machine, as processes: ours as their units start them, rsync through a daemon on loopback. What
-clients and caches cost is measured on hosts of the sandbox (sync_clients.py). SIZE=quick takes about two minutes for
-each of the two, SIZE=full is what documents quote.
+clients and caches cost is measured on hosts of the sandbox (sync_clients.py), where peers are slow: SIZE=quick
+takes about eight minutes, of which two are for the programs here. SIZE=full is what documents quote.
 """
 
 from __future__ import annotations
