@@ -105,10 +105,22 @@ test: setup  ## everything: lint, tests without hosts, fault tests, a scenario p
 	$(BIN)/pytest tests/scenarios tests/lint tests/unit --numprocesses 2 --dist worksteal --durations 15
 
 # --------------------------------------------------------------------------------------------- benchmarks
+# One after the other: each wants the machine to itself.
+.PHONY: bench
+bench:  ## all benchmarks (SIZE=full for documents)
+	@$(MAKE) bench-list
+	$(MAKE) bench-sync
+	$(MAKE) bench-web
+
 .PHONY: bench-list
 bench-list: setup  ## measure the list's documents and the prober (SIZE=quick or full)
 	@$(BIN)/python benchmarks/list.py
 	$(BIN)/python benchmarks/probe.py
+
+.PHONY: bench-sync
+bench-sync: setup  ## what syncing, publishing and caching cost, beside rsync, bandersnatch, devpi and proxpi (SIZE=full)
+	@$(call say,benchmark of syncing)
+	$(BIN)/python benchmarks/sync.py
 
 .PHONY: bench-web
 bench-web: setup  ## a mirror's web server beside bare nginx and other index servers (SIZE=full for documents)

@@ -5,30 +5,21 @@ Run as: web_load.py ROUNDS SECONDS. Servers listen on loopback; every wait and e
 
 from __future__ import annotations
 
-import base64
-import importlib.metadata
 import json
 import os
 import re
-import ssl
 import statistics
 import subprocess
 import sys
 import time
-import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from peer_servers import ACCEPT, DATA, STARTUP_SECONDS, devpi, fetch, linked_wheel, proxpi, running, version
+
 ROUNDS, SECONDS = int(sys.argv[1]), float(sys.argv[2])
-PEERS, DATA, SERVED = Path("/opt/peers"), Path("/srv/peers"), Path("/srv/mirror/served")
-CA = "/etc/mirrorfleet/tls/ca.pem"
+SERVED = Path("/srv/mirror/served")
 OURS, BARE = "https://mirror.fleet.test", "https://127.0.0.1:8443"
-JSON = "application/vnd.pypi.simple.v1+json"
-# As pip sends it, for it is pip that comes.
-ACCEPT = f"{JSON}, application/vnd.pypi.simple.v1+html; q=0.1, text/html; q=0.01"
-STARTUP_SECONDS = 60
 
 
 @dataclass
@@ -41,15 +32,6 @@ class Seen:
 
     def medians(self) -> dict[str, float]:
         return {name: statistics.median(values) for name, values in vars(self).items()}
-
-
-def fetch(url: str, **headers: str) -> tuple[dict[str, str], bytes]:
-    context = ssl.create_default_context(cafile=CA)
-    if url.startswith(BARE):
-        context.check_hostname = False
-    request = urllib.request.Request(url, headers={"Accept": ACCEPT} | headers)
-    with urllib.request.urlopen(request, timeout=STARTUP_SECONDS, context=context) as response:
-        return dict(response.headers), response.read()
 
 
 def processes(master: int) -> list[int]:
@@ -110,7 +92,7 @@ def against_bare() -> dict[str, dict[str, dict[str, float]]]:
     found = {}
     for name, (ours, bare) in paths.items():
         urls = f"{OURS}/{ours}", f"{BARE}/{bare}"
-        answers = [fetch(url) for url in urls]
+        answers = [fetch(url, check_hostname=not url.startswith(BARE)) for url in urls]
         if answers[0][1] != answers[1][1]:
             sys.exit(f"{urls[0]} and {urls[1]} are not the same")
         tags = [headers["ETag"] for headers, _ in answers]
@@ -129,70 +111,11 @@ def against_bare() -> dict[str, dict[str, dict[str, float]]]:
     return found
 
 
-@contextmanager
-def running(name: str, port: int, *command: str, **environment: str) -> Iterator[int]:
-    """A peer's process from when it answers to its end."""
-    log = DATA / f"{name}.log"
-    with log.open("w") as stream:
-        process = subprocess.Popen(
-            [sys.executable, *command],
-            env=os.environ | {"PYTHONPATH": str(PEERS), "HOME": str(DATA), "SSL_CERT_FILE": CA}
-            | {"REQUESTS_CA_BUNDLE": CA} | environment,
-            stdout=stream, stderr=stream,
-        )  # fmt: skip
-        try:
-            deadline = time.monotonic() + STARTUP_SECONDS
-            while True:
-                try:
-                    fetch(f"http://127.0.0.1:{port}/")
-                    break
-                except urllib.error.HTTPError:
-                    break
-                except OSError:
-                    if process.poll() is not None or time.monotonic() > deadline:
-                        sys.exit(f"{name} does not start:\n{log.read_text()[-3000:]}")
-                    time.sleep(0.2)
-            yield process.pid
-        finally:
-            process.terminate()
-            try:
-                process.wait(10)
-            except subprocess.TimeoutExpired:
-                process.kill()
-
-
-def mirror_index(port: int) -> None:
-    """Makes devpi a mirror of ours."""
-
-    def call(
-        method: str, path: str, document: dict[str, object], **headers: str
-    ) -> dict[str, dict[str, str]]:
-        request = urllib.request.Request(
-            f"http://127.0.0.1:{port}/{path}",
-            json.dumps(document).encode(),
-            {"Content-Type": "application/json", "Accept": "application/json"} | headers,
-            method=method,
-        )
-        with urllib.request.urlopen(request, timeout=STARTUP_SECONDS) as response:
-            answer: dict[str, dict[str, str]] = json.loads(response.read())
-            return answer
-
-    token = call("POST", "+login", {"user": "root", "password": ""})["result"]["password"]
-    secret = base64.b64encode(f"root:{token}".encode()).decode()
-    call(
-        "PUT", "root/mirror", {"type": "mirror", "mirror_url": f"{OURS}/simple/"}, **{"X-Devpi-Auth": secret}
-    )
-
-
 def peer(name: str, base: str, pid: int) -> dict[str, object]:
     """What a peer does for its own page and for a wheel as its page links it."""
     url = f"{base}/small/"
     wanted = next(SERVED.glob("packages/*/*/*/small-1.0-*.whl")).read_bytes()
-    _, body = fetch(url, Accept="text/html")
-    link = re.search(rb'href="([^"#]+\.whl)', body)
-    if not link:
-        sys.exit(f"{name} links no wheel on {url}: {body[:500]!r}")
-    wheel = urllib.parse.urljoin(url, link[1].decode())
+    wheel = linked_wheel(url)
     deadline = time.monotonic() + STARTUP_SECONDS
     while fetch(wheel)[1] != wanted:
         if time.monotonic() > deadline:
@@ -206,13 +129,12 @@ def peer(name: str, base: str, pid: int) -> dict[str, object]:
             load(seen, target, processes(pid), {"Accept": ACCEPT})
         found[what] = seen.medians()
     found["memory"] = megabytes(processes(pid))
-    found["version"] = importlib.metadata.distribution(name).version
+    found["version"] = version(name)
     return found
 
 
 def peers() -> dict[str, dict[str, object]]:
     """By plain HTTP, as they come; they are spared TLS, which is in their favour."""
-    sys.path.insert(0, str(PEERS))
     found = {}
     packages = DATA / "packages"
     packages.mkdir(parents=True, exist_ok=True)
@@ -224,28 +146,10 @@ def peers() -> dict[str, dict[str, object]]:
         "--disable-fallback", "--authenticate", ".", "--passwords", ".", str(packages),
     ) as pid:  # fmt: skip
         found["pypiserver"] = peer("pypiserver", "http://127.0.0.1:8001/simple", pid)
-    with running(
-        "proxpi", 8002, "-m", "gunicorn", "--bind", "127.0.0.1:8002", "--threads", "2", "proxpi.server:app",
-        PROXPI_INDEX_URL=f"{OURS}/simple/", PROXPI_CACHE_DIR=str(DATA / "proxpi"), PROXPI_DOWNLOAD_TIMEOUT="30",
-    ) as pid:  # fmt: skip
-        found["proxpi"] = peer("proxpi", "http://127.0.0.1:8002/index", pid)
-    data = DATA / "devpi"
-    if not data.exists():
-        start = "import sys; from devpi_server.init import init; sys.exit(init())"
-        subprocess.run(
-            [sys.executable, "-c", start, "--serverdir", str(data), "--no-root-pypi"],
-            env=os.environ | {"PYTHONPATH": str(PEERS)}, check=True, capture_output=True,
-        )  # fmt: skip
-    start = "import sys; from devpi_server.main import main; sys.exit(main())"
-    with running(
-        "devpi-server", 8003, "-c", start, "--serverdir", str(data), "--host", "127.0.0.1", "--port", "8003"
-    ) as pid:
-        try:
-            mirror_index(8003)
-        except urllib.error.HTTPError as error:
-            if error.code != 409:  # it is there from an earlier run
-                raise
-        found["devpi-server"] = peer("devpi-server", "http://127.0.0.1:8003/root/mirror/+simple", pid)
+    with proxpi(f"{OURS}/simple/", PROXPI_DOWNLOAD_TIMEOUT="30") as (base, pid):
+        found["proxpi"] = peer("proxpi", base, pid)
+    with devpi(f"{OURS}/simple/") as (base, pid):
+        found["devpi-server"] = peer("devpi-server", base, pid)
     return found
 
 

@@ -24,6 +24,7 @@ SCENARIOS = (
     "faults",
     "bench_web",
     "tls_acme",
+    "bench_sync",
 )
 STANDARD_HOSTS = [
     {"name": "debian-13", "platform": "debian-13", "address": 13},

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tarfile
 import zipfile
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import pip
@@ -21,15 +22,20 @@ HOSTS = {"debian-13": "only-on-13", "debian-12": "only-on-12"}
 SERIAL = 1000
 
 
-def wheel(name: str, version: str, padding: int = 0) -> tuple[str, bytes]:
+def wheel(
+    name: str, version: str, padding: int = 0, requires: Sequence[str] = (), description: str = ""
+) -> tuple[str, bytes]:
     module = name.replace("-", "_")
     info = f"{module}-{version}.dist-info"
+    metadata = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
+    metadata += "".join(f"Requires-Dist: {requirement}\n" for requirement in requires)
+    metadata += f"\n{description}" if description else ""
     content = io.BytesIO()
     with zipfile.ZipFile(content, "w") as archive:
         for path, text in {
             f"{module}/__init__.py": f"VERSION = {version!r}\n",
             f"{module}/padding.bin": "\0" * padding,
-            f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n",
+            f"{info}/METADATA": metadata,
             f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
             f"{info}/RECORD": "",
         }.items():
@@ -110,8 +116,8 @@ def make_tree(folder: Path, host: str, projects: dict[str, list[tuple[str, str, 
         archive.add(served, "served")
 
 
-def make_certificate(folder: Path) -> None:
-    names = ",".join(f"DNS:{host}.fleet.test" for host in HOSTS) + ",DNS:mirror.fleet.test"
+def make_certificate(folder: Path, hosts: Iterable[str] = HOSTS) -> None:
+    names = ",".join(f"DNS:{host}.fleet.test" for host in hosts) + ",DNS:mirror.fleet.test"
     key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2"]
     authority = ["-keyout", "ca-key.pem", "-out", "ca.pem", "-subj", "/CN=test CA"]
     leaf = ["-CA", "ca.pem", "-CAkey", "ca-key.pem", "-keyout", "privkey.pem", "-out", "fullchain.pem"]
