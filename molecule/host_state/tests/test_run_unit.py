@@ -13,8 +13,10 @@ UNIT = """[Service]
 Type=oneshot
 ExecStart=/bin/sh -c "%s"
 """
+# For a file, a minute at most.
+WAIT = "timeout 60 sh -c 'until [ -e /run/told ]; do sleep 0.2; done'"
 UNITS = {
-    "told.service": "echo one; sleep 5; echo two",
+    "told.service": f"echo one; {WAIT}; echo two",
     "failing.service": "echo reading; echo cannot go on; exit 3",
     "slow.service": "echo begun; sleep 600",
 }
@@ -27,7 +29,9 @@ def units(host):
     host.check_output("systemctl daemon-reload")
     yield
     names = " ".join(UNITS)
-    host.check_output(f"systemctl stop {names}; systemctl reset-failed; cd /run/systemd/system && rm {names}")
+    host.check_output(
+        f"rm -f /run/told; systemctl stop {names}; systemctl reset-failed; cd /run/systemd/system && rm {names}"
+    )
 
 
 @pytest.fixture
@@ -45,11 +49,12 @@ def run(host, scenario):
 
 def test_its_log_is_shown_while_it_runs(host, run):
     # What an earlier run said is not told again.
-    host.check_output("systemctl start told.service")
+    host.check_output("touch /run/told; systemctl start told.service; rm /run/told")
     playing = run(unit="told.service")
     for line in playing.stdout:
         if line == f"    {host.backend.host}: one\n":
             assert host.run("systemctl is-active told.service").stdout.strip() == "activating"
+            host.check_output("touch /run/told")
             break
     rest = playing.communicate(timeout=60)[0]
     assert playing.returncode == 0
