@@ -35,7 +35,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible has no types
         host = (task_vars or {}).get("inventory_hostname", "")
         quoted = shlex.quote(unit)
         # Whatever was logged before belongs to former runs.
-        since = f"--since @{self._shell('date +%s').strip()}"
+        since = self._end_of_journal()
         told: list[str] = []
         self._shell(f"systemctl start --no-block {quoted}")
         deadline = time.monotonic() + float(seconds)
@@ -64,13 +64,20 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible has no types
             )
         return result
 
+    def _end_of_journal(self) -> str:
+        """What to ask the journal for, to be told what comes from now on."""
+        out = self._shell("journalctl --lines 1 --output json --no-pager").strip()
+        return (
+            _after(json.loads(out)) if out.startswith("{") else f"--since @{self._shell('date +%s').strip()}"
+        )
+
     def _log(self, unit: str, since: str) -> tuple[list[str], str]:
         """What the unit has logged since then, and what to ask for next time."""
         out = self._shell(f"journalctl --unit {shlex.quote(unit)} --output json --no-pager {since}")
         entries = [json.loads(line) for line in out.splitlines() if line.startswith("{")]
         # systemd's own words about the unit carry another _SYSTEMD_UNIT.
         lines = [str(e["MESSAGE"]) for e in entries if e.get("_SYSTEMD_UNIT") == unit]
-        return lines, f"--after-cursor {shlex.quote(entries[-1]['__CURSOR'])}" if entries else since
+        return lines, _after(entries[-1]) if entries else since
 
     def _shell(self, command: str) -> str:
         # A connection with a terminal would have journalctl colour its JSON.
@@ -78,3 +85,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible has no types
         if outcome["rc"]:
             raise AnsibleActionFail(f"`{command}` ended with {outcome['rc']}: {outcome['stderr'].strip()}")
         return str(outcome["stdout"])
+
+
+def _after(entry: dict[str, Any]) -> str:
+    return f"--after-cursor {shlex.quote(entry['__CURSOR'])}"
