@@ -82,6 +82,13 @@ class Fetched:
         except (OSError, BadDocumentError) as error:
             raise IncompleteError(str(error)) from error
 
+    def named_files(self, name: str) -> list[str]:
+        """The paths that a project's stored document names, fetched or not; none when it cannot be read."""
+        try:
+            return [file.path for file in parse_project(read_json(self.json / name), name).files]
+        except (OSError, BadDocumentError):
+            return []
+
     def _additions(self, name: str) -> dict[str, Any]:
         try:
             additions = read_json(self.supplement / name)

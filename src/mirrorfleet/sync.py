@@ -192,6 +192,7 @@ class BandersnatchSync:
         if self._state.get("bandersnatch") != self._client.identity():
             self._state.put("versions", {"bandersnatch": self._client.version()})
             self._state.put("bandersnatch", self._client.identity())
+        self._note_what_was_begun()
         try:
             root = asyncio.run(self._fetch_root())
         except FetchError as error:
@@ -232,6 +233,13 @@ class BandersnatchSync:
             return await fetch_root(client, self._index_url)
 
     # What leaves
+
+    def _note_what_was_begun(self) -> None:
+        """Files of documents that were never published: should upstream no longer name them, they are removed."""
+        for name in Publisher(self._config, self._state).changed():
+            paths = self._fetched.named_files(name)
+            with self._state.transaction():
+                self._state.begin_fetching(name, paths)
 
     def _let_leave(self, root: dict[str, int]) -> None:
         before = int(self._state.get("root_size", 0))

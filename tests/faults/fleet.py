@@ -99,6 +99,7 @@ class Host:
             stdout=subprocess.PIPE,
             stderr=log,
             text=True,
+            start_new_session=True,
         )
 
     def run(self, verb: str, *options: str, expect: int | None = 0) -> dict[str, Any]:

@@ -117,6 +117,35 @@ def test_what_upstream_deletes_yanks_and_quarantines_arrives(origin: Origin, mir
     assert mirror.broken() == mirror.leftovers() == []
 
 
+def test_what_was_fetched_before_a_kill_and_removed_upstream_since_leaves(
+    origin: Origin, site: Site, mirror: Mirror
+) -> None:
+    mirror.run("sync")
+    origin.release("alpha", "3.0")
+    origin.release("beta", "3.0")
+    origin.publish()
+    site.faults({r"-3\.0-.*\.whl$": "hang"})
+    fetch = mirror.start("sync")
+    packages = mirror.fetched / "web/packages"
+    until = time.monotonic() + DEADLINE
+    while {path.name for path in packages.rglob("*-3.0.tar.gz")} != {
+        "alpha-3.0.tar.gz",
+        "beta-3.0.tar.gz",
+    }:
+        assert time.monotonic() < until
+        time.sleep(0.02)
+    os.killpg(fetch.pid, signal.SIGKILL)
+    fetch.wait()
+    site.faults({})
+    origin.withdraw("alpha", "3.0")
+    origin.delete("beta")
+    origin.publish()
+    mirror.run("sync")
+    mirror.run("sync")
+    assert mirror.names() == ["alpha", "gamma-delta"]
+    assert mirror.broken() == mirror.leftovers() == []
+
+
 def test_a_changed_selection_is_applied_to_what_is_there(origin: Origin, mirror: Mirror) -> None:
     mirror.select(["alpha"])
     mirror.run("sync")
