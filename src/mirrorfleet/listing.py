@@ -75,6 +75,7 @@ class Audit:
 class Monitor:
     at: int
     reference_problem: str = ""
+    started: int = 0  # before that, that it measured nothing says nothing of a mirror
 
 
 @dataclass(frozen=True)
@@ -237,9 +238,10 @@ def _failure(name: str, inputs: Inputs, health: Health | None, before: Standing)
     if health is None:
         return "unmeasured", "not measured yet", "is listed after its first good rounds"
     settings, then = inputs.settings, f"returns after {inputs.settings.rise} good rounds"
-    age = inputs.now - health.measured_at
+    started = inputs.monitor.started if inputs.monitor and before.listed else 0
+    age = inputs.now - max(health.measured_at, started)
     if age > settings.silence_seconds:
-        return "silent", f"not measured for {span(age)}", then
+        return "silent", f"not measured for {span(inputs.now - health.measured_at)}", then
     if health.bad >= settings.fall or (health.bad and not before.listed):
         return "failing", printable(health.problem), then
     # A cache has no tree that could be stale; and a round that failed tells nothing of freshness.
