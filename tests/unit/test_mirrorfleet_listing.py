@@ -95,7 +95,7 @@ def test_why_a_mirror_leaves(changes: dict[str, Any], seen: Health, code: str, r
     found = run({"one": seen, "two": health()}, former, audits={"one": AUDITED}, **changes)
     first = found.standings["one"]
     assert (first.listed, first.code, first.reason) == (False, code, reason)
-    assert first.left == (NOW if code in MEASURED else None)
+    assert first.left == (seen.measured_at if code in MEASURED else None)
     assert [(event.kind, event.reason) for event in found.events] == [("left", reason)]
     assert found.standings["two"].listed
 
