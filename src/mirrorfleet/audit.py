@@ -52,6 +52,7 @@ MOST_PROJECTS = 20  # looked at in one audit
 MOST_HEADS = 200  # files asked for in one audit
 SECONDS_OF_BANDWIDTH = 10  # of what the mirror offers, spent on whole files
 AT_ONCE = 8
+PATIENCE = 1800.0  # seconds
 _chance = random.SystemRandom()
 
 Severity = Literal["error", "warning"]
@@ -552,7 +553,8 @@ def audit(path: Path, names: list[str], *, only_due: bool = False) -> tuple[bool
                 f"{config.registry}: {name!r}: {known.wrong.get(name, 'is no mirror of the registry')}"
             )
     config.audits.mkdir(parents=True, exist_ok=True)
-    with only_one(config.state / "audit.lock"):
+    # A person's run waits for that of the timer; the timer's comes again.
+    with only_one(config.state / "audit.lock", patience=PATIENCE if names else 0):
         if not names:
             chosen = (
                 due(config, known, int(time.time()))
