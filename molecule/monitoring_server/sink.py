@@ -56,6 +56,7 @@ Controller(
     require_starttls=True,
     auth_required=True,
     authenticator=authenticate,
+    auth_exclude_mechanism=["LOGIN"],  # its challenges are not those that Alertmanager knows
 ).start()
 server = http.server.ThreadingHTTPServer(("127.0.0.1", 8443), Hook)
 server.socket = context.wrap_socket(server.socket, server_side=True)
