@@ -75,7 +75,7 @@ def test_an_audit_of_our_own_web_server_passes_every_rule(host):
 
 
 FLEET = Path(__file__).parents[1] / "fleet.yml"
-PLAYBOOKS = Path(__file__).parents[3] / "playbooks"
+HOUSE = Path(__file__).parents[3]
 
 
 def received(host, kind):
@@ -142,7 +142,7 @@ def story(scenario):
 
     def maintain(moment, *options):
         told.played[moment] = scenario.play(
-            "-i", FLEET, "--limit", "one", *options, playbook=PLAYBOOKS / "maintenance.yml"
+            "-i", FLEET, "--limit", "one", *options, playbook=HOUSE / "playbooks/maintenance.yml"
         )
         assert told.played[moment].code == 0, told.played[moment].said
 
@@ -267,7 +267,7 @@ def test_a_person_can_have_a_mirror_audited_now(host, scenario, story):
     """Whatever the timer does meanwhile; words of the report reach the screen."""
     if host.backend.host == "debian-12":
         return  # the playbook asks both monitors
-    outcome = scenario.play("-i", FLEET, playbook=PLAYBOOKS / "audit.yml")
+    outcome = scenario.play("-i", FLEET, playbook=HOUSE / "playbooks/audit.yml")
     assert outcome.code == 0, outcome.said
     for monitor in ("debian-13", "debian-12"):
         assert re.search(
@@ -277,7 +277,7 @@ def test_a_person_can_have_a_mirror_audited_now(host, scenario, story):
     origin = scenario.hosts["origin"].shell
     origin.check_output("systemctl stop nginx")
     try:
-        outcome = scenario.play("-i", FLEET, playbook=PLAYBOOKS / "audit.yml")
+        outcome = scenario.play("-i", FLEET, playbook=HOUSE / "playbooks/audit.yml")
     finally:
         origin.check_output("systemctl start nginx")
     assert outcome.code != 0
