@@ -13,13 +13,18 @@ from typing import Any
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 from plugin_utils import values as v
-from plugin_utils.values import as_filter
+from plugin_utils.values import BadValueError, as_filter
 
 
 def audit_findings(mirror: str, reports: list[list[Any]]) -> dict[str, Any]:
     lines: list[str] = []
     failed: list[str] = []
-    for monitor, began, by_name in reports:
+    for one in reports:
+        if not isinstance(one, list) or len(one) != 3:
+            raise BadValueError(
+                "reports are of another shape", "for each monitor its name, a moment, its reports"
+            )
+        monitor, began, by_name = one
         report = by_name.get(v.text(mirror, most=253))
         if report is None or report["started"] < int(began):
             failed.append(

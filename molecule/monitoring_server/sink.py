@@ -36,7 +36,7 @@ class Relay:
 
 
 def authenticate(server, session, envelope, mechanism, given):
-    return AuthResult(success=(given.login, given.password) == (USER, PASSWORD))
+    return AuthResult(success=(given.login, given.password) == (USER, PASSWORD), auth_data=given)
 
 
 class Hook(http.server.BaseHTTPRequestHandler):
