@@ -241,6 +241,28 @@ def test_the_coordinator_is_told_of_what_concerns_the_fleet(host):
     assert not mails(host, "[Test fleet] MonitorCutOff")
 
 
+def test_a_window_of_the_inventory_is_kept_and_wrong_bytes_are_told_all_the_same(host):
+    add = "amtool --alertmanager.url=http://127.0.0.1:9093 alert add 'fleet=Test fleet' mirror=two monitor=m "
+    assert host.run(add + "alertname=MirrorFails severity=operator").rc == 0
+    time.sleep(3)  # longer than the wait of a group
+    assert host.run(add + "alertname=MirrorTampered severity=coordinator copy=operator").rc == 0
+    until(lambda: mails(host, "[Test fleet] two: MirrorTampered", to="other@fleet.test"))
+    until(lambda: mails(host, "[Test fleet] two: MirrorTampered", to="c@fleet.test"))
+    assert "MirrorFails" in {one["labels"]["alertname"] for one in alerts(host)}
+    assert not mails(host, "[Test fleet] two: MirrorFails", to="other@fleet.test")
+
+
+def test_what_rules_and_dashboard_ask_for_is_there(host):
+    """Of the exporters that are not ours; the unit tests know what ours tell."""
+    files = HOUSE / "roles/monitoring_server/files"
+    text = (files / "dashboard.json").read_text() + (files / "mirrorfleet.rules.yml").read_text()
+    asked = set(re.findall(r"\b(?:node|alertmanager)_\w+|(?<!fleet_)\bprobe_\w+", text))
+    assert len(asked) > 6
+    until(lambda: asked <= set(prometheus(host, "label/__name__/values")), 90)
+    # What a mirror tells is the mirror's own.
+    assert query(host, 'node_uname_info{mirror="one"}')
+
+
 def test_secrets_are_where_nobody_else_reads_them(host, story, as_alertmanager):
     for path in ("alertmanager-relay-password", "alertmanager.yml"):
         kept = host.file(f"/etc/prometheus/{path}")
