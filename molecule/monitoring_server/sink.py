@@ -47,6 +47,9 @@ class Hook(http.server.BaseHTTPRequestHandler):
         self.send_header("Content-Length", "0")
         self.end_headers()
 
+    def log_message(self, *told):
+        """Nothing: paths are secrets that the tests look for in the log."""
+
 
 Controller(
     Relay(),
