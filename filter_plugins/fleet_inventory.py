@@ -169,6 +169,8 @@ ORIGIN: dict[str, Callable[[Any, str, Report], Any]] = {
 ORIGIN_REQUIRED = {"origin_url": "https://NAME", "origin_projects": "a list of project names"}
 REDIRECTOR: dict[str, Callable[[Any, str, Report], Any]] = {"redirector_url": simple(urls)}
 REDIRECTOR_REQUIRED = {"redirector_url": "https://NAME"}
+MONITOR: dict[str, Callable[[Any, str, Report], Any]] = {"monitor_url": simple(urls)}
+MONITOR_REQUIRED = {"monitor_url": "https://NAME, where redirectors read what it found"}
 
 
 def shared_key(value: Any) -> str:
@@ -217,6 +219,15 @@ def per_platform(check: Check) -> Check:
         return {platform: check(one) for platform, one in value.items()}
 
     return check_all
+
+
+def settings_of_monitor(value: Any) -> dict[str, Any]:
+    """The verb probe checks the rest when it starts."""
+    if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
+        raise BadValueError(
+            f"is {v.shown(value)}", "a mapping of keys of monitor.json, such as {interval: 30}"
+        )
+    return value
 
 
 def or_its_text(check: Callable[[Any], Any]) -> Callable[[Any], Any]:
@@ -270,6 +281,8 @@ FLEET: dict[str, Callable[[Any, str, Report], Any]] = {
     "fleet_private_dir": simple(v.text),
     "fleet_check_names": simple(or_its_text(v.boolean)),
     "fleet_drain_seconds": simple(or_its_text(v.whole(0, 86400))),
+    "fleet_listed_seconds": simple(or_its_text(v.whole(0, 86400))),
+    "fleet_monitor_settings": simple(settings_of_monitor),
     "fleet_update_sync_seconds": simple(or_its_text(v.whole(1, 7 * 86400))),
     "fleet_staleness_limit": simple(v.whole(60, 366 * 86400)),
     "fleet_mail_relay": mail_relay,
@@ -376,6 +389,8 @@ class Fleet:
             schema |= ORIGIN | TLS
         if "redirectors" in self.of[host]:
             schema |= REDIRECTOR | TLS
+        if "monitors" in self.of[host]:
+            schema |= MONITOR | TLS
         for key, wrong in found.unreadable.items():
             report.add(key, wrong.problem, wrong.allowed, wrong.next_step)
         record = {
@@ -390,6 +405,9 @@ class Fleet:
         for group, required in (("origins", ORIGIN_REQUIRED), ("redirectors", REDIRECTOR_REQUIRED)):
             if group in self.of[host]:
                 self._check_required(found, required, f"host_vars/{host}.yml", report)
+        # A redirector that measures as well has a name already.
+        if "monitors" in self.of[host] and "redirectors" not in self.of[host]:
+            self._check_required(found, MONITOR_REQUIRED, f"host_vars/{host}.yml", report)
         self._check_required(found, FLEET_REQUIRED, "group_vars/all", report)
         self._check_vantage(record, report)
 
@@ -510,13 +528,13 @@ class Fleet:
                 report.add(
                     "groups", "the host is in none of the fleet's groups", ", ".join(GROUPS), " ".join(hints)
                 )
-            for other in ("origins", "redirectors"):
+            for other in ("origins", "redirectors", "monitors"):
                 if {"mirrors", other} <= of:
                     report.add(
                         "groups",
                         f"the host is in mirrors and in {other}",
                         f"a mirror is not one of the {other}",
-                        "the fleet trusts its origins and redirectors, mirrors it checks: use another host",
+                        f"the fleet trusts its {other}, mirrors it checks: use another host",
                     )
             if "mirrors" not in of and "mirror_mode" in self.inventory[host].values:
                 report.add(
@@ -814,6 +832,20 @@ def rsync_clients(host: str, hostvars: Inventory, groups: dict[str, list[str]]) 
     return fed
 
 
+def common_projects(hostvars: Inventory, groups: dict[str, list[str]]) -> list[str]:
+    fleet = Fleet(hostvars, groups)
+    mirrors, origins = sorted(fleet.groups["mirrors"]), sorted(fleet.groups["origins"])
+    fleet.raise_if_wrong(*mirrors, *origins)
+    named = [set(fleet.records[origin]["origin_projects"]) for origin in origins[:1]]
+    for mirror in mirrors:
+        record = fleet.records[mirror]
+        chosen = record.get("mirror_selection") or record.get("fleet_selection") or SELECTION_DEFAULTS
+        # A tier-2 has what its tier-1 has, a cache what upstream has.
+        if record["mirror_mode"] == "bandersnatch" and not chosen["everything"]:
+            named.append(set(chosen["projects"]))
+    return sorted(set.intersection(*named)) if named else []
+
+
 def fleet_registry(hostvars: Inventory, groups: dict[str, list[str]]) -> dict[str, Any]:
     fleet = Fleet(hostvars, groups)
     mirrors = sorted(fleet.groups["mirrors"])
@@ -894,6 +926,7 @@ class FilterModule:
 
     def filters(self) -> dict[str, Callable[..., Any]]:
         return {
+            "common_projects": as_filter(common_projects),
             "inventory_problems": as_filter(inventory_problems),
             "mirror_config": as_filter(mirror_config),
             "fleet_registry": as_filter(fleet_registry),

@@ -79,7 +79,7 @@ class Report:
             )
 
 
-INVENTORY_PREFIXES = ("mirror_", "origin_", "tls_", "fleet_", "redirector_url")
+INVENTORY_PREFIXES = ("mirror_", "origin_", "tls_", "fleet_", "redirector_url", "monitor_url")
 
 
 def as_filter(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -53,6 +53,7 @@ MOST_HEADS = 200  # files asked for in one audit
 SECONDS_OF_BANDWIDTH = 10  # of what the mirror offers, spent on whole files
 AT_ONCE = 8
 PATIENCE = 1800.0  # seconds
+RETRY = 3600  # seconds after an audit that did not pass, at most
 _chance = random.SystemRandom()
 
 Severity = Literal["error", "warning"]
@@ -528,17 +529,19 @@ async def ask_trusted(config: MonitorConfig) -> Trusted:
 
 
 def due(config: MonitorConfig, known: registry.Registry, now: int) -> list[str]:
-    """Who was not audited for long, or became well since the last audit."""
+    """Who was not audited for long, did not pass the last audit, or became well or served a wrong hash since then."""
     with contextlib.closing(Store(config.state / "probe.sqlite")) as store:
         tracks = store.tracks()
     found = []
     for name, record in known.mirrors.items():
         if name in known.wrong or record["state"] != "active":
             continue
-        last = (audit_reports.report(config.audits / f"{name}.json") or {}).get("started", 0)
-        track = tracks.get(name)
+        report = audit_reports.report(config.audits / f"{name}.json") or {"started": 0, "verdict": ""}
+        last, track = report["started"], tracks.get(name)
+        pause = config.audit_seconds if report["verdict"] == "passed" else min(config.audit_seconds, RETRY)
         recovered = track is not None and track.good > 0 and (track.since or 0) > last
-        if now - last > config.audit_seconds or recovered:
+        tampered = track is not None and (track.tampered_at or 0) > last
+        if now - last > pause or recovered or tampered:
             found.append(name)
     return found
 
@@ -553,8 +556,10 @@ def audit(path: Path, names: list[str], *, only_due: bool = False) -> tuple[bool
                 f"{config.registry}: {name!r}: {known.wrong.get(name, 'is no mirror of the registry')}"
             )
     config.audits.mkdir(parents=True, exist_ok=True)
-    # A person's run waits for that of the timer; the timer's comes again.
-    with only_one(config.state / "audit.lock", patience=PATIENCE if names else 0):
+    # Runs take turns, a person's and those of timer and path.
+    with only_one(config.state / "audit.lock", patience=PATIENCE):
+        if only_due:
+            config.audit_due.unlink(missing_ok=True)
         if not names:
             chosen = (
                 due(config, known, int(time.time()))

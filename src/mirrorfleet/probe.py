@@ -76,6 +76,10 @@ class MonitorConfig:
     metrics: Path | None = None  # for node_exporter's textfile collector
     metrics_port: int | None = bounded(1, 65535, default=None)  # on the loopback addresses
     interval: float = bounded(0.1, 86400, default=60)  # seconds between two rounds of a mirror
+    transition_interval: float = bounded(
+        0.1, 86400, default=20
+    )  # of one that is new, or changed a moment ago
+    settled_rounds: int = bounded(1, 1000, default=5)  # alike in a row, until it is neither
     timeout: float = bounded(0.1, 3600, default=10)  # of one request
     budget: float = bounded(0.1, 3600, default=30)  # of all requests of a round in one family
     workers: int = bounded(1, 4096, default=100)
@@ -97,6 +101,11 @@ class MonitorConfig:
     @property
     def audits(self) -> Path:
         return self.state / "audits"
+
+    @property
+    def audit_due(self) -> Path:
+        """Is there when a mirror is new or became well; what watches it starts `audit --due`, which removes it."""
+        return self.state / "audit-due"
 
 
 @dataclass
@@ -268,6 +277,8 @@ class Monitor:
         track.add(dict(zip(families, found, strict=True)), self.reference, seconds, now)
         self._dirty.add(name)
         self.rounds += 1
+        if track.good == 1:  # new, or well again: nobody returns without an audit
+            self.config.audit_due.write_text(f"{name}\n")
         if before != (track.good > 0) or any(one.tampered for one in found):
             log.log(*(_NEWS if track.good else (logging.WARNING, "%s: %s")), name, track.problem)
 
@@ -391,12 +402,22 @@ class Monitor:
     async def _watch(self, name: str) -> None:
         """Rounds of a mirror, at a place in the interval that is its own; up to a tenth of it by chance."""
         loop, interval = asyncio.get_running_loop(), self.config.interval
-        due = loop.time() + interval * (zlib.crc32(name.encode()) / 2**32)
+        place = zlib.crc32(name.encode()) / 2**32
+        due = loop.time() + place * self._pause(name)
         while True:
-            await asyncio.sleep(max(due + interval * 0.1 * _chance.random() - loop.time(), 0))
-            self.late = max(loop.time() - due - 0.1 * interval, 0)
+            before = self._pause(name)
+            await asyncio.sleep(max(due + 0.1 * before * _chance.random() - loop.time(), 0))
+            self.late = max(loop.time() - due - 0.1 * before, 0)
             await self._slotted(name)
-            due = max(due + interval, loop.time() - interval)
+            pause = self._pause(name)
+            # Those that changed together are spread again when they settle.
+            due = max(due + (pause if pause <= before else place * pause), loop.time() - interval)
+
+    def _pause(self, name: str) -> float:
+        """Seconds between two rounds; fewer while it is not yet clear whether a mirror is well."""
+        track = self.tracks.get(name)
+        settled = track is not None and max(track.good, track.bad) >= self.config.settled_rounds
+        return self.config.interval if settled else min(self.config.interval, self.config.transition_interval)
 
     async def _slotted(self, name: str) -> None:
         async with self._slots:
@@ -547,7 +568,8 @@ class Monitor:
                  [({"problem": printable(problem)}, 1.0) for problem in [self.reference.problem] if problem]),
                 ("mirrorfleet_monitor_staleness_limit_seconds", "Age at which a mirror is too old.",
                  [({}, float(self.registry.fleet["staleness_limit"]))]),
-                ("mirrorfleet_monitor_interval_seconds", "Between two rounds.", [({}, self.config.interval)]),
+                ("mirrorfleet_monitor_transition_interval_seconds", "Between two rounds of a mirror that changed lately.",
+                 [({}, min(self.config.interval, self.config.transition_interval))]),
                 ("mirrorfleet_monitor_fall_rounds", "Failed rounds until a mirror leaves.", [({}, self.config.fall)]),
                 ("mirrorfleet_monitor_rise_rounds", "Good rounds until it returns.", [({}, self.config.rise)]),
                 ("mirrorfleet_monitor_rounds", "Rounds since the start.", [({}, float(self.rounds))]),

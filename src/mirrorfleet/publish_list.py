@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from . import documents, registry, status_page
+from . import documents, metrics, registry, status_page
 from .config import ConfigError, bounded, load_as
 from .guards import RefusedError, only_one
 from .health import Findings, from_measurements, read
@@ -45,6 +45,7 @@ class ListConfig:
     health: str | None = None  # a file, or the URL of the monitor's health.json
     ca_file: Path | None = None  # for that URL
     holds: Path | None = None  # one file a mirror, named after it, with the reason in it
+    metrics: Path | None = None  # for node_exporter's textfile collector
     url: str | None = None
     index_url: str | None = None
     metrics_port: int = bounded(1, 65535, default=9100)
@@ -75,11 +76,51 @@ def publish_list(path: Path, *, measurements: str = "", force: bool = False) -> 
     with only_one(config.state.with_suffix(".lock"), patience=PATIENCE):
         now = int(time.time())
         known = registry.load(config.registry)
-        if not measurements:
-            return _publish(config, known, _findings(config), config.settings, now, force=force)
-        text = sys.stdin.buffer.read() if measurements == "-" else Path(measurements).read_bytes()
-        settings = replace(ONE_LOOK, silence_seconds=known.fleet["staleness_limit"])
-        return _publish(config, known, read(_looked(text, measurements, now)), settings, now, force=force)
+        findings, settings = _decisive(config, known, measurements, now)
+        try:
+            good, summary = _publish(config, known, findings, settings, now, force=force)
+        except RefusedError:
+            _tell(config, now, known, refused=True)
+            raise
+        _tell(config, now, known, refused=False, listed=summary["listed"], kept=bool(summary["cut_off"]))
+        return good, summary
+
+
+def _decisive(
+    config: ListConfig, known: registry.Registry, measurements: str, now: int
+) -> tuple[Findings, Settings]:
+    if not measurements:
+        return _findings(config), config.settings
+    text = sys.stdin.buffer.read() if measurements == "-" else Path(measurements).read_bytes()
+    settings = replace(ONE_LOOK, silence_seconds=known.fleet["staleness_limit"])
+    return read(_looked(text, measurements, now)), settings
+
+
+def _tell(
+    config: ListConfig,
+    now: int,
+    known: registry.Registry,
+    *,
+    refused: bool,
+    listed: int | None = None,
+    kept: bool = False,
+) -> None:
+    """Metrics of this run, for the alerts of a monitor."""
+    if not config.metrics:
+        return
+
+    def one(name: str, text: str, value: float | None) -> tuple[str, str, list[metrics.Sample]]:
+        return f"mirrorfleet_list_{name}", text, [] if value is None else [({}, float(value))]
+
+    families = [
+        one("run_timestamp_seconds", "When the list was last made, or refused.", now),
+        one("refused", "Whether the last run was refused: too many mirrors would have left.", refused),
+        one("kept", "Whether the list was kept as it was, for the monitor is cut off.", kept),
+        one("known_mirrors", "Mirrors of the registry.", len(known.mirrors)),
+        one("invalid_mirrors", "Mirrors whose record cannot be used.", len(known.wrong)),
+        one("listed_mirrors", "Mirrors on the list.", listed),
+    ]
+    write_atomically(config.metrics, metrics.render(families), durable=False)
 
 
 # By a single look there are no rounds to count; only a list that would become empty is refused.

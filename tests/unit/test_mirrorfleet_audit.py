@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from mirror_material import FILES, Mirror, path_of
 from monitor_sandbox import Sandbox
 
-from mirrorfleet import cli
+from mirrorfleet import audit, cli
 from mirrorfleet.audit import RULES, choose_files, wilson
 from mirrorfleet.outside import PIP, UV
 from mirrorfleet.reference import File
@@ -136,7 +136,9 @@ def test_one_family_that_fails_fails_the_audit(sandbox: Sandbox) -> None:
     assert failed(sandbox.report()) == {"connection": "connection refused"}
 
 
-def test_who_is_due(sandbox: Sandbox, capsys: pytest.CaptureFixture[str]) -> None:
+def test_who_is_due(
+    sandbox: Sandbox, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     def audited() -> list[str]:
         assert sandbox.audit("--due") in (0, 1)
         return sorted(json.loads(capsys.readouterr().out.splitlines()[-1])["verdicts"])
@@ -157,6 +159,12 @@ def test_who_is_due(sandbox: Sandbox, capsys: pytest.CaptureFixture[str]) -> Non
     sandbox.probe()
     capsys.readouterr()
     assert audited() == ["two"]
+    sandbox.mirrors["one"].fault = "wrong byte in six-0.9.tar.gz"
+    assert sandbox.audit("one") == 1
+    capsys.readouterr()
+    assert audited() == []
+    monkeypatch.setattr(audit, "RETRY", -1)
+    assert audited() == ["one"]  # who did not pass is looked at again before a day is over
     assert sandbox.audit("nobody") == 2
 
 

@@ -168,14 +168,14 @@ def test_static_analysis(tmp_path: Path, platform: str, options: dict[str, Any])
 
 
 def redirector(folder: Path, platform: str) -> Path:
-    """The redirector's nginx.conf."""
+    """nginx.conf of a host that is redirector and monitor."""
     filter_loader.add_directory(str(ROOT / "filter_plugins"))
-    role = ROOT / "roles/redirector"
-    files = ("defaults/main.yml", "vars/main.yml", f"vars/{platform}.yml")
+    role = ROOT / "roles/document_server"
     variables: dict[str, Any] = {"ansible_managed": "managed"}
-    for name in files:
+    for name in ("defaults/main.yml", f"vars/{platform}.yml"):
         variables |= trusted(yaml.safe_load((role / name).read_text()))
-    variables["redirector_names"] = ["redirector.fleet.test"]
+    variables["document_server_names"] = ["redirector.fleet.test"]
+    variables["document_server_paths"] = {"/": "/srv/a", "/health.json": "/srv/b.json", "/audits/": "/srv/c/"}
     templar = Templar(loader=DataLoader(), variables=variables)
     path = folder / "nginx.conf"
     path.write_text(templar.template(trust_as_template((role / "templates/nginx.conf.j2").read_text())))
@@ -207,7 +207,7 @@ def test_the_redirector_is_confined_as_mirrors_are() -> None:
         lines = [re.sub(r" ?\{\{ web_server_cache_path \}\}", "", line) for line in text.splitlines()]
         return [line for line in lines if not line.startswith(("#", "LimitNOFILE"))]
 
-    assert settings_of("redirector") == settings_of("web_server")
+    assert settings_of("document_server") == settings_of("web_server")
 
 
 def test_static_analysis_would_find_something(tmp_path: Path) -> None:

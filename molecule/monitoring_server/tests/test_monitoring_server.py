@@ -311,7 +311,7 @@ def test_prometheus_asks_the_prober_and_the_site_itself(host):
     until(lambda: query(host, 'up{job="mirrorfleet"} == 1'), 150)
     asked = until(lambda: query(host, 'probe_success{job="mirror"}'), 150)
     assert ("mirror", "one") in dict.fromkeys(pair for labels in asked for pair in labels)
-    assert len(prometheus(host, "rules")["groups"]) == 5
+    assert len(prometheus(host, "rules")["groups"]) == 6
 
 
 def test_nothing_listens_but_on_loopback(host):

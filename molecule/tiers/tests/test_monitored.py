@@ -1,0 +1,227 @@
+"""Every fault of a mirror that we know, from its first second to the mirror's return, as the published list tells it.
+
+A monitor measures, the redirector lists: nothing here is told to either. The victim is a tier-2: nobody is fed by it.
+"""
+
+import json
+import re
+import time
+
+import pytest
+
+VICTIM = "tier2"
+SERVED = "/srv/mirror/served"
+SITE = "/etc/nginx/sites-available/mirror"
+TLS = "/etc/mirrorfleet/tls"
+CA = "/etc/ssl/certs/ca-certificates.crt"
+WHEEL = f"$(find {SERVED}/packages -name 'alpha-1.0-*.whl')"
+SYNC = "systemctl start mirror-sync.service"
+RESTORE = f"cp /root/site {SITE} && systemctl reload nginx"
+# Code, words of the reason; to break; to mend.
+FAULTS = {
+    "nginx stopped": ("failing", "refused", "systemctl stop nginx", "systemctl start nginx"),
+    "nginx hangs": (
+        "failing", "took|answer|time",
+        "systemctl kill --signal=STOP nginx", "systemctl kill --signal=CONT nginx",
+    ),
+    "TLS broken": (
+        "failing", "certificate",
+        f"cp -a {TLS} /root/tls && openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj"
+        f" /CN=x -addext subjectAltName=DNS:{VICTIM}.fleet.test -keyout {TLS}/privkey.pem -out {TLS}/fullchain.pem"
+        " 2>/dev/null && systemctl reload nginx",
+        f"rm -r {TLS} && mv /root/tls {TLS} && systemctl reload nginx",
+    ),
+    # As it is two days after the timer stopped.
+    "syncs no more": (
+        "stale", "last synced",
+        f"date -u -d '2 days ago' +%Y%m%dT%H:%M:%S >/root/x && cp /root/x {SERVED}/last-modified", SYNC,
+    ),
+    "one wrong byte": (
+        "tampered", "wrong hash",
+        f"printf '\\377' | dd status=none of={WHEEL} bs=1 seek=60 conv=notrunc",
+        "runuser -u mirror -- /opt/mirrorfleet/current/bin/mirrorfleet check 2>/dev/null",
+    ),
+    "leads elsewhere": (
+        "failing", "elsewhere|leads|redirect",
+        f"sed -i 's|^ *ssl_certificate_key .*|&\\nreturn 302 https://tier1.fleet.test$request_uri;|' {SITE}"
+        " && systemctl reload nginx", RESTORE,
+    ),
+    "refuses pip": (
+        "failing", "403",
+        f"sed -i 's|^ *ssl_certificate_key .*|&\\nif ($http_user_agent ~ ^pip/) {{ return 403; }}|' {SITE}"
+        " && systemctl reload nginx", RESTORE,
+    ),
+    "no IPv6": (
+        "failing", "over ipv6",
+        "nft 'table inet fault { chain input { type filter hook input priority -10;"
+        " meta nfproto ipv6 tcp dport 443 drop; }; }'", "nft delete table inet fault",
+    ),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def shells(scenario):
+    found = {name: each.shell for name, each in scenario.hosts.items()}
+    for name in ("origin", "tier1", VICTIM, "cache"):  # each syncs when it is told
+        found[name].check_output(
+            "systemctl stop mirror-sync.timer; cp -n /etc/nginx/sites-available/mirror /root/site"
+        )
+    yield found
+    for name in ("origin", "tier1", VICTIM, "cache"):
+        found[name].check_output("systemctl start mirror-sync.timer")
+
+
+@pytest.fixture(scope="module")
+def standing(shells):
+    def ask(mirror=VICTIM):
+        said = shells["origin"].check_output(
+            f"curl -sSf --cacert {CA} https://redirector.fleet.test/mirrors.json"
+        )
+        return next(one for one in json.loads(said)["mirrors"] if one["name"] == mirror)
+
+    return ask
+
+
+@pytest.fixture
+def until(standing):
+    """Wait until the list says so; the seconds that it took."""
+
+    def wait(wanted, seconds=90):
+        started = time.monotonic()
+        while not wanted(found := standing()):
+            assert time.monotonic() - started < seconds, found
+            time.sleep(0.3)
+        return time.monotonic() - started
+
+    return wait
+
+
+@pytest.fixture
+def told(capsys):
+    def tell(fault, left, back):
+        with capsys.disabled():
+            print(f"\n{fault}: off the list after {left:.1f} s, back {back:.1f} s after it was mended")
+
+    return tell
+
+
+def others_listed(standing):
+    return [mirror for mirror in ("tier1", "cache") if not standing(mirror)["listed"]] == []
+
+
+def test_provisioning_ended_with_every_mirror_measured_audited_and_listed(shells, standing):
+    for mirror in ("tier1", VICTIM, "cache"):
+        assert standing(mirror)["code"] == "listed"
+    health = json.loads(shells["monitor"].file("/var/lib/mirrorfleet/monitor/health.json").content_string)
+    assert all(one["audit"]["passed_at"] for one in health["mirrors"].values())
+    assert all(set(one["families"]) == {"ipv4", "ipv6"} for one in health["mirrors"].values())
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_leads_off_the_list_and_its_end_back(shells, standing, until, told, fault):
+    code, words, harm, mend = FAULTS[fault]
+    victim = shells[VICTIM]
+    victim.check_output(harm)
+    try:
+        left = until(lambda found: not found["listed"])
+        found = standing()
+        assert found["code"] == code
+        assert re.search(words, found["reason"]), found["reason"]
+        assert found["next"]
+        assert others_listed(standing)
+    finally:
+        victim.check_output(mend)
+    back = until(lambda found: found["listed"])
+    told(fault, left, back)
+
+
+def test_stale_pages_under_a_fresh_date_are_found(shells, standing, until, told):
+    """A release that is older than the fleet's limit by its own date, which the mirror does not get."""
+    shells["origin"].check_output(
+        "cd /srv/packages/alpha && cp -p alpha-1.1-py3-none-any.whl alpha-1.9-py3-none-any.whl"
+    )
+    for name in ("origin", "tier1"):
+        shells[name].check_output(SYNC)
+    shells[VICTIM].check_output(f"date -u +%Y%m%dT%H:%M:%S >/root/x && cp /root/x {SERVED}/last-modified")
+    left = until(lambda found: not found["listed"])
+    assert "lacks alpha-1.9" in standing()["reason"]
+    assert others_listed(standing)
+    shells[VICTIM].check_output(SYNC)
+    told("stale pages, fresh date", left, until(lambda found: found["listed"]))
+
+
+def test_a_full_disk_fails_the_sync_and_what_is_served_stays_listed(shells, standing):
+    victim = shells[VICTIM]
+    victim.check_output("mount -t tmpfs -o size=1m,mode=755,uid=mirror tmpfs /srv/mirror/fetched")
+    try:
+        assert victim.run(SYNC).rc != 0
+        assert "free" in victim.check_output("journalctl --unit mirror-sync.service --lines 20 --output cat")
+        assert standing()["listed"]
+    finally:
+        victim.check_output("umount /srv/mirror/fetched")
+    victim.check_output(SYNC)
+    assert standing()["listed"]
+
+
+def test_wrong_bytes_for_everybody_but_the_monitor_are_the_documented_limit(scenario, shells, standing):
+    """Only clients see them, and their hashes refuse them."""
+    victim, monitor = shells[VICTIM], scenario.hosts["monitor"]
+    victim.check_output(
+        f"cp {WHEEL} /srv/wrong.whl && printf '\\377' | dd status=none of=/srv/wrong.whl bs=1 seek=60 conv=notrunc"
+        " && chmod 644 /srv/wrong.whl"
+    )
+    seen_by = "|".join(re.escape(address) for address in monitor.addresses)
+    victim.check_output(
+        f'sed -i \'s#^ *ssl_certificate_key .*#&\\nif ($remote_addr !~ "^({seen_by})$")'
+        f" {{ rewrite alpha-1.0-.*whl$ /wrong.whl; }}\\nlocation = /wrong.whl {{ root /srv; }}#' {SITE}"
+        " && nginx -t -q && systemctl reload nginx"
+    )
+    try:
+        time.sleep(10)  # some rounds
+        assert standing()["listed"]
+        refused = shells["origin"].run(
+            f"rm -rf /tmp/t; python3 -m pip --isolated install -q --no-cache-dir --cert {CA} --target /tmp/t"
+            f" --index-url https://{VICTIM}.fleet.test/simple/ alpha==1.0"
+        )
+        assert refused.rc != 0
+        assert "DO NOT MATCH THE HASHES" in refused.stderr
+    finally:
+        victim.check_output(RESTORE)
+
+
+@pytest.mark.parametrize(
+    ("harm", "mend"),
+    [
+        (
+            "nft 'table inet fault { chain output { type filter hook output priority -10;"
+            " tcp dport 443 drop; }; }'", "nft delete table inet fault",
+        ),
+        ("systemctl stop mirrorfleet-probe.service", "systemctl start mirrorfleet-probe.service"),
+        ("systemctl stop nginx", "systemctl start nginx"),
+    ],
+    ids=["sees nothing", "measures nothing", "is not seen"],
+)  # fmt: skip
+def test_a_monitor_that_is_cut_off_takes_nobody_off_the_list(shells, standing, until, harm, mend):
+    monitor, redirector, victim = shells["monitor"], shells["redirector"], shells[VICTIM]
+    metrics = "/var/lib/prometheus/node-exporter/mirrorfleet-list.prom"
+    monitor.check_output(harm)
+    try:
+        for _ in range(120):
+            if "mirrorfleet_list_kept 1" in redirector.file(metrics).content_string:
+                break
+            time.sleep(0.5)
+        else:
+            raise AssertionError(redirector.file(metrics).content_string)
+        victim.check_output("systemctl stop nginx")
+        time.sleep(8)
+        assert standing()["listed"], "what was not measured changed the list"
+        assert others_listed(standing)
+    finally:
+        victim.check_output("systemctl start nginx")
+        monitor.check_output(mend)
+    until(lambda found: found["listed"] and others_listed(standing))
+    for _ in range(60):
+        if "mirrorfleet_list_kept 0" in redirector.file(metrics).content_string:
+            return
+        time.sleep(0.5)
+    raise AssertionError("the list is still kept")
