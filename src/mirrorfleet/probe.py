@@ -568,7 +568,7 @@ class Monitor:
                  [({"problem": printable(problem)}, 1.0) for problem in [self.reference.problem] if problem]),
                 ("mirrorfleet_monitor_staleness_limit_seconds", "Age at which a mirror is too old.",
                  [({}, float(self.registry.fleet["staleness_limit"]))]),
-                ("mirrorfleet_monitor_transition_interval_seconds", "Between two rounds of a mirror that changed lately.",
+                ("mirrorfleet_monitor_transition_interval_seconds", "Between two rounds of one that changed lately.",
                  [({}, min(self.config.interval, self.config.transition_interval))]),
                 ("mirrorfleet_monitor_fall_rounds", "Failed rounds until a mirror leaves.", [({}, self.config.fall)]),
                 ("mirrorfleet_monitor_rise_rounds", "Good rounds until it returns.", [({}, self.config.rise)]),
