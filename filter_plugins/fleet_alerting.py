@@ -25,7 +25,7 @@ DOUBTING = "MonitorCutOff|MostMirrorsFail"
 
 
 def alertmanager_config(
-    contacts: dict[str, Any], group_wait: int = 60, group_interval: int = 300, repeat_interval: int = 86400
+    contacts: dict[str, Any], group_wait: int = 120, group_interval: int = 300, repeat_interval: int = 86400
 ) -> dict[str, Any]:
     for name, seconds in (
         ("group_wait", group_wait),
