@@ -539,7 +539,7 @@ def due(config: MonitorConfig, known: registry.Registry, now: int) -> list[str]:
         report = audit_reports.report(config.audits / f"{name}.json") or {"started": 0, "verdict": ""}
         last, track = report["started"], tracks.get(name)
         pause = config.audit_seconds if report["verdict"] == "passed" else min(config.audit_seconds, RETRY)
-        recovered = track is not None and track.good > 0 and (track.since or 0) > last
+        recovered = track is not None and track.well and (track.well_since or 0) > last
         tampered = track is not None and (track.tampered_at or 0) > last
         if now - last > pause or recovered or tampered:
             found.append(name)

@@ -30,7 +30,7 @@ def read(document: Any) -> Findings:
     validate(document, "health")
     mirrors = document["mirrors"]
     return Findings(
-        Monitor(document["at"], document["reference"]["problem"]),
+        Monitor(document["at"], document["reference"]["problem"], document.get("started", 0)),
         {name: Health(**{key: one[key] for key in _HEALTH if key in one}) for name, one in mirrors.items()},
         {name: Audit(**one["audit"]) for name, one in mirrors.items() if "audit" in one},
         mirrors,

@@ -23,8 +23,8 @@ Code = Literal[
     "listed", "invalid", "retired", "gone", "drained", "held", "agreement", "tampered",
     "unmeasured", "silent", "failing", "stale", "returning", "audit", "damped", "waiting",
 ]  # fmt: skip
-# Codes by which measurement, not a person, took a mirror off the list.
-MEASURED: frozenset[Code] = frozenset({"tampered", "silent", "failing", "stale"})
+# Codes by which measurement, not a person, took a mirror off the list. That nothing was measured is not its fault.
+MEASURED: frozenset[Code] = frozenset({"tampered", "failing", "stale"})
 # Whatever is wrong with the share of mirrors that leaves at once, these leave.
 AT_ONCE: frozenset[Code] = frozenset({"tampered", "held"})
 HIDDEN: frozenset[Code] = frozenset({"retired", "gone"})
@@ -75,6 +75,7 @@ class Audit:
 class Monitor:
     at: int
     reference_problem: str = ""
+    started: int = 0  # before that, that it measured nothing says nothing of a mirror
 
 
 @dataclass(frozen=True)
@@ -145,7 +146,7 @@ def step(inputs: Inputs, former: Mapping[str, Standing], *, force: bool = False)
         name: _stand(name, inputs, former.get(name), frozen=bool(cut_off)) for name in inputs.registry.mirrors
     }
     for name in former.keys() - standings.keys():
-        standings[name] = _off(former[name], ("gone", "no longer in the registry", ""), inputs)
+        standings[name] = _off(former[name], ("gone", "no longer in the registry", ""), inputs, None)
     refused = "" if force else _refusal(former, standings, inputs.settings)
     if refused:
         return Outcome(dict(former), [], cut_off, refused)
@@ -184,7 +185,7 @@ def _stand(name: str, inputs: Inputs, former: Standing | None, *, frozen: bool) 
     elif why is None:
         why = _failure(name, inputs, health, before) or _pending(inputs, health, audit, before)
     if why:
-        return _off(before, why, inputs)
+        return _off(before, why, inputs, health)
     left = inputs.settings.fall - (health.bad if health else 0)
     then = f"leaves when {left} more rounds fail" if health and health.bad else ""
     if before.listed:
@@ -228,7 +229,7 @@ def _barred(name: str, inputs: Inputs, audit: Audit, before: Standing) -> Iterat
 def _waiting(before: Standing) -> Why:
     """Off the list while the monitor is cut off: for what was measured before, or as nobody knows better."""
     then = "is looked at again when the monitor is back"
-    if before.code in (MEASURED | {"unmeasured"}) - {"tampered"}:
+    if before.code in (MEASURED | {"unmeasured", "silent"}) - {"tampered"}:
         return before.code, before.reason, then
     return "waiting", "the monitor is cut off: nobody returns until it is back", then
 
@@ -237,9 +238,10 @@ def _failure(name: str, inputs: Inputs, health: Health | None, before: Standing)
     if health is None:
         return "unmeasured", "not measured yet", "is listed after its first good rounds"
     settings, then = inputs.settings, f"returns after {inputs.settings.rise} good rounds"
-    age = inputs.now - health.measured_at
+    started = inputs.monitor.started if inputs.monitor and before.listed else 0
+    age = inputs.now - max(health.measured_at, started)
     if age > settings.silence_seconds:
-        return "silent", f"not measured for {span(age)}", then
+        return "silent", f"not measured for {span(inputs.now - health.measured_at)}", then
     if health.bad >= settings.fall or (health.bad and not before.listed):
         return "failing", printable(health.problem), then
     # A cache has no tree that could be stale; and a round that failed tells nothing of freshness.
@@ -288,12 +290,14 @@ def damping(standing: Standing, settings: Settings) -> int:
     return max(settings.damping_seconds, min(doubled, settings.damping_limit_seconds))
 
 
-def _off(before: Standing, why: Why, inputs: Inputs) -> Standing:
+def _off(before: Standing, why: Why, inputs: Inputs, health: Health | None) -> Standing:
     """Off the list; that it left by measurement is remembered until it is back."""
     (code, reason, then), now = why, inputs.now
     left, leaves = before.left, before.leaves
     if code in MEASURED and (before.listed or (code == "tampered" and before.code != "tampered")):
-        left, leaves = now, (*(at for at in leaves if at > now - inputs.settings.flap_window_seconds), now)
+        # By the monitor's clock, as audits are: one that began since then counts, however late this run is.
+        left = health.measured_at if health else now
+        leaves = (*(at for at in leaves if at > now - inputs.settings.flap_window_seconds), now)
     return replace(
         before,
         listed=False,

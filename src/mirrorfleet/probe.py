@@ -128,6 +128,8 @@ class Track:
     good: int = 0
     bad: int = 0
     since: int | None = None
+    well: bool = False  # good, and fresh as far as the fleet's limit asks for it
+    well_since: int | None = None
     last_good: int | None = None
     problem: str = ""
     families: dict[str, str] = field(default_factory=dict)
@@ -144,7 +146,9 @@ class Track:
     )  # hour, rounds, good, seconds, seconds², hours behind
     days: list[list[float]] = field(default_factory=list)  # day, rounds, good
 
-    def add(self, found: dict[str, Found], reference: Reference, seconds: float, now: int) -> None:
+    def add(
+        self, found: dict[str, Found], reference: Reference, seconds: float, now: int, staleness_limit: int
+    ) -> None:
         failures = [one.failure for one in found.values() if one.failure]
         good = not failures
         if self.measured_at == 0 or good != (self.good > 0):
@@ -167,7 +171,12 @@ class Track:
         self.failures = evidence.kept(self.failures if self.bad > 1 else [], failures, now)
         if tampered := [one.failure for one in found.values() if one.tampered and one.failure]:
             self.tampered_at, self.tampered = now, described(tampered)
-        behind = max(now - self.last_modified, 0) / HOUR if self.last_modified else 0.0
+        age = max(now - self.last_modified, 0) if self.last_modified else 0
+        well = good and max(age, self.lag or 0) <= staleness_limit
+        if well and not self.well:
+            self.well_since = now
+        self.well = well
+        behind = age / HOUR
         self._count(now, good, seconds, behind)
 
     def _count(self, now: int, good: bool, seconds: float, behind: float) -> None:
@@ -251,6 +260,7 @@ class Monitor:
 
     def __init__(self, config: MonitorConfig, store: Store) -> None:
         self.config, self.store = config, store
+        self.started = int(time.time())
         self.reference = Reference(serials=store.serials())
         self.tracks = store.tracks()
         self.registry: Registry = registry.load(config.registry)
@@ -272,12 +282,13 @@ class Monitor:
         families = record["address_families"]
         found = await asyncio.gather(*(self._family(record, family) for family in families))
         track = self.tracks.setdefault(name, Track())
-        before = track.good > 0
+        before, well_since = track.good > 0, track.well_since
         seconds, now = time.monotonic() - started, int(time.time())
-        track.add(dict(zip(families, found, strict=True)), self.reference, seconds, now)
+        limit = self.registry.fleet["staleness_limit"]
+        track.add(dict(zip(families, found, strict=True)), self.reference, seconds, now, limit)
         self._dirty.add(name)
         self.rounds += 1
-        if track.good == 1:  # new, or well again: nobody returns without an audit
+        if track.well_since != well_since:  # new, or well again: nobody returns without an audit
             self.config.audit_due.write_text(f"{name}\n")
         if before != (track.good > 0) or any(one.tampered for one in found):
             log.log(*(_NEWS if track.good else (logging.WARNING, "%s: %s")), name, track.problem)
@@ -487,6 +498,7 @@ class Monitor:
             "schema": 1,
             "monitor": self.config.name,
             "at": now,
+            "started": self.started,
             "reference": reference,
             "mirrors": mirrors,
         }

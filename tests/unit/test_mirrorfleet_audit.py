@@ -159,6 +159,15 @@ def test_who_is_due(
     sandbox.probe()
     capsys.readouterr()
     assert audited() == ["two"]
+    sandbox.mirrors["two"].fault = "stale"  # its rounds are good, and it has to return all the same
+    sandbox.probe()
+    sandbox.mirrors["two"].fault = ""
+    time.sleep(1.1)
+    sandbox.probe()
+    assert (sandbox.folder / "state/audit-due").exists()
+    capsys.readouterr()
+    assert audited() == ["two"]
+    assert not (sandbox.folder / "state/audit-due").exists()
     sandbox.mirrors["one"].fault = "wrong byte in six-0.9.tar.gz"
     assert sandbox.audit("one") == 1
     capsys.readouterr()

@@ -95,7 +95,7 @@ def test_why_a_mirror_leaves(changes: dict[str, Any], seen: Health, code: str, r
     found = run({"one": seen, "two": health()}, former, audits={"one": AUDITED}, **changes)
     first = found.standings["one"]
     assert (first.listed, first.code, first.reason) == (False, code, reason)
-    assert first.left == (NOW if code in MEASURED else None)
+    assert first.left == (seen.measured_at if code in MEASURED else None)
     assert [(event.kind, event.reason) for event in found.events] == [("left", reason)]
     assert found.standings["two"].listed
 
@@ -141,6 +141,20 @@ def test_a_hold_counts_at_once_and_ends_at_once() -> None:
     released = run(both, held.standings)
     assert released.standings["one"].listed
     assert [event.kind for event in released.events] == ["returned"]
+
+
+def test_after_a_pause_of_the_monitor_nobody_was_silent_who_is_listed() -> None:
+    """What it measured before it paused is old; that is no mirror's fault."""
+    old, started = health(measured_at=NOW - 5000), Monitor(NOW, started=NOW - 800)
+    assert run({"one": old}, {"one": LISTED}, monitor=started).standings["one"].listed
+    assert run({"one": old}, {}, monitor=started).standings["one"].code == "silent"
+    longer = Monitor(NOW, started=NOW - 901)
+    assert (
+        run({"one": old, "two": health()}, {"one": LISTED, "two": LISTED}, monitor=longer)
+        .standings["one"]
+        .code
+        == "silent"
+    )
 
 
 def test_a_pause_doubles_with_each_leave_and_is_bounded() -> None:

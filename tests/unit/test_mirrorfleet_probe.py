@@ -191,7 +191,7 @@ def test_counts_rows_and_sums_are_true(rounds: list[tuple[bool, int]]) -> None:
     for good, pause in rounds:
         now += pause
         found = Found(failure=None if good else {"check": "x", "family": "ipv4", "problem": "y"})
-        track.add({"ipv4": found}, Reference(), 0.5, now)
+        track.add({"ipv4": found}, Reference(), 0.5, now, 86400)
         seen.append((now, good))
         row = next((n for n, (_, g) in enumerate(reversed(seen)) if g != good), len(seen))
         assert (track.good, track.bad) == ((row, 0) if good else (0, row))
@@ -222,9 +222,9 @@ FAULTS = ["hang", "error", "redirects", "forbids pip", "stale", "truncated"]
 class Service:
     """`mirrorfleet probe` and what `mirrorfleet list` makes of it."""
 
-    def __init__(self, sandbox: Sandbox) -> None:
+    def __init__(self, sandbox: Sandbox, **config: float) -> None:
         self.sandbox = sandbox
-        sandbox.config |= {"interval": 0.25, "timeout": 0.6, "budget": 1}
+        sandbox.config |= {"interval": 0.25, "timeout": 0.6, "budget": 1} | config
         sandbox.write()
         (sandbox.folder / "list.json").write_text(
             json.dumps(
@@ -266,6 +266,20 @@ class Service:
     def end(self, number: int = signal.SIGTERM) -> tuple[str, str]:
         self.process.send_signal(number)
         return self.process.communicate(timeout=20)
+
+
+def test_rounds_are_quick_until_it_is_clear_whether_a_mirror_is_well(sandbox: Sandbox) -> None:
+    sandbox.add("one")
+    service = Service(sandbox, interval=60, transition_interval=0.2, settled_rounds=4)
+    try:
+        service.until(lambda now: now.get("one") == "", 10)
+        while sandbox.one("one")["good"] < 4:
+            assert service.process.poll() is None
+            time.sleep(0.1)
+        time.sleep(2)
+        assert sandbox.one("one")["good"] <= 5
+    finally:
+        service.end()
 
 
 def test_from_a_fault_to_the_list_and_back(sandbox: Sandbox) -> None:
