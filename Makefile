@@ -25,7 +25,7 @@ help:  ## print this list
 
 # ------------------------------------------------------------------------------------------------ set-up
 .PHONY: setup
-setup: build/.debian-packages build/promtool build/.venv build/.collections build/.clients  ## install what the control node needs
+setup: build/.debian-packages build/promtool build/amtool build/.venv build/.collections build/.clients  ## install what the control node needs
 
 build/.debian-packages: Makefile
 	@mkdir -p build
@@ -42,14 +42,16 @@ build/.debian-packages: Makefile
 	fi
 	touch $@
 
-# The tests' own: the package prometheus would start a server here, so only this program is taken out of it.
-build/promtool: build/.debian-packages
-	@$(call say,taking promtool out of the package prometheus)
-	folder=$$(mktemp -d build/.promtool-XXXXXX); trap 'rm -rf "$$folder"' EXIT
-	(cd "$$folder" && { apt-get -q download prometheus || { $(SUDO) apt-get -q update && apt-get -q download prometheus; }; }) \
-	    >build/promtool.log 2>&1 || { tail -5 build/promtool.log >&2; exit 1; }
-	dpkg-deb --extract "$$folder"/prometheus_*.deb "$$folder"
-	mv "$$folder/usr/bin/promtool" $@ && touch $@
+# The tests' own: these packages would start servers here, so only one program each is taken out of them.
+build/promtool: PACKAGE = prometheus
+build/amtool: PACKAGE = prometheus-alertmanager
+build/promtool build/amtool: build/.debian-packages
+	@$(call say,taking $(@F) out of the package $(PACKAGE))
+	folder=$$(mktemp -d build/.$(@F)-XXXXXX); trap 'rm -rf "$$folder"' EXIT
+	(cd "$$folder" && { apt-get -q download $(PACKAGE) || { $(SUDO) apt-get -q update && apt-get -q download $(PACKAGE); }; }) \
+	    >$@.log 2>&1 || { tail -5 $@.log >&2; exit 1; }
+	dpkg-deb --extract "$$folder"/$(PACKAGE)_*.deb "$$folder"
+	mv "$$folder/usr/bin/$(@F)" $@ && touch $@
 
 build/.venv: requirements/control.txt | build/.debian-packages
 	@$(call say,installing the pinned Python packages into .venv)

@@ -5,6 +5,7 @@ Documentation of each filter: the YAML file of its name beside this one.
 
 from __future__ import annotations
 
+import datetime
 import json
 import re
 import sys
@@ -92,12 +93,42 @@ PERSON: Schema = {
     "name": v.text,
     "email": v.email,
     "url": lambda value: v.url(value, schemes=("https", "http"), path=True),
+    "webhook": v.webhook,
 }
+PUBLIC_PERSON = ("name", "email", "url")  # what the registry tells of one; a webhook's URL is a secret
 AGREEMENT: Schema = {"version": v.text, "accepted_by": v.text, "accepted_on": v.date, "expires_on": v.date}
 
 
 def simple(check: Check) -> Callable[[Any, str, Report], Any]:
     return lambda value, key, report: report.try_check(key, check, value)
+
+
+def maintenance(value: Any, key: str, report: Report) -> list[dict[str, Any]]:
+    """Windows in which nobody is told what is wrong with a mirror."""
+    if not isinstance(value, list) or len(value) > 100:
+        allowed = f"a list of at most 100 windows such as {WINDOW_EXAMPLE}"
+        report.add(key, f"is {v.kind(value)} ({v.shown(value)})", allowed, "write each window after '- '")
+        return []
+    check, windows = mapping(WINDOW, tuple(WINDOW)), []
+    for index, entry in enumerate(value):
+        before = len(report.problems)
+        window = check(entry, f"{key}.{index + 1}", report)
+        if len(report.problems) > before:
+            continue
+        if not window["from"] < window["until"] <= window["from"] + datetime.timedelta(days=LONGEST_WINDOW):
+            report.add(
+                f"{key}.{index + 1}.until",
+                f"is {v.shown(entry['until'])}",
+                f"a moment after from, at most {LONGEST_WINDOW} days later",
+            )
+        else:
+            windows.append({name: window[name] for name in WINDOW})
+    return windows
+
+
+LONGEST_WINDOW = 92  # days: a mirror that is away for longer is drained
+WINDOW: Schema = {"from": v.moment, "until": v.moment, "reason": v.text}
+WINDOW_EXAMPLE = '{from: "2026-12-01T20:00:00+13:00", until: "2026-12-01T23:00:00+13:00", reason: new disks}'
 
 
 MIRROR: dict[str, Callable[[Any, str, Report], Any]] = {
@@ -113,6 +144,7 @@ MIRROR: dict[str, Callable[[Any, str, Report], Any]] = {
     "mirror_operator": mapping(PERSON, ("name", "email")),
     "mirror_agreement": mapping(AGREEMENT, ("version", "accepted_by", "accepted_on")),
     "mirror_state": simple(v.choice("active", "drained", "retired")),
+    "mirror_maintenance": maintenance,
 }
 # What has to be there, and what it looks like.
 MIRROR_REQUIRED = {
@@ -210,6 +242,35 @@ def or_its_text(check: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return run
 
 
+RELAY: Schema = {
+    "address": v.host_and_port,
+    "from": v.email,
+    "starttls": v.boolean,
+    "user": v.text,
+    "password": v.password,
+}
+
+
+def mail_relay(value: Any, key: str, report: Report) -> dict[str, Any] | None:
+    """Where alerts are handed to be mailed. It may hold a password: no message shows it."""
+    known = f"a mapping with the keys {', '.join(RELAY)}"
+    if not isinstance(value, dict):
+        report.add(key, f"is {v.kind(value)}", known)
+        return None
+    before = len(report.problems)
+    found: dict[str, Any] = mapping(RELAY, ("address", "from"))(value, key, report)
+    found.setdefault("starttls", True)
+    if ("user" in value) != ("password" in value):
+        report.add(f"{key}.user", "and password are not both given", "both, or none of them")
+    if len(report.problems) == before and "user" in found and not found["starttls"]:
+        report.add(
+            f"{key}.starttls",
+            "is false, and the password would go over the wire in clear",
+            "true with a user",
+        )
+    return found if len(report.problems) == before else None
+
+
 FLEET: dict[str, Callable[[Any, str, Report], Any]] = {
     "fleet_name": simple(v.text),
     "fleet_coordinator": mapping(PERSON, ("name", "email")),
@@ -224,6 +285,7 @@ FLEET: dict[str, Callable[[Any, str, Report], Any]] = {
     "fleet_monitor_settings": simple(settings_of_monitor),
     "fleet_update_sync_seconds": simple(or_its_text(v.whole(1, 7 * 86400))),
     "fleet_staleness_limit": simple(v.whole(60, 366 * 86400)),
+    "fleet_mail_relay": mail_relay,
     "fleet_versions": mapping(
         {
             "mirrorfleet": version,
@@ -793,7 +855,7 @@ def fleet_registry(hostvars: Inventory, groups: dict[str, list[str]]) -> dict[st
         "schema": 1,
         "fleet": {
             "name": shared.get("fleet_name", ""),
-            "coordinator": shared.get("fleet_coordinator", {}),
+            "coordinator": _public(shared.get("fleet_coordinator", {})),
             "agreement_version": shared.get("fleet_agreement_version", ""),
             "staleness_limit": shared.get("fleet_staleness_limit", 86400),
         },
@@ -820,7 +882,7 @@ def _entry(host: str, fleet: Fleet) -> dict[str, Any]:
         "networks": record["mirror_networks"],
         "bandwidth": record["mirror_bandwidth"],
         "address_families": sorted(record["mirror_address_families"]),
-        "operator": record["mirror_operator"],
+        "operator": _public(record["mirror_operator"]),
         "agreement": {
             key: record["mirror_agreement"].get(key) for key in ("version", "accepted_on", "expires_on")
         },
@@ -836,6 +898,39 @@ def _is_partial(host: str, fleet: Fleet) -> bool:
     return any(chosen[key] for key in ("releases_kept", "platforms_excluded", "max_project_size"))
 
 
+def _public(person: dict[str, Any]) -> dict[str, Any]:
+    return {key: person[key] for key in PUBLIC_PERSON if key in person}
+
+
+def _reached(person: dict[str, Any]) -> dict[str, Any]:
+    """How somebody is told of an alert."""
+    return {"email": person.get("email"), "webhook": person.get("webhook")}
+
+
+def fleet_contacts(hostvars: Inventory, groups: dict[str, list[str]]) -> dict[str, Any]:
+    fleet = Fleet(hostvars, groups)
+    mirrors = sorted(fleet.groups["mirrors"])
+    fleet.raise_if_wrong(*mirrors)
+    shared = fleet.records[(mirrors or fleet.hosts)[0]] if fleet.hosts else {}
+    return {
+        "fleet": shared.get("fleet_name", ""),
+        "relay": shared.get("fleet_mail_relay") or {},
+        "coordinator": _reached(shared.get("fleet_coordinator", {})),
+        "mirrors": [
+            {
+                "name": host,
+                **_reached(fleet.records[host]["mirror_operator"]),
+                "maintenance": [
+                    {key: one if key == "reason" else one.isoformat() for key, one in window.items()}
+                    for window in fleet.records[host].get("mirror_maintenance") or []
+                ],
+            }
+            for host in mirrors
+            if fleet.records[host].get("mirror_state") != "retired"
+        ],
+    }
+
+
 class FilterModule:
     """Filters from the inventory to what hosts and programs are given."""
 
@@ -845,5 +940,6 @@ class FilterModule:
             "inventory_problems": as_filter(inventory_problems),
             "mirror_config": as_filter(mirror_config),
             "fleet_registry": as_filter(fleet_registry),
+            "fleet_contacts": as_filter(fleet_contacts),
             "rsync_clients": as_filter(rsync_clients),
         }

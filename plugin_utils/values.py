@@ -433,3 +433,69 @@ def email(value: Any) -> str:
         raise BadValueError(f"is {shown(value)}", "a mail address such as mirror@example.org")
     local, _, domain = value.partition("@")
     return f"{local}@{host_name(domain)}"
+
+
+def moment(value: Any) -> datetime.datetime:
+    """A moment in UTC, from ISO 8601 with its zone; YAML's own timestamps come as such text, too."""
+    allowed = "ISO 8601 with its zone, such as 2026-12-01T20:00:00+13:00 or 2026-12-01T07:00:00Z"
+    if not isinstance(value, str) or len(value) > 40 or not value.isascii():
+        raise BadValueError(f"is {shown(value)}", allowed)
+    try:
+        found = datetime.datetime.fromisoformat(value)
+    except ValueError as error:
+        raise BadValueError(f"is {shown(value)}", allowed) from error
+    if found.tzinfo is None:
+        raise BadValueError(f"is {shown(value)}, without a zone", allowed, "add Z for UTC, or an offset")
+    if not 2000 <= found.year <= 2999:
+        raise BadValueError(f"is {shown(value)}", f"{allowed}, of the years 2000 to 2999")
+    return found.astimezone(datetime.UTC)
+
+
+def host_and_port(value: Any) -> str:
+    """HOST:PORT of a service; a name, an address or localhost."""
+    allowed = "HOST:PORT such as relay.example.org:587, localhost:25 or [2001:db8::25]:25"
+    host, _, port = value.rpartition(":") if isinstance(value, str) else ("", "", "")
+    if not re.fullmatch(r"[0-9]{1,5}", port) or not 0 < int(port) < 65536:
+        raise BadValueError(f"is {shown(value)}", allowed)
+    try:
+        if host.startswith("[") and host.endswith("]"):
+            return f"[{ipaddress.IPv6Address(host[1:-1])}]:{int(port)}"
+        if re.fullmatch(r"[0-9.]+", host):
+            return f"{ipaddress.IPv4Address(host)}:{int(port)}"
+    except ValueError as error:
+        raise BadValueError(f"is {shown(value)}", allowed) from error
+    if host == "localhost":
+        return f"localhost:{int(port)}"
+    try:
+        return f"{host_name(host)}:{int(port)}"
+    except BadValueError as error:
+        raise BadValueError(f"is {shown(value)}", allowed) from error
+
+
+def password(value: Any) -> str:
+    """A secret on one line: no message shows it."""
+    allowed = "text of one line, at most 1000 characters"
+    if not isinstance(value, str):
+        raise BadValueError(f"is {kind(value)}, not text", allowed, "put it in quotes")
+    if not 0 < len(value) <= 1000 or not value.isprintable():
+        hint = "remove the line break at its end" if value.strip() != value else ""
+        raise BadValueError("is empty, too long, or has control characters (it is not shown)", allowed, hint)
+    return value
+
+
+def webhook(value: Any) -> str:
+    """An https URL that is told of alerts. Who knows it can write there: no message shows it."""
+    allowed = "https://NAME[:PORT]/PATH[?QUERY] in printable ASCII, without user or fragment"
+    if not isinstance(value, str):
+        raise BadValueError(f"is {kind(value)}, not text", allowed)
+    place, _, query = value.partition("?")
+    if len(value) > 2000 or not re.fullmatch(r"[A-Za-z0-9._~%/&=+:,;-]*", query):
+        raise BadValueError("is no such URL (it is not shown, for it is a secret)", allowed)
+    matched = re.fullmatch(r"(https://[^/@?#]+)(/[A-Za-z0-9._~%/+:,;=-]*)?", place)
+    if not matched:
+        raise BadValueError("is no such URL (it is not shown, for it is a secret)", allowed)
+    try:
+        base = url(matched[1])
+    except BadValueError:
+        raise BadValueError("is no such URL (it is not shown, for it is a secret)", allowed) from None
+    return f"{base}{matched[2] or '/'}{'?' + query if query else ''}"

@@ -52,6 +52,7 @@ MOST_PROJECTS = 20  # looked at in one audit
 MOST_HEADS = 200  # files asked for in one audit
 SECONDS_OF_BANDWIDTH = 10  # of what the mirror offers, spent on whole files
 AT_ONCE = 8
+PATIENCE = 1800.0  # seconds
 RETRY = 3600  # seconds after an audit that did not pass, at most
 _chance = random.SystemRandom()
 
@@ -568,7 +569,8 @@ def audit(path: Path, names: list[str], *, only_due: bool = False) -> tuple[bool
                 f"{config.registry}: {name!r}: {known.wrong.get(name, 'is no mirror of the registry')}"
             )
     config.audits.mkdir(parents=True, exist_ok=True)
-    with only_one(config.state / "audit.lock"):
+    # Runs take turns, a person's and those of timer and path.
+    with only_one(config.state / "audit.lock", patience=PATIENCE):
         if only_due:
             config.audit_due.unlink(missing_ok=True)
         if not names:

@@ -2,9 +2,12 @@
 
 import json
 import logging
+from collections.abc import Container, Iterator
 from pathlib import Path
 from typing import Any
 
+from .listing import printable
+from .metrics import Family
 from .schema import InvalidDocumentError, validate
 from .tree import entries
 
@@ -44,3 +47,25 @@ def summaries(folder: Path) -> dict[str, dict[str, Any]]:
         if document := _read[entry.path][1]:
             found[entry.name.removesuffix(".json")] = {key: document[key] for key in SUMMARY}
     return found
+
+
+def metrics(folder: Path, names: Container[str]) -> Iterator[Family]:
+    """What Prometheus is told of the last audits of these mirrors."""
+    found = {name: one for name, one in summaries(folder).items() if name in names}
+
+    def each(name: str, text: str, key: str) -> Family:
+        known = [
+            ({"mirror": mirror}, float(one[key])) for mirror, one in found.items() if one[key] is not None
+        ]
+        return f"mirrorfleet_audit_{name}", text, known
+
+    passed = [({"mirror": mirror}, float(not one["problem"])) for mirror, one in found.items()]
+    failed = [
+        ({"mirror": mirror, "problem": printable(one["problem"])}, 1.0)
+        for mirror, one in found.items()
+        if one["problem"]
+    ]
+    yield "mirrorfleet_audit_success", "Whether the last audit passed.", passed
+    yield "mirrorfleet_audit_failure_info", "Why the last audit did not pass.", failed
+    yield each("passed_timestamp_seconds", "When the last audit that passed began.", "passed_at")
+    yield each("tampered_timestamp_seconds", "When an audit last found a wrong hash.", "tampered_at")

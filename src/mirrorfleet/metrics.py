@@ -17,6 +17,7 @@ from .tree import free_bytes, write_atomically
 log = logging.getLogger(__name__)
 
 Sample = tuple[dict[str, str], float]
+Family = tuple[str, str, list[Sample]]  # name, help, samples
 
 
 def certificate_expiry(path: Path) -> float | None:
@@ -36,7 +37,7 @@ def escape(value: str) -> str:
     return value.replace("\\", "\\\\").replace("\n", "\\n").replace('"', '\\"')
 
 
-def render(families: list[tuple[str, str, list[Sample]]]) -> bytes:
+def render(families: list[Family]) -> bytes:
     """The text exposition format; a family without samples is left out."""
     lines = []
     for name, help_text, samples in families:
@@ -50,8 +51,8 @@ def render(families: list[tuple[str, str, list[Sample]]]) -> bytes:
     return "".join(f"{line}\n" for line in lines).encode()
 
 
-def collect(config: Config, state: State) -> Iterator[tuple[str, str, list[Sample]]]:
-    def one(name: str, help_text: str, value: float | None) -> tuple[str, str, list[Sample]]:
+def collect(config: Config, state: State) -> Iterator[Family]:
+    def one(name: str, help_text: str, value: float | None) -> Family:
         return f"mirrorfleet_{name}", help_text, [] if value is None else [({}, float(value))]
 
     versions = {"version": __version__, "mode": config.mode, "name": config.name}

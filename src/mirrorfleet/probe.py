@@ -26,10 +26,11 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from . import audit_reports, documents, metrics, registry
+from . import audit_reports, documents, evidence, metrics, registry
 from .config import ConfigError, bounded, load_as
 from .guards import only_one
 from .health import Findings, described
+from .listing import Settings, printable
 from .outside import (
     JSON_V1,
     PIP,
@@ -88,6 +89,10 @@ class MonitorConfig:
     connect_to: dict[str, list[str]] = field(
         default_factory=dict
     )  # addresses by mirror, instead of its name's
+    fall: int = bounded(
+        1, 1000, default=Settings.fall
+    )  # as the list goes by: alerts say when a mirror leaves
+    rise: int = bounded(1, 1000, default=Settings.rise)
     audit_seconds: int = bounded(60, default=DAY)  # an audit is due when the last is older
     audit_projects: tuple[str, ...] = ()  # looked at by audits; default: those of the reference
     removed_projects: tuple[str, ...] = ()  # that no mirror may serve any more
@@ -134,6 +139,8 @@ class Track:
     lag: int | None = None
     certificate_expires: int | None = None
     tampered_at: int | None = None
+    tampered: str = ""  # what had a wrong hash then
+    failures: list[evidence.Failure] = field(default_factory=list)  # of the present row of failed rounds
     hours: list[list[float]] = field(
         default_factory=list
     )  # hour, rounds, good, seconds, seconds², hours behind
@@ -161,8 +168,9 @@ class Track:
         self.certificate_expires = (
             _least(one.certificate_expires for one in found.values()) or self.certificate_expires
         )
-        if any(one.tampered for one in found.values()):
-            self.tampered_at = now
+        self.failures = evidence.kept(self.failures if self.bad > 1 else [], failures, now)
+        if tampered := [one.failure for one in found.values() if one.tampered and one.failure]:
+            self.tampered_at, self.tampered = now, described(tampered)
         age = max(now - self.last_modified, 0) if self.last_modified else 0
         well = good and max(age, self.lag or 0) <= staleness_limit
         if well and not self.well:
@@ -201,7 +209,8 @@ class Track:
 
     def document(self, now: int) -> dict[str, Any]:
         told = asdict(self)
-        del told["hours"]
+        for own in ("hours", "failures", "tampered"):
+            del told[own]
         return told | {"day": self.day(), "days": self.month(now)}
 
 
@@ -533,6 +542,16 @@ class Monitor:
             for mirror, track in seen.items()
             for family, problem in track.families.items()
         ]
+        failures: list[metrics.Sample] = [
+            ({"mirror": mirror, "family": family, "check": check, "problem": problem}, float(at))
+            for mirror, track in seen.items()
+            for family, check, problem, at in track.failures
+        ]
+        tampered: list[metrics.Sample] = [
+            ({"mirror": mirror, "problem": printable(track.tampered)}, 1.0)
+            for mirror, track in seen.items()
+            if track.tampered_at
+        ]
         reference: list[metrics.Sample] = [({}, float(not self.reference.problem))]
         return metrics.render(
             [
@@ -547,9 +566,24 @@ class Monitor:
                      lambda one: one.certificate_expires),
                 each("duration_seconds", "Mean length of the good rounds of a day.", lambda one: one.day()["duration"]),
                 each("tampered_timestamp_seconds", "When a file had a wrong hash.", lambda one: one.tampered_at),
+                ("mirrorfleet_probe_tampered_info", "What had a wrong hash then.", tampered),
+                each("since_timestamp_seconds", "When the present row of good or failed rounds began.",
+                     lambda one: one.since),
+                each("last_good_timestamp_seconds", "When a round was last good.", lambda one: one.last_good),
+                ("mirrorfleet_probe_failure_timestamp_seconds",
+                 "When this was last found wrong, in the present row of failed rounds.", failures),
+                *audit_reports.metrics(self.config.audits, seen),
+                ("mirrorfleet_probe_active", "Whether its record says that it is to serve.",
+                 [({"mirror": name}, float(self.registry.mirrors[name]["state"] == "active")) for name in seen]),
                 ("mirrorfleet_monitor_reference_up", "Whether the trusted index answered.", reference),
+                ("mirrorfleet_monitor_reference_failure_info", "Why it did not.",
+                 [({"problem": printable(problem)}, 1.0) for problem in [self.reference.problem] if problem]),
                 ("mirrorfleet_monitor_staleness_limit_seconds", "Age at which a mirror is too old.",
                  [({}, float(self.registry.fleet["staleness_limit"]))]),
+                ("mirrorfleet_monitor_transition_interval_seconds", "Between two rounds of one that changed lately.",
+                 [({}, min(self.config.interval, self.config.transition_interval))]),
+                ("mirrorfleet_monitor_fall_rounds", "Failed rounds until a mirror leaves.", [({}, self.config.fall)]),
+                ("mirrorfleet_monitor_rise_rounds", "Good rounds until it returns.", [({}, self.config.rise)]),
                 ("mirrorfleet_monitor_rounds", "Rounds since the start.", [({}, float(self.rounds))]),
                 ("mirrorfleet_monitor_late_seconds", "How late the last round began.", [({}, self.late)]),
                 ("mirrorfleet_monitor_written_timestamp_seconds", "When this was told.", [({}, now)]),

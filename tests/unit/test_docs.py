@@ -10,9 +10,14 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
-FLEET_TESTS = (ROOT / "molecule/fleet/tests/test_fleet.py").read_text() + (
-    ROOT / "playbooks/demo.sh"
-).read_text()
+FLEET_TESTS = "".join(
+    (ROOT / name).read_text()
+    for name in (
+        "molecule/fleet/tests/test_fleet.py",
+        "molecule/monitoring_server/tests/test_monitoring_server.py",
+        "playbooks/demo.sh",
+    )
+)
 
 
 def commands(page: Path) -> list[list[str]]:

@@ -272,6 +272,131 @@ def test_a_wrong_value_is_told_with_key_and_way_out(
     assert all(p["host"] in {"one", "two"} for p in told), told
 
 
+WINDOW = {"from": "2026-12-01T20:00:00+13:00", "until": "2026-12-01T23:00:00+13:00", "reason": "disks"}
+RELAY = {"address": "relay.example.org:587", "from": "fleet@example.org"}
+
+
+@pytest.mark.parametrize(
+    ("change", "key", "problem"),
+    [
+        ({"mirror_maintenance": WINDOW}, "mirror_maintenance", "is a mapping"),
+        ({"mirror_maintenance": ["tonight"]}, "mirror_maintenance.1", "is text ('tonight')"),
+        ({"mirror_maintenance": [WINDOW, {"from": "x"}]}, "mirror_maintenance.2.until", "is missing"),
+        (
+            {"mirror_maintenance": [WINDOW | {"from": "2026-12-01 20:00"}]},
+            "mirror_maintenance.1.from",
+            "without a zone",
+        ),
+        ({"mirror_maintenance": [WINDOW | {"from": "today"}]}, "mirror_maintenance.1.from", "is 'today'"),
+        ({"mirror_maintenance": [WINDOW | {"from": 5}]}, "mirror_maintenance.1.from", "is 5"),
+        (
+            {"mirror_maintenance": [WINDOW | {"until": WINDOW["from"]}]},
+            "mirror_maintenance.1.until",
+            "is '2026-12-01T20",
+        ),
+        (
+            {"mirror_maintenance": [WINDOW | {"until": "2027-12-01T00:00:00Z"}]},
+            "mirror_maintenance.1.until",
+            "is '2027",
+        ),
+        ({"mirror_maintenance": [WINDOW | {"reason": ""}]}, "mirror_maintenance.1.reason", "is empty"),
+        ({"mirror_maintenance": [WINDOW | {"why": "x"}]}, "mirror_maintenance.1.why", "is no known key"),
+        ({"fleet_mail_relay": "smtp://me:S3cret@relay"}, "fleet_mail_relay", "is text"),
+        ({"fleet_mail_relay": {"address": "relay.example.org:587"}}, "fleet_mail_relay.from", "is missing"),
+        (
+            {"fleet_mail_relay": RELAY | {"address": "relay.example.org"}},
+            "fleet_mail_relay.address",
+            "is 'relay",
+        ),
+        ({"fleet_mail_relay": RELAY | {"address": "relay:99999"}}, "fleet_mail_relay.address", "is 'relay"),
+        ({"fleet_mail_relay": RELAY | {"address": "[::g]:25"}}, "fleet_mail_relay.address", "is '[::g]:25'"),
+        ({"fleet_mail_relay": RELAY | {"starttls": "no"}}, "fleet_mail_relay.starttls", "is text ('no')"),
+        ({"fleet_mail_relay": RELAY | {"user": "u"}}, "fleet_mail_relay.user", "are not both given"),
+        ({"fleet_mail_relay": RELAY | {"pasword": "S3cret"}}, "fleet_mail_relay.pasword", "is no known key"),
+        (
+            {"fleet_mail_relay": RELAY | {"user": "u", "password": "S3cret\n"}},
+            "fleet_mail_relay.password",
+            "control characters",
+        ),
+        (
+            {"fleet_mail_relay": RELAY | {"user": "u", "password": "S3cret", "starttls": False}},
+            "fleet_mail_relay.starttls",
+            "in clear",
+        ),
+        (
+            {
+                "mirror_operator": {
+                    "name": "x",
+                    "email": "a@b.example",
+                    "webhook": "http://h.example.org/S3cret",
+                }
+            },
+            "mirror_operator.webhook",
+            "is no such URL",
+        ),
+        (
+            {
+                "mirror_operator": {
+                    "name": "x",
+                    "email": "a@b.example",
+                    "webhook": "https://me:S3cret@h.example.org/",
+                }
+            },
+            "mirror_operator.webhook",
+            "is no such URL",
+        ),
+        (
+            {
+                "fleet_coordinator": {
+                    "name": "x",
+                    "email": "a@b.example",
+                    "webhook": "https://h.example.org/#S3cret",
+                }
+            },
+            "fleet_coordinator.webhook",
+            "is no such URL",
+        ),
+    ],
+)
+def test_what_is_wrong_with_alerts_is_told_without_secrets(
+    change: dict[str, Any], key: str, problem: str
+) -> None:
+    told = problems_with("one", **change)
+    assert any(p["key"] == key and problem in p["problem"] and p["allowed"] for p in told), told
+    assert {p["key"].split(".")[0] for p in told} == set(change)
+    assert "S3cret" not in json.dumps(told)
+
+
+@pytest.mark.parametrize(
+    ("given_as", "relay"),
+    [
+        ("relay.example.org:0587", "relay.example.org:587"),
+        ("localhost:25", "localhost:25"),
+        ("192.0.2.1:25", "192.0.2.1:25"),
+        ("[2001:DB8:0::25]:25", "[2001:db8::25]:25"),
+    ],
+)
+def test_a_relay_is_taken_as_it_is_reached(given_as: str, relay: str) -> None:
+    hostvars, groups = inventory()
+    for one in hostvars.values():
+        one["fleet_mail_relay"] = RELAY | {"address": given_as}
+    assert FILTERS["fleet_contacts"](hostvars, groups)["relay"] == RELAY | {
+        "address": relay,
+        "starttls": True,
+    }
+
+
+def test_windows_are_taken_as_yaml_reads_them() -> None:
+    """Without quotes, a moment is YAML's own timestamp."""
+    hostvars, groups = inventory()
+    text = "[{from: 2026-12-01T20:00:00+13:00, until: 2026-12-01 11:00:00Z, reason: disks}]"
+    hostvars["one"]["mirror_maintenance"] = yaml.safe_load(text)
+    (one,) = (m for m in FILTERS["fleet_contacts"](hostvars, groups)["mirrors"] if m["name"] == "one")
+    assert one["maintenance"] == [
+        {"from": "2026-12-01T07:00:00+00:00", "until": "2026-12-01T11:00:00+00:00", "reason": "disks"}
+    ]
+
+
 @pytest.mark.parametrize(
     ("latitude", "longitude"),
     [(90.1, 0), (-91, 0), (0, 180.5), (0, -181), (float("nan"), 0), (float("inf"), 0), ("1", 0), (True, 0)],

@@ -126,3 +126,34 @@ def test_a_limit_to_no_host_is_refused(fleet: Fleet, playbook: str) -> None:
     assert code != 0
     assert "nosuchhost" in said and "no hosts to target" in said
     assert "TASK" not in said
+
+
+MONITORED = "all:\n  children:\n    monitors: {hosts: {monitor: {ansible_host: 192.0.2.99}}}\n"
+
+
+@pytest.mark.parametrize(
+    ("monitored", "arguments"),
+    [
+        (True, ["-e", "hours=2", "-e", "reason=disks"]),  # of all mirrors: has to be said
+        (True, ["--limit", "mirror1", "-e", "reason=disks"]),
+        (True, ["--limit", "mirror1", "-e", "hours=2"]),
+        (True, ["--limit", "mirror1", "-e", "hours=2", "-e", "reason=' '"]),
+        (True, ["--limit", "mirror1", "-e", "hours=soon", "-e", "reason=disks"]),
+        (True, ["--limit", "mirror1", "-e", "hours=745", "-e", "reason=disks"]),
+        (True, ["--limit", "mirror1", "-e", "hours=0", "-e", "reason=disks"]),
+        (True, ["--limit", "mirror1", "-e", "hours=-1", "-e", "reason=disks"]),
+        (False, ["--limit", "mirror1", "-e", "hours=2", "-e", "reason=disks"]),
+    ],
+)
+def test_maintenance_says_what_it_needs(
+    fleet: Fleet, tmp_path: Path, monitored: bool, arguments: list[str]
+) -> None:
+    (tmp_path / "monitors.yml").write_text(MONITORED if monitored else "all: {}\n")
+    code, said = fleet.play("maintenance.yml", "-i", str(tmp_path / "monitors.yml"), *arguments)
+    message = " ".join(refused(code, said).split())
+    assert "-e hours=2, at most 744" in message and "or end it (-e end=true)" in message
+
+
+def test_an_audit_needs_a_monitor(fleet: Fleet) -> None:
+    code, said = fleet.play("audit.yml")
+    assert code != 0 and "Nothing was audited. The inventory needs a host in the group monitors" in said
