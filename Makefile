@@ -10,10 +10,11 @@ SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 say = printf '\033[1m==> %s\033[0m\n' "$(1)"
 
 # What a control node needs from Debian: containers for the local fleet, and the tools its tests call (minisign and
-# signify-openbsd verify the signed list, bind9-utils has named-checkzone for its zone fragment).
+# signify-openbsd verify the signed list, bind9-utils has named-checkzone for its zone fragment, chromium looks at its
+# pages).
 DEBIAN_PACKAGES := git python3-venv openssh-client openssl rsync nftables \
     podman crun runc netavark aardvark-dns iptables mmdebstrap uidmap \
-    minisign signify-openbsd bind9-utils
+    minisign signify-openbsd bind9-utils chromium fonts-dejavu-core
 
 # Silence about a tree that is not a git checkout; bytecode and caches stay out of roles.
 export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
@@ -25,7 +26,7 @@ help:  ## print this list
 
 # ------------------------------------------------------------------------------------------------ set-up
 .PHONY: setup
-setup: build/.debian-packages build/promtool build/.venv build/.collections build/.clients  ## install what the control node needs
+setup: build/.debian-packages build/promtool build/prometheus build/.venv build/.collections build/.clients  ## install what the control node needs
 
 build/.debian-packages: Makefile
 	@mkdir -p build
@@ -42,14 +43,14 @@ build/.debian-packages: Makefile
 	fi
 	touch $@
 
-# The tests' own: the package prometheus would start a server here, so only this program is taken out of it.
-build/promtool: build/.debian-packages
-	@$(call say,taking promtool out of the package prometheus)
+# The tests' own: the package prometheus would start a server here, so only its programs are taken out of it.
+build/promtool build/prometheus &: build/.debian-packages
+	@$(call say,taking promtool and prometheus out of the package prometheus)
 	folder=$$(mktemp -d build/.promtool-XXXXXX); trap 'rm -rf "$$folder"' EXIT
 	(cd "$$folder" && { apt-get -q download prometheus || { $(SUDO) apt-get -q update && apt-get -q download prometheus; }; }) \
 	    >build/promtool.log 2>&1 || { tail -5 build/promtool.log >&2; exit 1; }
 	dpkg-deb --extract "$$folder"/prometheus_*.deb "$$folder"
-	mv "$$folder/usr/bin/promtool" $@ && touch $@
+	mv "$$folder/usr/bin/promtool" "$$folder/usr/bin/prometheus" build/ && touch build/promtool build/prometheus
 
 build/.venv: requirements/control.txt | build/.debian-packages
 	@$(call say,installing the pinned Python packages into .venv)
@@ -95,14 +96,14 @@ lint: setup  ## ansible-lint (production), yamllint, ruff, mypy
 faults: setup  ## the fault tests on this machine; `make test` runs them on Debian 13 and 12
 	@$(BIN)/pytest tests/faults --numprocesses 2
 
-unit: setup  ## everything that needs no host: unit, property and template tests
+unit: setup  ## everything that needs no host: unit, property, template and browser tests
 	@$(call say,tests without hosts)
-	$(BIN)/pytest tests/unit --numprocesses 2 --quiet
+	$(BIN)/pytest tests/unit tests/browser --numprocesses 2 --quiet
 
 # The longest first, two at a time: the fleet, the fault tests and the roles' scenarios, lint, everything without hosts.
 test: setup  ## everything: lint, tests without hosts, fault tests, a scenario per role, the whole fleet
 	@$(call say,tests; logs of the scenarios are in build/log)
-	$(BIN)/pytest tests/scenarios tests/lint tests/unit --numprocesses 2 --dist worksteal --durations 15
+	$(BIN)/pytest tests/scenarios tests/lint tests/unit tests/browser --numprocesses 2 --dist worksteal --durations 15
 
 # --------------------------------------------------------------------------------------------- benchmarks
 # One after the other: each wants the machine to itself.
