@@ -52,7 +52,8 @@ def summaries(folder: Path) -> dict[str, dict[str, Any]]:
 def summary(document: dict[str, Any]) -> dict[str, Any]:
     """Of a report what decides, what was looked at, and what did not hold: errors first."""
     failed = sorted(
-        (one for one in document["rules"] if one["passed"] is False), key=lambda one: one["severity"] != "error"
+        (one for one in document["rules"] if one["passed"] is False),
+        key=lambda one: one["severity"] != "error",
     )
     return {key: document[key] for key in SUMMARY} | {
         "hashed": document["integrity"]["files"],

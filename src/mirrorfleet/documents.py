@@ -4,8 +4,8 @@ import datetime
 import ipaddress
 import json
 import uuid
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 from xml.etree import ElementTree
 
@@ -32,6 +32,8 @@ class List:
     url: str = ""  # where the documents are published
     index_url: str = ""  # the index that "use it" names; else the best mirror's
     metrics_port: int = 9100
+    now: int = 0
+    history: Mapping[str, Sequence[Event]] = field(default_factory=dict)  # by mirror, the newest last
 
 
 def entries(found: List) -> list[dict[str, Any]]:

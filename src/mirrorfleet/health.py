@@ -33,7 +33,11 @@ def read(document: Any) -> Findings:
     return Findings(
         Monitor(document["at"], document["reference"]["problem"]),
         {name: Health(**{key: one[key] for key in _HEALTH if key in one}) for name, one in mirrors.items()},
-        {name: Audit(**{key: one["audit"][key] for key in _AUDIT}) for name, one in mirrors.items() if "audit" in one},
+        {
+            name: Audit(**{key: one["audit"][key] for key in _AUDIT})
+            for name, one in mirrors.items()
+            if "audit" in one
+        },
         mirrors,
     )
 

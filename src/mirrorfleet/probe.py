@@ -183,11 +183,7 @@ class Track:
         """The share of good rounds of each day. What is remembered of days that ended comes first."""
         days = month_of(now)
         shares = {int(day): good / rounds for day, rounds, good in self.days if rounds}
-        shares |= {
-            day: one
-            for day, one in zip(days[:-1], remembered or [], strict=False)
-            if one is not None
-        }
+        shares |= {day: one for day, one in zip(days[:-1], remembered or [], strict=False) if one is not None}
         return [history.share(shares.get(day)) for day in days]
 
     def document(self, now: int, memory: history.History, name: str) -> dict[str, Any]:
@@ -490,7 +486,8 @@ class Monitor:
     def health(self, now: int) -> dict[str, Any]:
         reports = audit_reports.summaries(self.config.audits)
         mirrors = {
-            name: self.tracks[name].document(now, self._history, name) | ({"audit": reports[name]} if name in reports else {})
+            name: self.tracks[name].document(now, self._history, name)
+            | ({"audit": reports[name]} if name in reports else {})
             for name in self._wanted()
             if name in self.tracks and self.tracks[name].measured_at
         }

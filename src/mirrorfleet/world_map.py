@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from importlib import resources
 from typing import Any
 
-from .documents import escape
+from .markup import escape
 
 WIDTH, HEIGHT = 960, 468
 # Mirrors nearer to each other than this share a marker, so that a thousand of them stay a map.
@@ -62,7 +62,7 @@ def world_map(mirrors: list[dict[str, Any]]) -> str:
     drawn = sorted(cells.items(), key=lambda one: (not one[0][2], -len(one[1]), one[0][:2]))
     markers = "".join(_marker(group, well) for (_, _, well), group in drawn)
     return (
-        f'<figure class="map">\n<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(words)}">\n'
+        f'<figure>\n<svg class="map" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(words)}">\n'
         f'<path class="land" d="{outline()}"/>\n{markers}</svg>\n'
         f"<figcaption>{KEY}{f' {absent} are not on the map: they give no coordinates.' if absent else ''}"
         "</figcaption>\n</figure>\n"
@@ -75,11 +75,13 @@ def _marker(group: list[dict[str, Any]], listed: bool) -> str:
     names = ", ".join(one["name"] for one in group[:5]) + (", …" if len(group) > 5 else "")
     count = f"{len(group)} mirrors: " if len(group) > 1 else ""
     title = f"<title>{escape(f'{count}{names}')}{'' if listed else ' (not listed)'}</title>"
-    size = round(min(3 + 1.5 * math.sqrt(len(group) - 1), 11), 1)
+    size = round(min(5 + 1.5 * math.sqrt(len(group) - 1), 12), 1)
     if listed:
         return f'<circle class="up" cx="{x:g}" cy="{y:g}" r="{size:g}">{title}</circle>\n'
-    arm = round(size, 1)
-    return f'<path class="down" d="M{x - arm:.1f} {y - arm:.1f}l{2 * arm:g} {2 * arm:g}m0 {-2 * arm:g}l{-2 * arm:g} {2 * arm:g}">{title}</path>\n'
+    cross = (
+        f"M{x - size:.1f} {y - size:.1f}l{2 * size:g} {2 * size:g}m0 {-2 * size:g}l{-2 * size:g} {2 * size:g}"
+    )
+    return f'<path class="down" d="{cross}">{title}</path>\n'
 
 
 KEY = (

@@ -48,7 +48,9 @@ def a_month(now: int) -> str:
         lambda at: 7200 if at // DAY == today - 4 and at % DAY > DAY // 2 else 0,
     )  # fmt: skip
     lines += ["# TYPE probe_success gauge\n"]
-    lines += series("probe_success", 'mirror="one",job="mirror"', first, now, lambda at: int(at // DAY != today - 5))
+    lines += series(
+        "probe_success", 'mirror="one",job="mirror"', first, now, lambda at: int(at // DAY != today - 5)
+    )
     lines += series("probe_success", 'job="other"', first, now, lambda _: 0)
     return "".join([*lines, "# EOF\n"])
 
@@ -148,7 +150,11 @@ def test_without_prometheus_its_own_counts_stay(sandbox: Sandbox, capsys: pytest
     ("status", "body", "problem"),
     [
         (200, b"<html>", "not what its API promises"),
-        (200, b'{"data": {"result": [{"values": [[1, "x"]], "metric": {"mirror": "one"}}]}}', "not what its API"),
+        (
+            200,
+            b'{"data": {"result": [{"values": [[1, "x"]], "metric": {"mirror": "one"}}]}}',
+            "not what its API",
+        ),
         (200, b'{"data": {"result": [{"values": [[1, "2"]], "metric": {}}]}}', "not what its API promises"),
         (503, b"Service Unavailable", "HTTP 503: Service Unavailable"),
         (422, b'{"error": "query processing would load too many samples"}', "HTTP 422: .*too many samples"),
@@ -181,11 +187,11 @@ def test_samples_that_are_no_numbers_are_no_samples(prometheus: str, monkeypatch
     assert history.ask(prometheus, 30, int(time.time()), 10).available == {}
 
 
-@pytest.mark.parametrize("url", ["http://192.0.2.1:9090", "https://127.0.0.1:9090", "http://127.0.0.1:9090/?x", "x"])
+@pytest.mark.parametrize(
+    "url", ["http://192.0.2.1:9090", "https://127.0.0.1:9090", "http://127.0.0.1:9090/?x", "x"]
+)
 def test_only_this_host_is_asked(sandbox: Sandbox, url: str, capsys: pytest.CaptureFixture[str]) -> None:
     sandbox.add("one")
     sandbox.config["prometheus"] = url
     assert sandbox.probe() == 2
     assert "prometheus: must be http://127.0.0.1[:PORT][/PATH]" in capsys.readouterr().err
-
-
