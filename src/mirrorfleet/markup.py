@@ -28,7 +28,7 @@ p code { white-space: nowrap; }
 .snippets { display: grid; gap: .4rem; grid-template-columns: minmax(0, 1fr); margin: .5rem 0; }
 summary { cursor: pointer; font-weight: 600; }
 div[role=region] { overflow-x: auto; }
-table { border-collapse: collapse; font-size: .8125rem; font-variant-numeric: tabular-nums; }
+table { border-collapse: separate; border-spacing: 0; font-size: .8125rem; font-variant-numeric: tabular-nums; }
 caption { color: var(--quiet); padding: .2rem 0; text-align: left; }
 th, td { border-bottom: 1px solid var(--line); padding: .15rem .5rem; text-align: left; vertical-align: top; }
 thead th { background: var(--shade); vertical-align: bottom; white-space: nowrap; }

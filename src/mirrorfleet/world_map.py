@@ -64,7 +64,7 @@ def world_map(mirrors: list[dict[str, Any]]) -> str:
     return (
         f'<figure>\n<svg class="map" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(words)}">\n'
         f'<path class="land" d="{outline()}"/>\n{markers}</svg>\n'
-        f"<figcaption>{KEY}{f' {absent} are not on the map: they give no coordinates.' if absent else ''}"
+        f"<figcaption>{KEY}{f' Not on the map, for want of coordinates: {absent}.' if absent else ''}"
         "</figcaption>\n</figure>\n"
     )
 
