@@ -44,7 +44,7 @@ def test_it_renders(visit: Look, published: Publish, size: int) -> None:
     expect(page.locator("p strong").first).to_have_text(f"{listed} of {size} mirrors are listed")
     # The map stays one, however many there are: markers are shared, and count whom they stand for.
     titles = page.locator("svg.map title").all_text_contents()
-    assert len(titles) <= 200
+    assert len(titles) <= 320
     counted = sum(int(title.split(" mirrors: ")[0]) if " mirrors: " in title else 1 for title in titles)
     assert counted == size - (size > 6)
     assert page.locator("svg.map .up").count() > 0
