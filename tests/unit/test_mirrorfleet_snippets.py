@@ -129,7 +129,9 @@ def test_poetry(told: dict[str, tuple[str, str]], work: Work, index: Index) -> N
     command, text = told["poetry"]
     work.project()
     work.run(command)
-    assert text in (work.folder / "pyproject.toml").read_text()  # what the command does is what the page says it does
+    assert (
+        text in (work.folder / "pyproject.toml").read_text()
+    )  # what the command does is what the page says it does
     work.run("poetry lock --no-cache")
     assert work.locked("poetry.lock")
     assert "/simple/demo/" in index.asked
