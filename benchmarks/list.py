@@ -26,9 +26,16 @@ SECONDS, MEGABYTES = 5.0, 300.0
 ROUNDS = 9 if FULL else 3
 
 
-AUDIT = {"tampered_at": None, "problem": "", "verdict": "passed", "hashed": 30, "sampled": 200, "complete": [0.98, 1]}
+AUDIT = {
+    "tampered_at": None,
+    "problem": "",
+    "verdict": "passed",
+    "hashed": 30,
+    "sampled": 200,
+    "complete": [0.98, 1],
+}
 FAILED = [
-    {"rule": "vary", "source": "RFC 9110, 12.5.5", "severity": "warning", "summary": "pages say so (Vary)", "detail": "x"}
+    {"rule": "vary", "source": "RFC 9110, 12.5.5", "severity": "warning", "summary": "s", "detail": "x"}
 ] * 5  # fmt: skip
 
 
@@ -95,8 +102,10 @@ def main() -> None:
     version = sys.version.split()[0]
     first = seen[0][0]
     rows = [
-        Row("the same, first run", first, SECONDS, "the design's limit", version, "s", 1),
         Row("all documents of 10,000 mirrors", seconds, SECONDS, "the design's limit", version, "s", 1),
+        Row(
+            "their first run, with every mirror's page", first, SECONDS, "the design's limit", version, "s", 1
+        ),
         Row("memory for 10,000 mirrors", megabytes, MEGABYTES, "the design's limit", version, "MB", 1),
     ]
     publish("list", rows)

@@ -1,6 +1,7 @@
 """From mirrors' standings to what a redirector publishes. Pure: each document is checked and returned as bytes."""
 
 import datetime
+import functools
 import ipaddress
 import json
 import uuid
@@ -207,6 +208,7 @@ def xml_text(words: str) -> str:
     return "".join(character if character.isprintable() else " " for character in words)
 
 
+@functools.lru_cache(10_000)
 def rfc3339(at: int) -> str:
     return datetime.datetime.fromtimestamp(at, datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 

@@ -1,5 +1,6 @@
 """A page for each mirror: where it stands and why, who runs it, how it did for a month, what its last audit found."""
 
+import functools
 import hashlib
 import re
 from typing import Any
@@ -212,12 +213,13 @@ def _freshness(behind: list[int | None], limit: int, last: int) -> str:
 
 def _bars(shares: list[float | None]) -> str:
     """What is known leaves a stroke, however small it is; what is not leaves a gap."""
-    path = "".join(
-        f"M{STEP * at + 2} {GROUND}v-{max(60 * share, 1):.4g}h{STEP - 4}V{GROUND}z"
-        for at, share in enumerate(shares)
-        if share is not None
-    )
+    path = "".join(_bar(at, round(600 * share)) for at, share in enumerate(shares) if share is not None)
     return f'<path class="bar" d="{path}"/>'
+
+
+@functools.lru_cache(600 * 30)
+def _bar(at: int, tenths: int) -> str:
+    return f"M{STEP * at + 2} {GROUND}v-{max(tenths / 10, 1):g}h{STEP - 4}V{GROUND}z"
 
 
 def _line(shares: list[float | None]) -> str:

@@ -1,5 +1,7 @@
 """The verb list: from registry, health and holds to the published documents, replaced one by one by rename."""
 
+import contextlib
+import gc
 import json
 import logging
 import os
@@ -76,6 +78,21 @@ def publish_list(path: Path, *, measurements: str = "", force: bool = False) -> 
     a person asked for, decides instead of what a monitor knows. It cannot take back what an audit found.
     """
     config = load_as(ListConfig, path)
+    with collecting_later():
+        return _publish_in_turn(config, measurements, force=force)
+
+
+@contextlib.contextmanager
+def collecting_later() -> Iterator[None]:
+    """A run keeps what it made until its end and makes no cycles: looking for some takes an eighth of its time."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+def _publish_in_turn(config: ListConfig, measurements: str, *, force: bool) -> tuple[bool, dict[str, Any]]:
     # The timer's run and a playbook's may meet, and so may two mirrors that are updated at once: each takes its turn.
     with only_one(config.state.with_suffix(".lock"), patience=PATIENCE):
         now = int(time.time())
