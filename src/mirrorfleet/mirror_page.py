@@ -16,6 +16,7 @@ DAY = 86400
 PAGE = """\
 <title>{name}: {standing}</title>
 <link rel="stylesheet" href="../style.css"/>
+<link rel="icon" type="image/svg+xml" href="../icon.svg"/>
 </head>
 <body>
 <main>

@@ -207,6 +207,7 @@ def render(
     main = documents.mirrors_json(found, mirrors)
     yield "mirrors.schema.json", json.dumps(schema("mirrors"), indent=2).encode() + b"\n"
     yield "style.css", markup.STYLE.encode()
+    yield "icon.svg", markup.ICON.encode()
     yield "sort.js", markup.SCRIPT.encode()
     yield "pip.conf", f"[global]\nindex-url = {index}\n".encode()
     yield "uv.toml", f'[[index]]\nurl = "{index}"\ndefault = true\n'.encode()

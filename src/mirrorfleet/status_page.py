@@ -16,6 +16,7 @@ COLUMNS = (
 PAGE = """\
 <title>{name}: mirrors</title>
 <link rel="stylesheet" href="style.css"/>
+<link rel="icon" type="image/svg+xml" href="icon.svg"/>
 <link rel="alternate" type="application/atom+xml" title="Who joined, returned and left" href="feed.atom"/>
 <script src="sort.js" defer="defer"></script>
 </head>

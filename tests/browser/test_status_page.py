@@ -107,8 +107,8 @@ def test_hostile_words_are_inert(
     link.click()
     assert "/mirror/~" in seen.page.url
     assert shown in " ".join(seen.page.locator("main").inner_text().split())
-    for address in ("", f"/{seen.page.url.removeprefix(url)}"):
-        seen.page.goto(f"{url}{address}")
+    for address in (f"{url}/", seen.page.url):
+        seen.page.goto(address)
         assert seen.page.evaluate("window.harmed") is None
         links = seen.page.locator("a").evaluate_all("all => all.map(one => one.protocol)")
         assert set(links) <= {"http:", "https:"}
@@ -172,6 +172,15 @@ def test_axe_finds_what_is_wrong(visit: Look, published: Publish) -> None:
     page.evaluate("document.querySelector('svg.map').removeAttribute('aria-label')")
     wrong = {one["id"] for one in Axe().run(page).response["violations"]}
     assert {"html-has-lang", "svg-img-alt"} <= wrong
+
+
+def test_the_icon_is_a_picture(visit: Look, published: Publish) -> None:
+    fleet = published(1)
+    seen = visit(f"{fleet.url}/{page_of(0)}")
+    script = """() => { const icon = new Image(); icon.src = document.querySelector("link[rel=icon]").href;
+      return icon.decode().then(() => icon.naturalWidth > 0); }"""
+    assert seen.page.evaluate(script)
+    seen.expect_quiet(fleet.url)
 
 
 def test_dark_is_dark(visit: Look, published: Publish) -> None:

@@ -75,8 +75,12 @@ class Visit:
             "dialog", lambda dialog: (self.said.append(f"dialog: {dialog.message}"), dialog.dismiss())
         )
         self.page.on("request", lambda request: self.asked.append(request.url))
-        self.page.on("requestfailed", lambda request: self.failed.append(request.url))
+        self.page.on("requestfailed", self._failed)
         self.page.on("response", self._answered)
+
+    def _failed(self, request: Any) -> None:
+        if request.failure != "net::ERR_ABORTED":  # a page that was left before it had its icon
+            self.failed.append(f"{request.failure} {request.url}")
 
     def _answered(self, response: Any) -> None:
         if response.status >= 400:

@@ -39,7 +39,7 @@ def test_all_documents_are_published(site: Site) -> None:
     assert site.read("mirrors.txt") == "https://one.example.org/simple/\nhttps://two.example.org/simple/\n"
     assert json.loads(site.read("mirrors.schema.json")) == schema("mirrors")
     assert sorted(path.name for path in site.documents.iterdir()) == [
-        "feed.atom", "index.html", "metrics-targets.json", "mirror", "mirrors-ipv4.txt", "mirrors-ipv6.txt",
+        "feed.atom", "icon.svg", "index.html", "metrics-targets.json", "mirror", "mirrors-ipv4.txt", "mirrors-ipv6.txt",
         "mirrors.json", "mirrors.schema.json", "mirrors.txt", "mirrors.zone", "pip.conf", "probe-targets.json",
         "sort.js", "style.css", "uv.toml",
     ]  # fmt: skip

@@ -14,9 +14,9 @@ import pytest
 NAME = "redirector.fleet.test"
 SCHEMA = json.loads((Path(__file__).parents[3] / "docs/schemas/mirrors.schema.json").read_text())
 DOCUMENTS = (
-    "feed.atom", "index.html", "metrics-targets.json", "mirrors-ipv4.txt", "mirrors-ipv6.txt", "mirrors.json",
-    "mirrors.schema.json", "mirrors.txt", "mirrors.zone", "pip.conf", "probe-targets.json", "sort.js", "style.css",
-    "uv.toml",
+    "feed.atom", "icon.svg", "index.html", "metrics-targets.json", "mirrors-ipv4.txt", "mirrors-ipv6.txt",
+    "mirrors.json", "mirrors.schema.json", "mirrors.txt", "mirrors.zone", "pip.conf", "probe-targets.json",
+    "sort.js", "style.css", "uv.toml",
 )  # fmt: skip
 
 
