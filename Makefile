@@ -10,10 +10,11 @@ SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 say = printf '\033[1m==> %s\033[0m\n' "$(1)"
 
 # What a control node needs from Debian: containers for the local fleet, and the tools its tests call (minisign and
-# signify-openbsd verify the signed list, bind9-utils has named-checkzone for its zone fragment).
+# signify-openbsd verify the signed list, bind9-utils has named-checkzone for its zone fragment, chromium looks at its
+# pages).
 DEBIAN_PACKAGES := git python3-venv openssh-client openssl rsync nftables \
     podman crun runc netavark aardvark-dns iptables mmdebstrap uidmap \
-    minisign signify-openbsd bind9-utils
+    minisign signify-openbsd bind9-utils chromium fonts-dejavu-core
 
 # Silence about a tree that is not a git checkout; bytecode and caches stay out of roles.
 export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
@@ -25,7 +26,7 @@ help:  ## print this list
 
 # ------------------------------------------------------------------------------------------------ set-up
 .PHONY: setup
-setup: build/.debian-packages build/promtool build/amtool build/.venv build/.collections build/.clients  ## install what the control node needs
+setup: build/.debian-packages build/promtool build/prometheus build/amtool build/.venv build/.collections build/.clients  ## install what the control node needs
 
 build/.debian-packages: Makefile
 	@mkdir -p build
@@ -43,9 +44,9 @@ build/.debian-packages: Makefile
 	touch $@
 
 # The tests' own: these packages would start servers here, so only one program each is taken out of them.
-build/promtool: PACKAGE = prometheus
+build/promtool build/prometheus: PACKAGE = prometheus
 build/amtool: PACKAGE = prometheus-alertmanager
-build/promtool build/amtool: build/.debian-packages
+build/promtool build/prometheus build/amtool: build/.debian-packages
 	@$(call say,taking $(@F) out of the package $(PACKAGE))
 	folder=$$(mktemp -d build/.$(@F)-XXXXXX); trap 'rm -rf "$$folder"' EXIT
 	(cd "$$folder" && { apt-get -q download $(PACKAGE) || { $(SUDO) apt-get -q update && apt-get -q download $(PACKAGE); }; }) \
@@ -97,14 +98,14 @@ lint: setup  ## ansible-lint (production), yamllint, ruff, mypy
 faults: setup  ## the fault tests on this machine; `make test` runs them on Debian 13 and 12
 	@$(BIN)/pytest tests/faults --numprocesses 2
 
-unit: setup  ## everything that needs no host: unit, property and template tests
+unit: setup  ## everything that needs no host: unit, property, template and browser tests
 	@$(call say,tests without hosts)
-	$(BIN)/pytest tests/unit --numprocesses 2 --quiet
+	$(BIN)/pytest tests/unit tests/browser --numprocesses 2 --quiet
 
 # The longest first, two at a time: the fleet, the fault tests and the roles' scenarios, lint, everything without hosts.
 test: setup  ## everything: lint, tests without hosts, fault tests, a scenario per role, the whole fleet
 	@$(call say,tests; logs of the scenarios are in build/log)
-	$(BIN)/pytest tests/scenarios tests/lint tests/unit --numprocesses 2 --dist worksteal --durations 15
+	$(BIN)/pytest tests/scenarios tests/lint tests/unit tests/browser --numprocesses 2 --dist worksteal --durations 15
 
 # --------------------------------------------------------------------------------------------- benchmarks
 # One after the other: each wants the machine to itself.

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import unquote, urlsplit
 
-from . import audit_reports, registry, status_page
+from . import audit_reports, markup, registry
 from .config import ConfigError
 from .guards import only_one
 from .outside import (
@@ -598,7 +598,7 @@ async def _audit_all(
         return []
     auditor = Auditor(config, known, await ask_trusted(config))
     slots = asyncio.Semaphore(AT_ONCE)
-    write_atomically(config.audits / "style.css", status_page.STYLE.encode())
+    write_atomically(config.audits / "style.css", markup.STYLE.encode())
 
     async def one(name: str) -> dict[str, Any]:
         async with slots:
@@ -650,7 +650,7 @@ the share of all files is between {low:.1%} and {high:.1%} (95 % confidence).</p
 
 def page(document: dict[str, Any]) -> bytes:
     """The report for people."""
-    escape, words = status_page.escape, status_page.words
+    escape, words = markup.escape, markup.words
     outcome = {True: ("good", "passed"), False: ("bad", "failed"), None: ("", "not asked")}
     rows = "".join(
         f'<tr><th scope="row">{escape(one["summary"])}</th><td>{escape(one["source"])}</td>'
@@ -664,7 +664,7 @@ def page(document: dict[str, Any]) -> bytes:
         verdict=document["verdict"],
         kind="good" if document["verdict"] == "passed" else "bad",
         url=escape(document["url"]),
-        when=status_page.moment(document["started"]),
+        when=markup.moment(document["started"]),
         problem=words(document["problem"]),
         files=document["integrity"]["files"],
         bytes=document["integrity"]["bytes"],

@@ -13,7 +13,9 @@ from .tree import entries
 
 log = logging.getLogger(__name__)
 
-SUMMARY = ("passed_at", "tampered_at", "problem")
+SUMMARY = ("passed_at", "tampered_at", "problem", "started", "verdict")
+RULE = ("rule", "source", "severity", "summary", "family", "detail")
+MOST_RULES = 20  # told of one mirror; its report has them all
 _read: dict[str, tuple[tuple[int, int], dict[str, Any] | None]] = {}
 
 
@@ -40,12 +42,13 @@ def summaries(folder: Path) -> dict[str, dict[str, Any]]:
         stamp = (status.st_mtime_ns, status.st_ino)
         if _read.get(entry.path, ((0, 0), None))[0] != stamp:
             try:
-                _read[entry.path] = stamp, report(Path(entry.path))
+                document = report(Path(entry.path))
+                _read[entry.path] = stamp, summary(document) if document else None
             except (InvalidDocumentError, OSError) as error:
                 log.error("audit report: %s", error)
                 _read[entry.path] = stamp, None
-        if document := _read[entry.path][1]:
-            found[entry.name.removesuffix(".json")] = {key: document[key] for key in SUMMARY}
+        if told := _read[entry.path][1]:
+            found[entry.name.removesuffix(".json")] = told
     return found
 
 
@@ -69,3 +72,17 @@ def metrics(folder: Path, names: Container[str]) -> Iterator[Family]:
     yield "mirrorfleet_audit_failure_info", "Why the last audit did not pass.", failed
     yield each("passed_timestamp_seconds", "When the last audit that passed began.", "passed_at")
     yield each("tampered_timestamp_seconds", "When an audit last found a wrong hash.", "tampered_at")
+
+
+def summary(document: dict[str, Any]) -> dict[str, Any]:
+    """Of a report what decides, what was looked at, and what did not hold: errors first."""
+    failed = sorted(
+        (one for one in document["rules"] if one["passed"] is False),
+        key=lambda one: one["severity"] != "error",
+    )
+    return {key: document[key] for key in SUMMARY} | {
+        "hashed": document["integrity"]["files"],
+        "sampled": document["completeness"]["sampled"],
+        "complete": [document["completeness"]["low"], document["completeness"]["high"]],
+        "failed": [{key: one[key] for key in RULE if key in one} for one in failed[:MOST_RULES]],
+    }

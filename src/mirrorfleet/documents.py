@@ -1,11 +1,12 @@
 """From mirrors' standings to what a redirector publishes. Pure: each document is checked and returned as bytes."""
 
 import datetime
+import functools
 import ipaddress
 import json
 import uuid
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 from xml.etree import ElementTree
 
@@ -32,6 +33,8 @@ class List:
     url: str = ""  # where the documents are published
     index_url: str = ""  # the index that "use it" names; else the best mirror's
     metrics_port: int = 9100
+    now: int = 0
+    history: Mapping[str, Sequence[Event]] = field(default_factory=dict)  # by mirror, the newest last
 
 
 def entries(found: List) -> list[dict[str, Any]]:
@@ -205,6 +208,7 @@ def xml_text(words: str) -> str:
     return "".join(character if character.isprintable() else " " for character in words)
 
 
+@functools.lru_cache(10_000)
 def rfc3339(at: int) -> str:
     return datetime.datetime.fromtimestamp(at, datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 

@@ -22,6 +22,7 @@ class Findings:
         return {name: one.serial for name, one in self.health.items()}
 
 
+_AUDIT = ("passed_at", "tampered_at", "problem")
 _HEALTH = ("measured_at", "good", "bad", "problem", "serial", "last_modified", "lag", "tampered_at")
 
 
@@ -32,7 +33,11 @@ def read(document: Any) -> Findings:
     return Findings(
         Monitor(document["at"], document["reference"]["problem"], document.get("started", 0)),
         {name: Health(**{key: one[key] for key in _HEALTH if key in one}) for name, one in mirrors.items()},
-        {name: Audit(**one["audit"]) for name, one in mirrors.items() if "audit" in one},
+        {
+            name: Audit(**{key: one["audit"][key] for key in _AUDIT})
+            for name, one in mirrors.items()
+            if "audit" in one
+        },
         mirrors,
     )
 

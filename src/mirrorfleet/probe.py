@@ -26,7 +26,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from . import audit_reports, documents, evidence, metrics, registry
+from . import audit_reports, documents, evidence, history, metrics, registry
 from .config import ConfigError, bounded, load_as
 from .guards import only_one
 from .health import Findings, described
@@ -52,6 +52,7 @@ log = logging.getLogger(__name__)
 
 HOUR, DAY = 3600, 86400
 DAYS_KEPT, HOURS_KEPT = 30, 24
+PROMETHEUS_TIMEOUT = 20.0  # seconds without a byte of its answer
 _chance = random.SystemRandom()
 
 
@@ -75,6 +76,8 @@ class MonitorConfig:
     targets: Path | None = None  # a folder for the targets of Prometheus (file_sd)
     metrics: Path | None = None  # for node_exporter's textfile collector
     metrics_port: int | None = bounded(1, 65535, default=None)  # on the loopback addresses
+    prometheus: str | None = None  # its URL on this host; asked for the days that it remembers
+    prometheus_seconds: int = bounded(1, default=6 * HOUR)  # between two times that it is asked
     interval: float = bounded(0.1, 86400, default=60)  # seconds between two rounds of a mirror
     transition_interval: float = bounded(
         0.1, 86400, default=20
@@ -202,16 +205,27 @@ class Track:
             "delay": round(behind / rounds, 4) if rounds else 0.0,
         }
 
-    def month(self, now: int) -> list[float | None]:
-        shares = {int(day): round(good / rounds, 4) for day, rounds, good in self.days if rounds}
-        today = now // DAY
-        return [shares.get(day) for day in range(today - DAYS_KEPT + 1, today + 1)]
+    def month(self, now: int, remembered: list[float | None] | None = None) -> list[float | None]:
+        """The share of good rounds of each day. What is remembered of days that ended comes first."""
+        days = month_of(now)
+        shares = {int(day): good / rounds for day, rounds, good in self.days if rounds}
+        shares |= {day: one for day, one in zip(days[:-1], remembered or [], strict=False) if one is not None}
+        return [history.share(shares.get(day)) for day in days]
 
-    def document(self, now: int) -> dict[str, Any]:
+    def document(self, now: int, memory: history.History, name: str) -> dict[str, Any]:
         told = asdict(self)
         for own in ("hours", "failures", "tampered"):
             del told[own]
-        return told | {"day": self.day(), "days": self.month(now)}
+        days = month_of(now)
+        told |= {"day": self.day(), "days": self.month(now, memory.row("available", name, days))}
+        if rows := history.told(memory, name, days):
+            told["history"] = rows
+        return told
+
+
+def month_of(now: int) -> range:
+    """Thirty days, today last."""
+    return range(now // DAY - DAYS_KEPT + 1, now // DAY + 1)
 
 
 def _least(values: Any) -> int | None:
@@ -267,6 +281,7 @@ class Monitor:
         self._stamp, self._unreadable = self._registry_stamp(), ""
         self._context = trusting(config.ca_file)
         self._resolvers = ThreadPoolExecutor(32, "resolve")
+        self._history, self._history_problem = history.History(), ""
         self._slots = asyncio.Semaphore(config.workers)
         self._dirty: set[str] = set()
         self._tasks: dict[str, asyncio.Task[None]] = {}
@@ -357,7 +372,7 @@ class Monitor:
     async def once(self) -> None:
         """Every mirror a single time."""
         self.tell_targets()
-        await self._ask_reference()
+        await asyncio.gather(self._ask_reference(), self._ask_prometheus())
         await asyncio.gather(*(self._slotted(name) for name in self._wanted()))
         self.write()
 
@@ -378,6 +393,7 @@ class Monitor:
             always = [
                 asyncio.create_task(self._every(self.config.reference.seconds, self._ask_reference)),
                 asyncio.create_task(self._every(self.config.write_seconds, self._keep)),
+                asyncio.create_task(self._remember()),
             ]
             self._assign()
             log.info("%d mirrors, a round every %g s", len(self._tasks), self.config.interval)
@@ -461,6 +477,28 @@ class Monitor:
                 "reference %s: %s", wanted.url, self.reference.problem or "answers",
             )  # fmt: skip
 
+    async def _remember(self) -> None:
+        await self._ask_prometheus()
+        await self._every(self.config.prometheus_seconds, self._ask_prometheus)
+
+    async def _ask_prometheus(self) -> None:
+        """What it said before stays when it cannot be asked: only the past is asked for."""
+        if not self.config.prometheus:
+            return
+        problem = ""
+        try:
+            self._history = await asyncio.to_thread(
+                history.ask, self.config.prometheus, DAYS_KEPT, int(time.time()), PROMETHEUS_TIMEOUT
+            )
+        except history.HistoryError as error:
+            problem = str(error)
+        if problem != self._history_problem:
+            log.log(
+                logging.WARNING if problem else logging.INFO,
+                "prometheus %s: %s", self.config.prometheus, problem or "answers",
+            )  # fmt: skip
+        self._history_problem = problem
+
     async def _keep(self) -> None:
         """Take a new registry over, write what changed."""
         stamp = self._registry_stamp()
@@ -489,7 +527,8 @@ class Monitor:
     def health(self, now: int) -> dict[str, Any]:
         reports = audit_reports.summaries(self.config.audits)
         mirrors = {
-            name: self.tracks[name].document(now) | ({"audit": reports[name]} if name in reports else {})
+            name: self.tracks[name].document(now, self._history, name)
+            | ({"audit": reports[name]} if name in reports else {})
             for name in self._wanted()
             if name in self.tracks and self.tracks[name].measured_at
         }
@@ -682,6 +721,13 @@ def load_monitor(path: Path) -> MonitorConfig:
     if not re.fullmatch(r"https://[A-Za-z0-9.-]+(:[0-9]{1,5})?(/[A-Za-z0-9._~+/-]*)?", config.reference.url):
         raise ConfigError(
             f"{path}: reference.url: must be https://NAME[:PORT][/PATH], not {config.reference.url!r}"
+        )
+    if config.prometheus and not re.fullmatch(
+        r"http://(localhost|127\.0\.0\.1|\[::1\])(:[0-9]{1,5})?(/[A-Za-z0-9._~+-]+)*", config.prometheus
+    ):
+        raise ConfigError(
+            f"{path}: prometheus: must be http://127.0.0.1[:PORT][/PATH] (or localhost, [::1]), this host's own, not"
+            f" {config.prometheus!r}"
         )
     if not config.reference.projects:
         raise ConfigError(

@@ -1,5 +1,7 @@
 """The verb list: from registry, health and holds to the published documents, replaced one by one by rename."""
 
+import contextlib
+import gc
 import json
 import logging
 import os
@@ -9,21 +11,24 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from . import documents, metrics, registry, status_page
+from . import documents, markup, metrics, mirror_page, registry, status_page
 from .config import ConfigError, bounded, load_as
 from .guards import RefusedError, only_one
 from .health import Findings, from_measurements, read
 from .listing import HIDDEN, Event, Inputs, Settings, Standing, printable, step
 from .schema import InvalidDocumentError, schema
-from .tree import entries, write_atomically
+from .tree import entries, remove, write_atomically
 
 log = logging.getLogger(__name__)
 
 EVENTS_KEPT = 100
+EVENTS_OF_A_MIRROR = 20
+# Mirrors' pages made in a run, beside those of mirrors whose standing changed: a large fleet's take turns.
+PAGES_A_RUN = 1000
 LARGEST_HEALTH = 256 << 20
 
 
@@ -60,6 +65,8 @@ class Memory:
     standings: dict[str, Standing] = field(default_factory=dict)
     letters: dict[str, int] = field(default_factory=dict)
     events: list[Event] = field(default_factory=list)
+    history: dict[str, list[Event]] = field(default_factory=dict)  # by mirror
+    turn: int = 0  # whose page is the next to be made
 
 
 PATIENCE = 60.0  # seconds; a run takes a few at most
@@ -72,6 +79,21 @@ def publish_list(path: Path, *, measurements: str = "", force: bool = False) -> 
     a person asked for, decides instead of what a monitor knows. It cannot take back what an audit found.
     """
     config = load_as(ListConfig, path)
+    with collecting_later():
+        return _publish_in_turn(config, measurements, force=force)
+
+
+@contextlib.contextmanager
+def collecting_later() -> Iterator[None]:
+    """A run keeps what it made until its end and makes no cycles: looking for some takes an eighth of its time."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+def _publish_in_turn(config: ListConfig, measurements: str, *, force: bool) -> tuple[bool, dict[str, Any]]:
     # The timer's run and a playbook's may meet, and so may two mirrors that are updated at once: each takes its turn.
     with only_one(config.state.with_suffix(".lock"), patience=PATIENCE):
         now = int(time.time())
@@ -161,44 +183,83 @@ def _publish(
         log.error("registry: %s: %s", name, problem)
     for event in outcome.events:
         log.warning("%s %s%s", event.mirror, event.kind, f": {event.reason}" if event.reason else "")
+    former = memory.standings
     memory.events = [*memory.events, *outcome.events][-EVENTS_KEPT:]
+    for event in outcome.events:
+        memory.history[event.mirror] = [*memory.history.get(event.mirror, []), event][-EVENTS_OF_A_MIRROR:]
     memory.letters = _letters(memory.letters, outcome.standings)
     memory.standings = outcome.standings
     found = documents.List(
         known, outcome.standings, findings, memory.letters, tuple(memory.events),
-        config.url or "", config.index_url or "", config.metrics_port,
+        config.url or "", config.index_url or "", config.metrics_port, now, memory.history,
     )  # fmt: skip
     # All are rendered and checked before the first is replaced.
-    rendered = dict(render(found))
-    config.documents.mkdir(parents=True, exist_ok=True)
+    mirrors = documents.entries(found)
+    pages = {mirror["name"]: mirror_page.file_name(mirror["name"]) for mirror in mirrors}
+    due = _due(config.documents / mirror_page.FOLDER, pages, former, memory)
+    rendered = dict(render(found, mirrors, due))
+    folder = config.documents / mirror_page.FOLDER
+    if not folder.is_dir():
+        folder.mkdir(parents=True)
+        folder.chmod(0o755)
     changed = [name for name, data in rendered.items() if _replace(config, name, data)]
-    write_atomically(config.state, json.dumps({"schema": 1, **asdict(memory)}).encode())
+    _remove_others(folder, set(pages.values()))
+    write_atomically(config.state, json.dumps({"schema": 1, **vars(memory)}, default=vars).encode())
     if outcome.cut_off:
         log.error("the list is kept as it is: %s", outcome.cut_off)
     return not outcome.cut_off, {
         "listed": sum(one.listed for one in outcome.standings.values()),
         "known": len(known.mirrors),
         "invalid": len(known.wrong),
-        "changed": changed,
+        "changed": [name for name in changed if "/" not in name],
+        "pages": sum("/" in name for name in changed),
         "events": [f"{event.mirror} {event.kind}" for event in outcome.events],
         "cut_off": outcome.cut_off,
     }
 
 
-def render(found: documents.List) -> Iterator[tuple[str, bytes]]:
+def _due(folder: Path, pages: dict[str, str], former: dict[str, Standing], memory: Memory) -> set[str]:
+    """Whose page is made: all in a fleet of up to PAGES_A_RUN; of a larger one who stands where it did not, whose page
+    is not there, and those whose turn it is."""
+    there = {entry.name for entry in entries(folder)}
+    due = {
+        name
+        for name, file in pages.items()
+        if file not in there or former.get(name) != memory.standings[name]
+    }
+    names = list(pages)
+    due.update(names[memory.turn : memory.turn + PAGES_A_RUN])
+    memory.turn = memory.turn + PAGES_A_RUN if memory.turn + PAGES_A_RUN < len(names) else 0
+    return due
+
+
+def _remove_others(folder: Path, kept: set[str]) -> None:
+    """Pages of mirrors that are gone, and what a killed run left."""
+    for entry in entries(folder):
+        if entry.name not in kept:
+            remove(Path(entry.path))
+
+
+def render(
+    found: documents.List, mirrors: list[dict[str, Any]], due: set[str]
+) -> Iterator[tuple[str, bytes]]:
     """Every document by its name, the list itself last: who sees it new finds the others new, too."""
-    mirrors = documents.entries(found)
     index = documents.best(found, mirrors)
     main = documents.mirrors_json(found, mirrors)
     yield "mirrors.schema.json", json.dumps(schema("mirrors"), indent=2).encode() + b"\n"
-    yield "style.css", status_page.STYLE.encode()
-    yield "sort.js", status_page.SCRIPT.encode()
+    yield "style.css", markup.STYLE.encode()
+    yield "icon.svg", markup.ICON.encode()
+    yield "sort.js", markup.SCRIPT.encode()
     yield "pip.conf", f"[global]\nindex-url = {index}\n".encode()
     yield "uv.toml", f'[[index]]\nurl = "{index}"\ndefault = true\n'.encode()
     yield "mirrors.zone", documents.zone(found, mirrors)
     yield "metrics-targets.json", documents.metrics_targets(found)
     yield "probe-targets.json", documents.probe_targets(found)
     yield "feed.atom", documents.feed(found)
+    for mirror in mirrors:
+        if mirror["name"] in due:
+            page = mirror_page.render(found, mirror)
+            yield f"{mirror_page.FOLDER}/{mirror_page.file_name(mirror['name'])}", page
     yield "index.html", status_page.render(found, mirrors, index)
     yield "mirrors-ipv4.txt", documents.mirrors_txt(mirrors, "ipv4")
     yield "mirrors-ipv6.txt", documents.mirrors_txt(mirrors, "ipv6")
@@ -217,6 +278,11 @@ def _remember(config: ListConfig, known: registry.Registry) -> Memory:
             },
             dict(document["letters"]),
             [Event(**event) for event in document["events"]],
+            {
+                name: [Event(**event) for event in events]
+                for name, events in document.get("history", {}).items()
+            },
+            int(document.get("turn", 0)),
         )
     except FileNotFoundError:
         log.info("%s: not there; the published list says who was listed", config.state)
@@ -286,7 +352,8 @@ def _replace(config: ListConfig, name: str, data: bytes) -> bool:
         return False
     if signature is not None and config.signing:
         write_atomically(signature, sign(config.signing, data, config.documents))
-    write_atomically(path, data)
+    # Of mirrors' pages there are thousands; one that a power cut empties is made anew, for it differs.
+    write_atomically(path, data, durable=path.parent == config.documents)
     return True
 
 

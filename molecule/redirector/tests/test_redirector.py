@@ -14,9 +14,9 @@ import pytest
 NAME = "redirector.fleet.test"
 SCHEMA = json.loads((Path(__file__).parents[3] / "docs/schemas/mirrors.schema.json").read_text())
 DOCUMENTS = (
-    "feed.atom", "index.html", "metrics-targets.json", "mirrors-ipv4.txt", "mirrors-ipv6.txt", "mirrors.json",
-    "mirrors.schema.json", "mirrors.txt", "mirrors.zone", "pip.conf", "probe-targets.json", "sort.js", "style.css",
-    "uv.toml",
+    "feed.atom", "icon.svg", "index.html", "metrics-targets.json", "mirrors-ipv4.txt", "mirrors-ipv6.txt",
+    "mirrors.json", "mirrors.schema.json", "mirrors.txt", "mirrors.zone", "pip.conf", "probe-targets.json",
+    "sort.js", "style.css", "uv.toml",
 )  # fmt: skip
 
 
@@ -126,7 +126,9 @@ def test_publishing_repairs_what_was_tampered_with(story, me, host):
     assert entries(story.lists["back"][me.name])["one"] == (True, "")
     found = host.check_output("cd /srv/redirector/list; stat -c '%n %U %G %a' . *").splitlines()
     ours = "fleet-list fleet-list"
-    assert sorted(found) == [f". {ours} 755", *(f"{name} {ours} 644" for name in sorted(DOCUMENTS))]
+    assert sorted(found) == sorted(
+        [f". {ours} 755", f"mirror {ours} 755", *(f"{name} {ours} 644" for name in DOCUMENTS)]
+    )
 
 
 def test_the_documents_agree(story, me):

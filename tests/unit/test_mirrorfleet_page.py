@@ -1,0 +1,295 @@
+"""The map and the mirrors' pages: where markers stand, whose page is made, what it says."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from listing_material import record
+from site_material import DAY, FAILED, Site, health
+
+from mirrorfleet import audit_reports, markup, mirror_page, publish_list, world_map
+from mirrorfleet.listing import Event
+
+NOW = 1_800_000_000
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Site:
+    return Site(tmp_path)
+
+
+# --- the map ---
+
+
+@pytest.mark.parametrize(
+    ("longitude", "latitude", "x", "y"),
+    [
+        # Its authors' extents, times our scale.
+        (0, 0, 480, 234),
+        (0, 90, 480, 234 - 177 * 1.3173628),
+        (180, 0, 480 + 177 * 2.7066300, 234),
+        (-180, 0, 480 - 177 * 2.7066300, 234),
+    ],
+)
+def test_places_are_where_equal_earth_has_them(longitude: float, latitude: float, x: float, y: float) -> None:
+    assert world_map.project(longitude, latitude) == pytest.approx((x, y), abs=0.1)
+
+
+@given(st.floats(-179, 179), st.floats(-85, 85))
+def test_areas_are_as_they_are(longitude: float, latitude: float) -> None:
+    """A small square's area on the map, by its sides, is the one that it has on the globe."""
+    step = 1e-4
+    x, y = world_map.project(longitude, latitude)
+    east, north = (
+        world_map.project(longitude + step, latitude), world_map.project(longitude, latitude + step)
+    )  # fmt: skip
+    area = abs((east[0] - x) * (north[1] - y) - (north[0] - x) * (east[1] - y))
+    globe = math.radians(step) ** 2 * math.cos(math.radians(latitude)) * 177**2
+    assert area == pytest.approx(globe, rel=1e-3)
+
+
+@given(st.floats(-180, 180), st.floats(-90, 90))
+def test_every_place_is_on_the_map(longitude: float, latitude: float) -> None:
+    x, y = world_map.project(longitude, latitude)
+    assert 0 <= x <= world_map.WIDTH
+    assert 0 <= y <= world_map.HEIGHT
+
+
+def rings() -> list[list[tuple[float, float]]]:
+    found = []
+    for part in world_map.outline().split("z")[:-1]:
+        start, steps = part.removeprefix("M").split("l")
+        numbers = [float(one) for one in re.findall(r"-?(?:\d+\.?\d*|\.\d+)", steps)]
+        x, y = map(float, start.split())
+        ring = [(x, y)]
+        for dx, dy in zip(numbers[::2], numbers[1::2], strict=True):
+            x, y = x + dx, y + dy
+            ring.append((x, y))
+        found.append(ring)
+    return found
+
+
+def on_land(longitude: float, latitude: float) -> bool:
+    """By the rule of even and odd, as the page fills the outline."""
+    x, y = world_map.project(longitude, latitude)
+    crossed = 0
+    for ring in rings():
+        for (x1, y1), (x2, y2) in zip(ring, ring[1:] + ring[:1], strict=True):
+            crossed += (y1 > y) != (y2 > y) and x < x1 + (y - y1) / (y2 - y1) * (x2 - x1)
+    return crossed % 2 == 1
+
+
+@pytest.mark.parametrize(
+    ("longitude", "latitude", "land"),
+    [
+        (13.4, 52.5, True), (36.8, -1.3, True), (-58, -10, True), (-100, 45, True), (134, -25, True), (78, 22, True),
+        (0, -85, True), (-175, 66.5, True), (178, 66.5, True), (170.5, -44, True), (138.5, 36.2, True),
+        (-30, 40, False), (80, -30, False), (-150, 0, False), (0, 0, False), (-90, 25, False), (179.9, 50, False),
+        (50.5, 42, False), (0, -60, False),
+    ],
+)  # fmt: skip
+def test_land_is_land_and_sea_is_sea(longitude: float, latitude: float, land: bool) -> None:
+    assert on_land(longitude, latitude) is land
+
+
+def test_the_outline_is_small_and_says_whose_it_is() -> None:
+    path = Path(world_map.__file__).parent / "data/world.json"
+    assert path.stat().st_size < 60_000
+    document = json.loads(path.read_text())
+    assert "Natural Earth" in document["source"]
+    assert "public domain" in document["licence"]
+
+
+def drawn(mirrors: list[dict[str, Any]]) -> list[tuple[str, str]]:
+    figure = ElementTree.fromstring(world_map.world_map(mirrors))
+    return [(one.get("class", ""), one[0].text or "") for one in figure[0] if one.get("class") != "land"]
+
+
+def test_mirrors_close_together_share_a_marker() -> None:
+    def mirror(name: str, listed: bool, latitude: float | None = 50.0) -> dict[str, Any]:
+        place = {"city": "x", "country": "DE", "continent": "EU"}
+        if latitude is not None:
+            place |= {"latitude": latitude, "longitude": 8.0}  # type: ignore[dict-item]
+        return {"name": name, "listed": listed, "location": place}
+
+    mirrors = [mirror(name, True) for name in "abcdefg"] + [mirror("h", False), mirror("i", True, 10.0)]
+    assert drawn([*mirrors, mirror("nowhere", True, None)]) == [
+        ("up", "7 mirrors: a, b, c, d, e, …"),
+        ("up", "i"),
+        ("down", "h (not listed)"),
+    ]
+    assert "Not on the map, for want of coordinates: 1." in world_map.world_map([mirror("x", True, None)])
+
+
+# --- whose page is made ---
+
+
+@given(st.text(min_size=1, max_size=253))
+def test_every_name_has_a_file_of_its_own(name: str) -> None:
+    file = mirror_page.file_name(name)
+    assert re.fullmatch(r"[A-Za-z0-9~][A-Za-z0-9._-]{0,204}", file)
+    assert file == f"{name}.html" or file.startswith("~")
+    assert mirror_page.file_name(f"{name}x") != file
+
+
+def pages(site: Site) -> list[str]:
+    return sorted(path.name for path in (site.documents / "mirror").iterdir())
+
+
+def test_pages_of_mirrors_that_are_gone_go(site: Site) -> None:
+    site.publish()
+    assert pages(site) == ["one.html", "two.html"]
+    (site.documents / "mirror" / ".mirrorfleet-0123").write_text("of a killed run")
+    site.registry["mirrors"][0]["state"] = "retired"
+    site.publish()
+    assert pages(site) == ["two.html"]
+    site.registry["mirrors"][0]["state"] = "active"
+    site.publish()
+    assert pages(site) == ["one.html", "two.html"]
+
+
+def test_a_large_fleet_takes_turns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(publish_list, "PAGES_A_RUN", 2)
+    names = ["a", "b", "c", "d", "e"]
+    site = Site(tmp_path, *names)
+    site.publish()
+    assert pages(site) == [f"{name}.html" for name in names]
+
+    def made() -> str:
+        """Whose page is made anew by a run after which each says something else."""
+        site.health["mirrors"] = {
+            name: one | {"serial": one["serial"] + 1} for name, one in site.health["mirrors"].items()
+        }
+        before = {name: site.read(f"mirror/{name}.html") for name in names}
+        site.publish()
+        return "".join(name for name in names if site.read(f"mirror/{name}.html") != before[name])
+
+    assert [made() for _ in range(4)] == ["cd", "e", "ab", "cd"]
+    (site.folder / "holds" / "a").touch()
+    assert made() == "ae"  # whose standing changed, and whose turn it is
+    (site.documents / "mirror" / "d.html").unlink()
+    (site.documents / "mirror" / "d.html").write_text("")  # as a power cut may leave it
+    assert [made() for _ in range(2)] == ["ab", "cd"]
+
+
+def test_history_is_kept_by_mirror(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(publish_list, "EVENTS_KEPT", 2)
+    monkeypatch.setattr(publish_list, "EVENTS_OF_A_MIRROR", 3)
+    site.publish()
+    for _ in range(3):
+        (site.folder / "holds" / "two").write_text("<b>new disks</b>")
+        site.publish()
+        (site.folder / "holds" / "two").unlink()
+        site.publish()
+    told = re.findall("</time> (joined|returned|left)", site.read("mirror/two.html"))
+    assert told == ["returned", "left", "returned"]
+    assert "left: <bdi>held: &lt;b&gt;new disks&lt;/b&gt;</bdi>" in site.read("mirror/two.html")
+    assert "</time> joined" in site.read("mirror/one.html")  # though the feed has forgotten it
+
+
+def test_a_memory_from_before_histories_is_read(site: Site) -> None:
+    site.publish()
+    state = site.folder / "state.json"
+    document = json.loads(state.read_text())
+    del document["history"], document["turn"]
+    state.write_text(json.dumps(document))
+    assert site.publish() == 0
+    assert "neither joined nor left lately" in site.read("mirror/one.html")
+
+
+# --- what it says ---
+
+
+def test_a_mirror_that_nobody_measured_has_a_page(site: Site) -> None:
+    site.registry["mirrors"].append(record("new"))
+    del site.registry["mirrors"][2]["operator"]["url"]
+    site.registry["mirrors"][2]["urls"].append("https://second.example.org")
+    site.publish()
+    text = site.read("mirror/new.html")
+    for words in (
+        "not measured yet",
+        "Not audited yet",
+        "Nothing was measured yet",
+        "second.example.org/simple/",
+    ):
+        assert words in text
+    assert "person@example.org" not in text
+
+
+@pytest.mark.parametrize(
+    ("left", "warning"),
+    [(15 * DAY, ""), (14 * DAY, "ends soon"), (1, "ends soon"), (0, "ended"), (-9, "ended")],
+)
+def test_a_certificate_warns_well_before_it_ends(left: int, warning: str) -> None:
+    assert re.sub("<[^>]*>", "", markup.certificate(NOW + left, NOW))[10:].strip() == warning
+
+
+def test_a_plot_has_gaps_where_nothing_is_known(site: Site) -> None:
+    site.health = health(
+        site.names, site.now,
+        days=[None] * 27 + [0.25, None, 1.0],
+        history={"behind": [None] * 28 + [0, 172800], "independent": [None] * 28 + [0.5, 1.0]},
+    )  # fmt: skip
+    site.publish()
+    root = ElementTree.fromstring(site.read("mirror/one.html").split("\n", 1)[1])
+    bars = [one.get("d") for one in root.iter("path") if one.get("class") == "bar"]
+    assert bars == ["M542 66v-15h16V66zM582 66v-60h16V66z", "M562 66v-1h16V66zM582 66v-60h16V66z"]
+    assert [one.get("d") for one in root.iter("path") if one.get("class") == "limit"] == ["M0 36h600"]
+    text = " ".join("".join(root.itertext()).split())
+    assert "62.50 % in the mean, 25.0 % on" in text
+    assert "an independent probe of the index page, 75.00 % in the mean" in text
+    assert "at most 2 days, on" in text
+
+
+def test_the_summary_of_an_audit_is_short_and_has_the_worst_first() -> None:
+    rule = {
+        "rule": "x",
+        "source": "PEP 503",
+        "severity": "warning",
+        "summary": "s",
+        "passed": False,
+        "detail": "",
+    }
+    rules = [rule] * 25 + [rule | {"severity": "error"}, rule | {"passed": True}, rule | {"passed": None}]
+    report = {
+        "passed_at": None, "tampered_at": None, "problem": "p", "started": 7, "verdict": "failed", "rules": rules,
+        "integrity": {"files": 3}, "completeness": {"sampled": 9, "low": 0.5, "high": 0.75},
+    }  # fmt: skip
+    short = audit_reports.summary(report)
+    assert [one["severity"] for one in short["failed"]] == ["error"] + ["warning"] * 19
+    assert (short["hashed"], short["sampled"], short["complete"]) == (3, 9, [0.5, 0.75])
+    assert "passed" not in short["failed"][0]
+
+
+def test_what_an_audit_found_is_on_the_page(site: Site) -> None:
+    audit = {
+        "passed_at": site.now - 9 * DAY, "tampered_at": None, "problem": "2 rules", "started": site.now,
+        "verdict": "failed", "hashed": 3, "sampled": 9, "complete": [0.5, 0.75], "failed": FAILED,
+    }  # fmt: skip
+    site.health = health(site.names, site.now, audit=audit)
+    site.publish()
+    text = re.sub("<[^>]*>", " ", site.read("mirror/one.html"))
+    for words in (
+        "failed : 2 rules",
+        "50.0 % and 75.0 %",
+        "RFC 9110, 12.5.5",
+        "error",
+        "The last that passed",
+    ):
+        assert words in " ".join(text.split())
+
+
+def test_events_are_what_the_feed_has(site: Site) -> None:
+    site.publish()
+    document = json.loads((site.folder / "state.json").read_text())
+    assert [Event(**one) for one in document["history"]["one"]] == [
+        Event(**one) for one in document["events"] if one["mirror"] == "one"
+    ]
