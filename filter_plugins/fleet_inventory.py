@@ -875,6 +875,7 @@ def _entry(host: str, fleet: Fleet) -> dict[str, Any]:
         "urls": record["mirror_url"],
         "mode": record["mirror_mode"],
         "tier": fleet.tier(host),
+        "partial": _is_partial(host, fleet),
         "state": record["mirror_state"],
         "upstream": fleet.upstream_host(host) or record.get("mirror_upstream"),
         "location": record["mirror_location"],
@@ -886,6 +887,15 @@ def _entry(host: str, fleet: Fleet) -> dict[str, Any]:
             key: record["mirror_agreement"].get(key) for key in ("version", "accepted_on", "expires_on")
         },
     }
+
+
+def _is_partial(host: str, fleet: Fleet) -> bool:
+    """Whether it carries a part of each project's files only; a tier-2 carries what the tier above does."""
+    record, above = fleet.records[host], fleet.upstream_host(host)
+    if record["mirror_mode"] != "bandersnatch":
+        return above in fleet.groups["mirrors"] and _is_partial(str(above), fleet)
+    chosen = record.get("mirror_selection") or record.get("fleet_selection") or SELECTION_DEFAULTS
+    return any(chosen[key] for key in ("releases_kept", "platforms_excluded", "max_project_size"))
 
 
 def _public(person: dict[str, Any]) -> dict[str, Any]:

@@ -123,6 +123,10 @@ class Mirror:
         files = entries(project)
         if self.fault == "stale pages with a fresh date":
             files = [entry for entry in files if "1.0" not in entry["filename"]]
+        if self.fault == "newest release only":
+            files = [one for one in files if "-1.0" in one["filename"] or "-19.0" in one["filename"]]
+        if self.fault == "no file of six" and project == "six":
+            files = []
         if self.fault == "forged page":
             files = [entry | {"hashes": {"sha256": "0" * 64}} for entry in files]
         if kind == JSON_V1:

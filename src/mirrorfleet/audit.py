@@ -345,8 +345,11 @@ class Conformance:
 # --- truth: pages and files against the trusted index ---
 
 
-def compare_page(document: dict[str, Any], project: str, trusted: Trusted, limit: float) -> dict[str, str]:
-    """What differs, by rule. Files that came after `limit` may be missing; TamperedError for another hash."""
+def compare_page(
+    document: dict[str, Any], project: str, trusted: Trusted, limit: float, *, partial: bool = False
+) -> dict[str, str]:
+    """What differs, by rule. Files that came after `limit` may be missing, and in a partial mirror all but one of them;
+    TamperedError for another hash."""
     page = f"/simple/{project}/"
     ours = {file.name: file for file in trusted.files[project]}
     theirs = {file.name: file for file in files_of(document, project, page)}
@@ -355,7 +358,7 @@ def compare_page(document: dict[str, Any], project: str, trusted: Trusted, limit
             raise TamperedError(f"{page} says that {shown(name)} has the sha256 {theirs[name].sha256}")
     wrong: dict[str, str] = {}
     lacking = sorted(name for name in ours.keys() - theirs.keys() if ours[name].uploaded <= limit)
-    if lacking:
+    if lacking and not (partial and theirs):
         wrong["pages"] = f"{page} lacks {shown(lacking[0])} and {len(lacking) - 1} more"
     if more := sorted(theirs.keys() - ours.keys()):
         wrong["withdrawn"] = (
@@ -427,23 +430,32 @@ class Auditor:
         raise CheckError(f"{host} has no address in this family")
 
     async def _truth(self, report: Report, record: dict[str, Any], lines: list[Line]) -> None:
-        await self._pages(report, lines)
+        partial = record.get("partial", False)
+        named = await self._pages(report, lines, partial=partial)
         await self._removed(report, lines)
-        everything = [file for files in self.trusted.files.values() for file in files]
+        everything = [
+            file
+            for files in self.trusted.files.values()
+            for file in files
+            if file.path in named or not partial
+        ]
         limit = time.time() - self.known.fleet["staleness_limit"]
         old = [file for file in everything if file.uploaded <= limit] or everything
         await self._complete(report, lines, _chance.sample(old, min(len(old), MOST_HEADS)))
         budget = min(self.config.audit_bytes, record["bandwidth"] * 125_000 * SECONDS_OF_BANDWIDTH)
         await self._integrity(report, lines, choose_files(old, budget))
 
-    async def _pages(self, report: Report, lines: list[Line]) -> None:
+    async def _pages(self, report: Report, lines: list[Line], *, partial: bool) -> set[str]:
+        """Compares the pages; the paths of all files that they name."""
         wrong: dict[str, str] = {}
+        named: set[str] = set()
         limit = time.time() - self.known.fleet["staleness_limit"]
         for project in self.trusted.pages:
             try:
                 answer = await _chance.choice(lines).ask(f"/simple/{project}/", PIP)
                 document = answer.expect(200, JSON_V1).json()
-                wrong = compare_page(document, project, self.trusted, limit) | wrong
+                wrong = compare_page(document, project, self.trusted, limit, partial=partial) | wrong
+                named |= {file.path for file in files_of(document, project, f"/simple/{project}/")}
             except TamperedError as error:
                 report.wrong.append(str(error))
                 wrong["pages"] = str(error)
@@ -451,6 +463,7 @@ class Auditor:
                 wrong.setdefault("pages", str(error))
         for rule in ("pages", "withdrawn", "yanked", "requires-python"):
             report.tell(rule, rule not in wrong, wrong.get(rule, ""))
+        return named
 
     async def _removed(self, report: Report, lines: list[Line]) -> None:
         removed = self.config.removed_projects

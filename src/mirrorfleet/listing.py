@@ -23,7 +23,7 @@ Code = Literal[
     "listed", "invalid", "retired", "gone", "drained", "held", "agreement", "tampered",
     "unmeasured", "silent", "failing", "stale", "returning", "audit", "damped", "waiting",
 ]  # fmt: skip
-# Codes by which measurement, not a person, took a mirror off the list. That nothing was measured is not its fault.
+# Codes by which measurement, not a person, took a mirror off the list. To be silent is no fault of its own.
 MEASURED: frozenset[Code] = frozenset({"tampered", "failing", "stale"})
 # Whatever is wrong with the share of mirrors that leaves at once, these leave.
 AT_ONCE: frozenset[Code] = frozenset({"tampered", "held"})

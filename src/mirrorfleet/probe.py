@@ -322,7 +322,7 @@ class Monitor:
                 if files:
                     file = _chance.choice(files)
                     check[0] = "project page"
-                    await _page_names(line, file)
+                    file = await _named(line, file, files if record.get("partial") else [])
                     check[0] = "file"
                     await _file(line, file, self.config.largest_file)
             finally:
@@ -616,15 +616,20 @@ def stamp_of(body: bytes) -> int:
         raise CheckError(f"/last-modified says {shown(text)}, expected YYYYMMDDTHH:MM:SS") from error
 
 
-async def _page_names(line: Line, file: File) -> None:
-    """A project's page, asked for as pip does, names a file that is no news with the right hash."""
+async def _named(line: Line, file: File, others: list[File]) -> File:
+    """A project's page, asked for as pip does, names a file that is no news with the right hash. A partial mirror may
+    lack it and has another one of the same project."""
     page = f"/simple/{file.project}/"
     answer = (await line.ask(page, PIP)).expect(200, JSON_V1)
     named = {one.name: one for one in files_of(answer.json(), file.project, page)}
     if file.name not in named:
-        raise CheckError(f"{page} lacks {file.name}")
+        there = [one for one in others if one.project == file.project and one.name in named]
+        if not there:
+            raise CheckError(f"{page} lacks {file.name}")
+        file = _chance.choice(there)
     if named[file.name].sha256 != file.sha256:
         raise TamperedError(f"{page} says that {file.name} has the sha256 {named[file.name].sha256}")
+    return file
 
 
 async def _file(line: Line, file: File, largest: int) -> None:

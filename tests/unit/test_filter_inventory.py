@@ -514,6 +514,46 @@ def test_rsync_takes_an_inventory_name_only() -> None:
     assert (told["host"], told["key"], told["problem"]) == ("two", "mirror_upstream", "is missing")
 
 
+def test_a_mirror_that_leaves_out_releases_is_partial_and_so_is_who_takes_from_it() -> None:
+    hostvars, groups = inventory()
+    hostvars["one"]["mirror_selection"] = {"projects": ["six"], "releases_kept": 3}
+    registry = FILTERS["fleet_registry"](hostvars, groups)
+    assert {one["name"]: one["partial"] for one in registry["mirrors"]} == {
+        "one": True,
+        "two": True,
+        "three": False,
+    }
+
+
+def test_common_projects_are_those_of_every_mirror() -> None:
+    hostvars, groups = inventory()
+    for host in hostvars.values():
+        host.pop("mirror_selection", None)
+        host["fleet_selection"] = {"projects": ["six", "idna"]}
+    hostvars["origin"]["origin_projects"] = ["six", "idna", "attrs"]
+    assert FILTERS["common_projects"](hostvars, groups) == ["idna", "six"]
+    hostvars["one"]["mirror_selection"] = {"projects": ["six", "attrs"]}
+    assert FILTERS["common_projects"](hostvars, groups) == ["attrs", "six"]
+    for host in hostvars.values():
+        host["fleet_selection"] = {"everything": True}
+    hostvars["one"]["mirror_selection"] = {"everything": True}
+    assert FILTERS["common_projects"](hostvars, groups) == ["attrs", "idna", "six"]
+
+
+def test_a_monitor_needs_a_name_unless_it_is_a_redirector() -> None:
+    hostvars, groups = inventory()
+    hostvars["watch"] = {key: value for key, value in hostvars["one"].items() if key.startswith("fleet_")}
+    groups |= {"monitors": ["watch"], "all": [*groups["all"], "watch"]}
+    (told,) = FILTERS["inventory_problems"](hostvars, groups, TODAY)
+    assert (told["host"], told["key"], told["problem"]) == ("watch", "monitor_url", "is missing")
+    hostvars["watch"]["monitor_url"] = "https://watch.example.org"
+    assert FILTERS["inventory_problems"](hostvars, groups, TODAY) == []
+    groups["monitors"] = ["one"]
+    assert "the host is in mirrors and in monitors" in str(
+        FILTERS["inventory_problems"](hostvars, groups, TODAY)
+    )
+
+
 def test_tiers_form_chains() -> None:
     """A tier-3 takes from a tier-2, and so may a cache and a bandersnatch."""
     for changes in ({"mirror_mode": "rsync"}, {"mirror_mode": "cache"}, {"mirror_mode": "bandersnatch"}):

@@ -268,6 +268,22 @@ class Service:
         return self.process.communicate(timeout=20)
 
 
+def test_a_partial_mirror_is_asked_for_what_it_names(sandbox: Sandbox) -> None:
+    """Its registry says that releases are left out; a whole mirror that lacks them fails."""
+    sandbox.add("one", partial=True).fault = "newest release only"
+    sandbox.add("two").fault = "newest release only"
+    for _ in range(8):
+        sandbox.probe()
+    assert (sandbox.one("one")["problem"], sandbox.one("one")["good"]) == ("", 8)
+    assert sandbox.one("two")["day"]["good"] < 8
+    assert sandbox.audit("one") == 0
+    assert sandbox.audit("two") == 1
+    sandbox.mirrors["one"].fault = "no file of six"
+    assert sandbox.audit("one") == 1
+    sandbox.mirrors["one"].fault = "wrong byte"
+    assert sandbox.audit("one") == 1
+
+
 def test_rounds_are_quick_until_it_is_clear_whether_a_mirror_is_well(sandbox: Sandbox) -> None:
     sandbox.add("one")
     service = Service(sandbox, interval=60, transition_interval=0.2, settled_rounds=4)

@@ -224,8 +224,23 @@ def test_a_purged_file_is_asked_for_again(shells, fetch):
 
 
 @pytest.fixture(scope="session")
-def changed(shells):
+def coming(fetch):
+    """Where the cache will have the file of a release that is not there yet: it has the bytes of another."""
+    urls = [file["url"].split("#")[0] for file in fetch("cache", "alpha")["files"]]
+    there = next(url for url in urls if url.endswith("/alpha-1.1-py3-none-any.whl"))
+    return (
+        "https://cache.fleet.test/packages/"
+        + there.replace("alpha-1.1", "alpha-1.2").partition("packages/")[2]
+    )
+
+
+STATUS = "curl --silent --output /dev/null --write-out '%%{http_code}' --cacert %s %s"
+
+
+@pytest.fixture(scope="session")
+def changed(shells, coming):
     """A new release, a yanked one and a deleted project at the origin, brought down tier by tier."""
+    assert shells["origin"].check_output(STATUS, CA, coming) == "404"
     for name in (*TREES, "cache"):  # from here on each syncs when it is told
         shells[name].check_output(f"systemctl stop mirror-sync.timer && {SYNC}")
     shells["origin"].check_output(
@@ -248,6 +263,15 @@ def test_it_arrives_everywhere(fetch, mirror):
     assert "alpha-1.2-py3-none-any.whl" in [file["filename"] for file in pages["alpha"]["files"]]
     assert [file["yanked"] for file in pages["beta-two"]["files"]] == ["it is broken"]
     assert pages["gamma"] is None
+
+
+@pytest.mark.usefixtures("changed")
+def test_a_file_that_was_asked_for_too_early_is_served_when_it_is_there(shells, coming):
+    for _ in range(20):
+        if shells["origin"].check_output(STATUS, CA, coming) == "200":
+            return
+        time.sleep(0.5)
+    raise AssertionError("the cache goes on saying 404")
 
 
 @pytest.mark.usefixtures("changed")
