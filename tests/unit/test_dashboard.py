@@ -62,8 +62,10 @@ def known(tmp_path: Path, serve: Any, authority: Any) -> set[str]:
     sandbox.probe()
     found += (tmp_path / "probe.prom").read_text()
     certificate = (ROOT / "roles/tls/files/mirror_certificate.py").read_text()
+    lists = (ROOT / "src/mirrorfleet/publish_list.py").read_text()
     return (
         set(re.findall(r"^# TYPE (\w+)", found, re.MULTILINE))
+        | {f"mirrorfleet_list_{name}" for name in re.findall(r'^ +one\("(\w+)",', lists, re.MULTILINE)}
         | _of_a_mirror(tmp_path)
         | {
             f"mirrorfleet_acme_{name}"
