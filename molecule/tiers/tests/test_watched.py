@@ -20,12 +20,12 @@ WHEEL = f"$(find {SERVED}/packages -name 'alpha-1.0-*.whl')"
 SYNC = "systemctl start mirror-sync.service"
 RESTORE = f"cp /root/site {SITE} && systemctl reload nginx"
 # Code, words of the reason; to break; to mend.
-OLD = "s-0-0123456789abcdef"  # a snapshot of the page without its newest release
+OLD = "s-0-0123456789abcdef"  # a snapshot of the page without its newer releases
 OLD_PAGE = """
 import json, sys
 with open(sys.argv[1], "r+") as page:
     document = json.load(page)
-    document["files"] = [file for file in document["files"] if "1.1" not in file["filename"]]
+    document["files"] = [file for file in document["files"] if "1.0" in file["filename"]]
     page.seek(0); page.truncate(); json.dump(document, page)
 """
 FAULTS = {
@@ -47,7 +47,7 @@ FAULTS = {
         f"date -u -d '2 days ago' +%Y%m%dT%H:%M:%S >/root/x && cp /root/x {SERVED}/last-modified", SYNC,
     ),
     "stale pages, fresh date": (
-        "failing", "lacks alpha-1.1",
+        "failing", "lacks alpha-1",
         f"cd {SERVED}/pages/alpha && readlink cur >/root/cur && cp -a $(cat /root/cur) {OLD} && rm {OLD}/simple/*.gz"
         f" && python3 -c '{OLD_PAGE}' {OLD}/simple/index.v1_json && ln -sfn {OLD} cur",
         f"cd {SERVED}/pages/alpha && ln -sfn $(cat /root/cur) cur && rm -r {OLD}",
@@ -83,6 +83,7 @@ def shells(scenario):
         found[name].check_output(
             "systemctl stop mirror-sync.timer; cp -n /etc/nginx/sites-available/mirror /root/site"
         )
+    found["monitor"].check_output("systemctl start mirrorfleet-probe.service")
     yield found
     for name in ("origin", "tier1", VICTIM, "cache"):
         found[name].check_output("systemctl start mirror-sync.timer")
@@ -137,7 +138,7 @@ def mailed(shells):
             for name in sorted(found):
                 text = monitor.check_output(f"cat {folder}/{name}")
                 mail = email.message_from_string(text, policy=email.policy.default)
-                body = mail.get_content()
+                body = mail.get_body(("plain",)).get_content()
                 if (
                     mail["To"] == to
                     and re.search(subject, mail["Subject"])
@@ -166,6 +167,7 @@ def test_provisioning_ended_with_every_mirror_measured_audited_and_listed(shells
 def test_a_fault_leads_off_the_list_and_its_end_back(shells, standing, until, told, mailed, fault):
     code, words, harm, mend = FAULTS[fault]
     victim = shells[VICTIM]
+    until(lambda found: found["listed"])
     victim.check_output(harm)
     try:
         left = until(lambda found: not found["listed"])
@@ -205,7 +207,7 @@ def test_a_full_disk_fails_the_sync_and_what_is_served_stays_listed(shells, stan
     finally:
         victim.check_output("umount /srv/mirror/fetched")
     victim.check_output(SYNC)
-    assert "why not" in victim.check_output(f"cat {SERVED}/simple/gamma/index.v1_json")
+    assert "why not" in victim.check_output(f"cat {SERVED}/simple/beta-two/index.v1_json")
 
 
 def test_wrong_bytes_for_everybody_but_the_monitor_are_the_documented_limit(scenario, shells, standing):
