@@ -81,7 +81,7 @@ def shells(scenario):
     found = {name: each.shell for name, each in scenario.hosts.items()}
     for name in ("origin", "tier1", VICTIM, "cache"):  # each syncs when it is told
         found[name].check_output(
-            "systemctl stop mirror-sync.timer; cp -n /etc/nginx/sites-available/mirror /root/site"
+            f"systemctl stop mirror-sync.timer; {SYNC}; cp -n /etc/nginx/sites-available/mirror /root/site"
         )
     found["monitor"].check_output("systemctl start mirrorfleet-probe.service")
     yield found
@@ -194,7 +194,9 @@ def test_a_fault_leads_off_the_list_and_its_end_back(shells, standing, until, to
 
 
 def test_a_full_disk_fails_the_sync_and_what_is_served_stays_listed(shells, standing):
-    shells["origin"].check_output('echo \'{"yanked": {"3.0": "why not"}}\' >/srv/packages/gamma/project.json')
+    shells["origin"].check_output(
+        'echo \'{"yanked": {"2.0": "why not"}}\' >/srv/packages/beta-two/project.json'
+    )
     for name in ("origin", "tier1"):
         shells[name].check_output(SYNC)
     victim = shells[VICTIM]
