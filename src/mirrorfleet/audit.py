@@ -173,6 +173,7 @@ class Report:
             "passed_at": self.started if verdict == "passed" else before.get("passed_at"),
             "tampered_at": self.started if verdict == "tampered" else before.get("tampered_at"),
             "problem": told[0][:400] + more if told else "",
+            "failures": 0 if verdict == "passed" else before.get("failures", 0) + 1,
             "rules": self.rules,
             "integrity": {
                 "files": self.files,

@@ -81,6 +81,7 @@ def summary(document: dict[str, Any]) -> dict[str, Any]:
         key=lambda one: one["severity"] != "error",
     )
     return {key: document[key] for key in SUMMARY} | {
+        "failures": document.get("failures", 0),
         "hashed": document["integrity"]["files"],
         "sampled": document["completeness"]["sampled"],
         "complete": [document["completeness"]["low"], document["completeness"]["high"]],

@@ -22,7 +22,7 @@ class Findings:
         return {name: one.serial for name, one in self.health.items()}
 
 
-_AUDIT = ("passed_at", "tampered_at", "problem")
+_AUDIT = ("passed_at", "tampered_at", "problem", "failures")
 _HEALTH = ("measured_at", "good", "bad", "problem", "serial", "last_modified", "lag", "tampered_at")
 
 
@@ -34,7 +34,7 @@ def read(document: Any) -> Findings:
         Monitor(document["at"], document["reference"]["problem"], document.get("started", 0)),
         {name: Health(**{key: one[key] for key in _HEALTH if key in one}) for name, one in mirrors.items()},
         {
-            name: Audit(**{key: one["audit"][key] for key in _AUDIT})
+            name: Audit(**{key: one["audit"][key] for key in _AUDIT if key in one["audit"]})
             for name, one in mirrors.items()
             if "audit" in one
         },

@@ -42,6 +42,7 @@ class Settings:
     damping_limit_seconds: int = bounded(0, default=86400)
     flap_window_seconds: int = bounded(0, default=86400)  # how long a leave counts for that doubling
     audit_required: bool = True  # whether a mirror needs an audit to join and to return
+    audit_fall: int = bounded(1, 1000, default=2)  # audits that fail in a row until a mirror leaves
     silence_seconds: int = bounded(1, default=900)  # age at which measurements say nothing any more
     cut_off_share: float = bounded(0, 1, default=0.5)
     drop_share: float = bounded(0, 1, default=0.3)
@@ -69,6 +70,7 @@ class Audit:
     passed_at: int | None = None
     tampered_at: int | None = None
     problem: str = ""
+    failures: int = 0  # in a row
 
 
 @dataclass(frozen=True)
@@ -264,10 +266,17 @@ def _staleness(health: Health, limit: int, tolerance: int, now: int) -> str:
 
 
 def _pending(inputs: Inputs, health: Health | None, audit: Audit, before: Standing) -> Why | None:
-    """Why a mirror that is well is not listed yet."""
+    """Why a mirror whose rounds are good is not listed yet, or no longer."""
     settings, good = inputs.settings, health.good if health else 0
     if before.listed:
-        return None
+        # What no round asks for: pages that lack files, answers that are not as the standards say.
+        if not settings.audit_required or audit.failures < settings.audit_fall:
+            return None
+        return (
+            "audit",
+            f"failed {audit.failures} audits: {printable(audit.problem)}",
+            "returns when an audit passes",
+        )
     if good < settings.rise:
         count = f"{good} of {settings.rise} good rounds"
         return "returning", f"well again, not yet for long: {count}", f"needs {settings.rise - good} more"
@@ -294,7 +303,8 @@ def _off(before: Standing, why: Why, inputs: Inputs, health: Health | None) -> S
     """Off the list; that it left by measurement is remembered until it is back."""
     (code, reason, then), now = why, inputs.now
     left, leaves = before.left, before.leaves
-    if code in MEASURED and (before.listed or (code == "tampered" and before.code != "tampered")):
+    left_now = before.listed and (code in MEASURED or code == "audit")
+    if left_now or (code == "tampered" and before.code != "tampered"):
         # By the monitor's clock, as audits are: one that began since then counts, however late this run is.
         left = health.measured_at if health else now
         leaves = (*(at for at in leaves if at > now - inputs.settings.flap_window_seconds), now)

@@ -143,6 +143,26 @@ def test_a_hold_counts_at_once_and_ends_at_once() -> None:
     assert [event.kind for event in released.events] == ["returned"]
 
 
+def test_who_fails_its_audits_leaves_though_its_rounds_are_good() -> None:
+    def seen(audit: Audit, before: Standing = LISTED) -> Standing:
+        return run(
+            {"one": health(), "two": health()}, {"one": before, "two": LISTED}, audits={"one": audit}
+        ).standings["one"]
+
+    assert seen(Audit(passed_at=NOW - 9000, problem="lacks files", failures=1)).listed
+    failed = seen(Audit(passed_at=NOW - 9000, problem="lacks files", failures=2))
+    assert (failed.code, failed.reason, failed.left) == (
+        "audit",
+        "failed 2 audits: lacks files",
+        health().measured_at,
+    )
+    again = seen(
+        Audit(passed_at=NOW - 9000, problem="lacks files", failures=3), replace(failed, left=NOW - 3600)
+    )
+    assert again.code == "audit"
+    assert seen(Audit(passed_at=NOW - 100), replace(failed, left=NOW - 3600)).listed
+
+
 def test_after_a_pause_of_the_monitor_nobody_was_silent_who_is_listed() -> None:
     """What it measured before it paused is old; that is no mirror's fault."""
     old, started = health(measured_at=NOW - 5000), Monitor(NOW, started=NOW - 800)
