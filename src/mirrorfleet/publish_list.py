@@ -142,7 +142,10 @@ def _tell(
         one("invalid_mirrors", "Mirrors whose record cannot be used.", len(known.wrong)),
         one("listed_mirrors", "Mirrors on the list.", listed),
     ]
-    write_atomically(config.metrics, metrics.render(families), durable=False)
+    try:
+        write_atomically(config.metrics, metrics.render(families), durable=False)
+    except OSError as error:  # a host without a monitoring agent; the list itself is published
+        log.warning("%s: %s", config.metrics, error)
 
 
 # By a single look there are no rounds to count; only a list that would become empty is refused.

@@ -101,6 +101,26 @@ def test_what_would_empty_the_list_is_refused(site: Site, capsys: pytest.Capture
     assert site.listed == {"one": False, "two": False}
 
 
+def test_each_run_is_told_to_the_monitoring_agent_if_there_is_one(site: Site) -> None:
+    site.config["metrics"] = str(site.folder / "agent" / "list.prom")
+    assert site.publish() == 0  # no agent, no folder
+    (site.folder / "agent").mkdir()
+
+    def told() -> dict[str, float]:
+        lines = (site.folder / "agent" / "list.prom").read_text().splitlines()
+        return {line.split()[0]: float(line.split()[1]) for line in lines if not line.startswith("#")}
+
+    site.publish()
+    assert told()["mirrorfleet_list_listed_mirrors"] == told()["mirrorfleet_list_known_mirrors"] == 2
+    for name in site.names:
+        site.health["mirrors"][name] |= {"good": 0, "bad": 9, "problem": "connection refused"}
+    assert site.publish() == 4
+    assert told()["mirrorfleet_list_refused"] == 1
+    site.health["at"] -= 10_000
+    assert site.publish() == 1
+    assert (told()["mirrorfleet_list_refused"], told()["mirrorfleet_list_kept"]) == (0, 1)
+
+
 @pytest.mark.parametrize("harm", ["absent", "rotten", "silent", "no health document"])
 def test_a_monitor_that_says_nothing_leaves_the_list_as_it_is(
     site: Site, harm: str, capsys: pytest.CaptureFixture[str]
