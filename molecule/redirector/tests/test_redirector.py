@@ -243,7 +243,7 @@ def test_no_client_address_is_kept(story, me, host, scenario):
 
 @pytest.fixture(scope="session")
 def mended(story, scenario):
-    refused = scenario.play("--extra-vars", "redirector_certificate=/nonexistent.pem")
+    refused = scenario.play("--extra-vars", "document_server_certificate=/nonexistent.pem")
     answers = {host.name: request(host.ipv4, "/mirrors.json").status for host in scenario.hosts.values()}
     for host in scenario.hosts.values():
         host.shell.check_output(
