@@ -534,7 +534,11 @@ async def ask_trusted(config: MonitorConfig) -> Trusted:
     async with Line(at, trusting(config.ca_file), config.timeout) as line:
         for project in _chance.sample(projects, min(len(projects), MOST_PROJECTS)):
             page = f"{prefix}/simple/{project}/"
-            document = (await line.ask(page, ASK_JSON)).expect(200, JSON_V1).json()
+            answer = await line.ask(page, ASK_JSON)
+            if answer.status in (404, 410):
+                log.info("the trusted index has %s no longer: nothing to compare with", project)
+                continue
+            document = answer.expect(200, JSON_V1).json()
             trusted.files[project] = files_of(document, project, page)
             trusted.pages[project] = document
     if not any(trusted.files.values()):

@@ -177,6 +177,18 @@ def test_who_is_due(
     assert sandbox.audit("nobody") == 2
 
 
+def test_a_project_that_the_trusted_index_lost_stops_no_audit(
+    sandbox: Sandbox, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sandbox.add("one")
+    sandbox.config["audit_projects"] = ["six", "attrs", "deleted-since"]
+    for _ in range(3):
+        assert sandbox.audit("one") == 0
+    sandbox.config["audit_projects"] = ["deleted-since"]
+    assert sandbox.audit("one") == 1
+    assert "none of the projects has a file" in capsys.readouterr().err
+
+
 def test_tampering_leads_off_the_list_until_an_audit_passes(sandbox: Sandbox) -> None:
     """From a wrong byte that only an audit finds, over health.json, to the list; and back."""
 
