@@ -471,6 +471,8 @@ class Monitor:
                 await ask(line, prefix, self.reference, wanted.projects, int(time.time()))
         except CheckError as error:
             self.reference.problem = str(error)
+        if before and not self.reference.problem:
+            self.config.audit_due.write_text("reference\n")  # without it no audit could be done
         if self.reference.problem != before:
             log.log(
                 logging.WARNING if self.reference.problem else logging.INFO,
