@@ -86,7 +86,9 @@ def shells(scenario):
         found[name].check_output(
             f"systemctl stop mirror-sync.timer; {SYNC}; cp -n /etc/nginx/sites-available/mirror /root/site"
         )
-    found["monitor"].check_output("systemctl start mirrorfleet-probe.service")
+    found["monitor"].check_output(
+        "systemctl start mirrorfleet-audit.timer mirrorfleet-audit.path mirrorfleet-probe.service"
+    )
     yield found
     for name in ("origin", "tier1", VICTIM, "cache"):
         found[name].check_output("systemctl start mirror-sync.timer")
