@@ -38,7 +38,8 @@ def shells(scenario):
     found = {name: each.shell for name, each in scenario.hosts.items()}
     # It asks mirrors for files all the time; watched/test_watched.py is about that.
     found["monitor"].check_output(
-        "systemctl stop mirrorfleet-audit.timer mirrorfleet-audit.path mirrorfleet-audit.service mirrorfleet-probe.service"
+        "systemctl stop mirrorfleet-audit.timer mirrorfleet-audit.path mirrorfleet-audit.service"
+        " mirrorfleet-probe.service"
     )
     return found
 
