@@ -347,13 +347,19 @@ class Conformance:
 
 
 def compare_page(
-    document: dict[str, Any], project: str, trusted: Trusted, limit: float, *, partial: bool = False
+    document: dict[str, Any],
+    named: list[File],
+    project: str,
+    trusted: Trusted,
+    limit: float,
+    *,
+    partial: bool,
 ) -> dict[str, str]:
     """What differs, by rule. Files that came after `limit` may be missing, and in a partial mirror all but one of them;
     TamperedError for another hash."""
     page = f"/simple/{project}/"
     ours = {file.name: file for file in trusted.files[project]}
-    theirs = {file.name: file for file in files_of(document, project, page)}
+    theirs = {file.name: file for file in named}
     for name in sorted(ours.keys() & theirs.keys()):
         if ours[name].sha256 != theirs[name].sha256:
             raise TamperedError(f"{page} says that {shown(name)} has the sha256 {theirs[name].sha256}")
@@ -455,8 +461,9 @@ class Auditor:
             try:
                 answer = await _chance.choice(lines).ask(f"/simple/{project}/", PIP)
                 document = answer.expect(200, JSON_V1).json()
-                wrong = compare_page(document, project, self.trusted, limit, partial=partial) | wrong
-                named |= {file.path for file in files_of(document, project, f"/simple/{project}/")}
+                files = files_of(document, project, f"/simple/{project}/")
+                wrong = compare_page(document, files, project, self.trusted, limit, partial=partial) | wrong
+                named |= {file.path for file in files}
             except TamperedError as error:
                 report.wrong.append(str(error))
                 wrong["pages"] = str(error)
@@ -626,11 +633,6 @@ async def _audit_all(
 
 
 PAGE = """\
-<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8"/>
-<meta name="viewport" content="width=device-width, initial-scale=1"/>
 <title>Audit of {mirror}</title>
 <link rel="stylesheet" href="style.css"/>
 </head>
@@ -664,7 +666,7 @@ def page(document: dict[str, Any]) -> bytes:
         for one in document["rules"]
     )
     about = {key: document["completeness"][key] for key in ("sampled", "present", "low", "high")}
-    text = PAGE.format(
+    text = markup.HEAD + PAGE.format(
         mirror=escape(document["mirror"]),
         verdict=document["verdict"],
         kind="good" if document["verdict"] == "passed" else "bad",

@@ -37,6 +37,11 @@ def escape(value: str) -> str:
     return value.replace("\\", "\\\\").replace("\n", "\\n").replace('"', '\\"')
 
 
+def gauge(name: str, help_text: str, value: float | None) -> Family:
+    """One fact; no sample of what is not known."""
+    return name, help_text, [] if value is None else [({}, float(value))]
+
+
 def render(families: list[Family]) -> bytes:
     """The text exposition format; a family without samples is left out."""
     lines = []
@@ -53,7 +58,7 @@ def render(families: list[Family]) -> bytes:
 
 def collect(config: Config, state: State) -> Iterator[Family]:
     def one(name: str, help_text: str, value: float | None) -> Family:
-        return f"mirrorfleet_{name}", help_text, [] if value is None else [({}, float(value))]
+        return gauge(f"mirrorfleet_{name}", help_text, value)
 
     versions = {"version": __version__, "mode": config.mode, "name": config.name}
     versions["bandersnatch"] = state.get("versions", {}).get("bandersnatch", "")

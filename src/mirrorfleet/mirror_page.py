@@ -89,16 +89,22 @@ def place(mirror: dict[str, Any]) -> str:
     return text
 
 
+def operator(mirror: dict[str, Any]) -> str:
+    """Its operator's name, a link where there is a page."""
+    who = mirror["operator"]
+    name = words(who["name"])
+    if not who.get("url"):
+        return name
+    return f'<a href="{escape(page_of(who["url"]))}" rel="nofollow noopener noreferrer">{name}</a>'
+
+
 def families(names: list[str]) -> str:
     return ", ".join({"ipv4": "IPv4", "ipv6": "IPv6"}[name] for name in names)
 
 
 def _facts(found: List, mirror: dict[str, Any], more: dict[str, Any]) -> list[tuple[str, str]]:
     """Terms and what is known of them; those of which nothing is known are left out."""
-    operator, where = mirror["operator"], mirror["location"]
-    who = words(operator["name"])
-    if operator.get("url"):
-        who = f'<a href="{escape(page_of(operator["url"]))}" rel="nofollow noopener noreferrer">{who}</a>'
+    where = mirror["location"]
     behind = more.get("lag")
     share, problems = mirror["availability"], more.get("families", {})
     measured = moment(more.get("measured_at"))
@@ -106,7 +112,7 @@ def _facts(found: List, mirror: dict[str, Any], more: dict[str, Any]) -> list[tu
     failing = "; ".join(f"{families([key])}: {words(text)}" for key, text in problems.items() if text)
     return [
         ("Index", "<br/>".join(f'<a href="{url}">{url}</a>' for url in indexes)),
-        ("Operator", who),
+        ("Operator", operator(mirror)),
         ("Place", f"{place(mirror)} ({escape(where['continent'])})"),
         ("Kind", f"{MODES[mirror['mode']]}; tier {mirror['tier']}"),
         ("Bandwidth", f"{mirror['bandwidth']} Mbit/s"),

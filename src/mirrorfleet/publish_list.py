@@ -131,8 +131,8 @@ def _tell(
     if not config.metrics:
         return
 
-    def one(name: str, text: str, value: float | None) -> tuple[str, str, list[metrics.Sample]]:
-        return f"mirrorfleet_list_{name}", text, [] if value is None else [({}, float(value))]
+    def one(name: str, text: str, value: float | None) -> metrics.Family:
+        return metrics.gauge(f"mirrorfleet_list_{name}", text, value)
 
     families = [
         one("run_timestamp_seconds", "When the list was last made, or refused.", now),

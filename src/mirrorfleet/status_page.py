@@ -4,8 +4,7 @@ from typing import Any
 
 from .documents import List
 from .markup import HEAD, certificate, checked, escape, moment, words
-from .mirror_page import file_name, place
-from .registry import page_of
+from .mirror_page import file_name, operator, place
 from .world_map import world_map
 
 COLUMNS = (
@@ -111,10 +110,6 @@ def _kind(kind: str) -> str:
 
 
 def _row(mirror: dict[str, Any], more: dict[str, Any], now: int) -> str:
-    operator = mirror["operator"]
-    who = words(operator["name"])
-    if operator.get("url"):
-        who = f'<a href="{escape(page_of(operator["url"]))}" rel="nofollow noopener noreferrer">{who}</a>'
     state = (
         '<span class="good">yes</span>'
         if mirror["listed"]
@@ -131,7 +126,7 @@ def _row(mirror: dict[str, Any], more: dict[str, Any], now: int) -> str:
         ("" if mirror["score"] is None else f"{mirror['score']:g}", "number"),
         (moment(mirror["last_modified"]), ""),
         (place(mirror), "short"),
-        (who, "short"),
+        (operator(mirror), "short"),
         (f"{escape(mirror['mode'])}, tier {mirror['tier']}", "line"),
         (" ".join(family.replace("ip", "") for family in mirror["address_families"]), "line"),
         (str(mirror["bandwidth"]), "number"),
