@@ -53,7 +53,7 @@ MOST_HEADS = 200  # files asked for in one audit
 SECONDS_OF_BANDWIDTH = 10  # of what the mirror offers, spent on whole files
 AT_ONCE = 8
 PATIENCE = 1800.0  # seconds
-RETRY = 3600  # seconds after an audit that did not pass, at most
+LONGEST_RETRY = 3600  # seconds until an audit that did not pass is repeated, however often it failed
 _chance = random.SystemRandom()
 
 Severity = Literal["error", "warning"]
@@ -563,7 +563,10 @@ def due(config: MonitorConfig, known: registry.Registry, now: int) -> list[str]:
             continue
         report = audit_reports.report(config.audits / f"{name}.json") or {"started": 0, "verdict": ""}
         last, track = report["started"], tracks.get(name)
-        pause = config.audit_seconds if report["verdict"] == "passed" else min(config.audit_seconds, RETRY)
+        pause = config.audit_seconds
+        if report["verdict"] != "passed":
+            again = config.audit_retry_seconds * 2 ** min(max(report.get("failures", 0) - 1, 0), 30)
+            pause = min(pause, again, max(LONGEST_RETRY, config.audit_retry_seconds))
         recovered = track is not None and track.well and (track.well_since or 0) > last
         tampered = track is not None and (track.tampered_at or 0) > last
         if now - last > pause or recovered or tampered:

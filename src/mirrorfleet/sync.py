@@ -282,6 +282,7 @@ class BandersnatchSync:
         resumed = self._client.has_todo()
         run = self._client.mirror()
         if resumed and self._reached(run, 0):
+            self._note_what_was_begun()  # the next one may replace documents that this one brought
             run = self._client.mirror()
         if self._reached(run, newest):
             return True, True
@@ -313,6 +314,7 @@ class BandersnatchSync:
         if names:
             log.info("fetching %d projects by name", len(names))
             self._named.update(names)
+            self._note_what_was_begun()
             self._client.sync(names)
 
     def _supplement(self) -> None:

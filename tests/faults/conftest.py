@@ -3,11 +3,27 @@
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
-from faults.fleet import Daemon, Mirror, Origin, Site, Tier2
+from faults.clients import use
+from faults.fleet import Daemon, Host, Mirror, Origin, Site, Tier2
 
 PROJECTS = ["alpha", "beta", "gamma-delta"]
+
+
+def pytest_runtest_setup() -> None:
+    Host.made.clear()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Any:
+    """After each fault, real clients use what is served: the mirrors of the test, or else its origin."""
+    result = yield
+    hosts = [host for host in Host.made if (host.served / "simple/index.v1_json").exists()]
+    for host in [host for host in hosts if not isinstance(host, Origin)] or hosts:
+        use(host, host.root.with_name(f"{host.root.name}-used"))
+    return result
 
 
 @pytest.fixture(autouse=True)

@@ -18,7 +18,7 @@ import urllib.error
 import urllib.request
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from mirrorfleet.cli import main
 
@@ -63,8 +63,11 @@ def sdist(name: str, version: str) -> bytes:
 class Host:
     """A directory that stands for a host: its mirror.json, its trees, its runs."""
 
+    made: ClassVar[list["Host"]] = []  # by the test that runs
+
     def __init__(self, root: Path, mode: str, **document: Any) -> None:
         self.root = root
+        self.made.append(self)
         self.fetched, self.served, self.state = root / "fetched", root / "served", root / "state"
         root.mkdir(parents=True)
         self.document: dict[str, Any] = {

@@ -1,16 +1,11 @@
 """pip and uv install from each mode's tree, by JSON and by HTML, and refuse what was tampered with."""
 
-import os
-import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from faults.fleet import DEADLINE, Host, Origin, Site
-
-UV = shutil.which("uv", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}") or "uv"
+from faults.clients import lock, pip, uv
+from faults.fleet import Host, Origin, Site
 
 
 @pytest.fixture(params=["origin", "mirror", "tier2"])
@@ -18,31 +13,6 @@ def host(request: pytest.FixtureRequest) -> Host:
     host: Host = request.getfixturevalue(request.param)
     host.run("sync")
     return host
-
-
-def client(*command: object, cwd: Path | None = None, good: bool = True) -> str:
-    """Run a client that knows no other index, configuration or cache than it is told."""
-    kept = {key: value for key, value in os.environ.items() if not key.startswith(("PIP_", "UV_"))}
-    ran = subprocess.run(
-        [str(part) for part in command],
-        env={**kept, "PIP_CONFIG_FILE": os.devnull, "UV_NO_CONFIG": "1", "UV_NO_CACHE": "1"},
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        timeout=DEADLINE,
-        check=False,
-    )
-    assert (ran.returncode == 0) is good, ran.stdout + ran.stderr
-    return ran.stdout + ran.stderr
-
-
-def pip(target: Path, index: str, *what: object, good: bool = True) -> str:
-    command = (sys.executable, "-m", "pip", "download", "--no-cache-dir", "--disable-pip-version-check", "-d")
-    return client(*command, target, "--index-url", index, "--no-deps", *what, good=good)
-
-
-def uv(target: Path, index: str, *what: object, good: bool = True) -> str:
-    return client(UV, "pip", "install", "--target", target, "--default-index", index, *what, good=good)
 
 
 @pytest.mark.parametrize("prefix", ["", "/html"], ids=["JSON", "HTML"])
@@ -73,13 +43,8 @@ def test_upload_times_serve_uv_and_its_lock(origin: Origin, site: Site, tmp_path
         "no solution"
         in uv(tmp_path / "older", index, "alpha", "--exclude-newer", "2019-01-01", good=False).lower()
     )
-    project = tmp_path / "project"
-    project.mkdir()
-    (project / "pyproject.toml").write_text(
-        '[project]\nname = "locked"\nversion = "1"\nrequires-python = ">=3.11"\ndependencies = ["beta"]\n'
-    )
-    client(UV, "lock", "--default-index", index, "--python", sys.executable, cwd=project)
-    assert origin.files("beta")["beta-2.0.tar.gz"]["hashes"]["sha256"] in (project / "uv.lock").read_text()
+    digest = origin.files("beta")["beta-2.0.tar.gz"]["hashes"]["sha256"]
+    assert digest in lock(tmp_path / "project", index, "beta")
 
 
 def test_clients_avoid_what_is_yanked_and_fail_on_what_is_quarantined(

@@ -9,7 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 from faults.fleet import DEADLINE, Host, Mirror, Origin, Site
+
+from mirrorfleet.bandersnatch import Client, Run
 
 PROJECTS = ["alpha", "beta", "gamma-delta"]
 
@@ -143,6 +146,42 @@ def test_what_was_fetched_before_a_kill_and_removed_upstream_since_leaves(
     mirror.run("sync")
     mirror.run("sync")
     assert mirror.names() == ["alpha", "gamma-delta"]
+    assert mirror.broken() == mirror.leftovers() == []
+
+
+def test_what_is_removed_upstream_between_two_fetches_of_a_run_leaves(
+    origin: Origin, site: Site, mirror: Mirror, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that resumes what was left over fetches twice: the second time upstream is another."""
+    mirror.run("sync")
+    for name in ("alpha", "beta"):  # bandersnatch notes what is left over when it got through one
+        origin.release(name, "3.0")
+    origin.publish()
+    site.faults({"/pypi/alpha/json": "hang"})
+    fetch = mirror.start("sync")
+    until = time.monotonic() + DEADLINE
+    while not (mirror.fetched / "todo").exists():
+        assert time.monotonic() < until
+        time.sleep(0.02)
+    os.killpg(fetch.pid, signal.SIGKILL)
+    fetch.wait()
+    site.faults({})
+    fetched, calls = Client.mirror, []
+
+    def twice(client: Client) -> Run:
+        calls.append(len(list(mirror.fetched.rglob("alpha-3.0*"))))
+        if len(calls) == 2:
+            origin.withdraw("alpha", "3.0")
+            origin.publish()
+        return fetched(client)
+
+    monkeypatch.setattr(Client, "mirror", twice)
+    while not calls:  # until bandersnatch, which was killed too, has let go of the lock
+        mirror.run("sync", expect=None)
+    assert len(calls) == 2
+    assert calls[1] > 0
+    mirror.run("sync")
+    assert "3.0" not in str(mirror.page("alpha"))
     assert mirror.broken() == mirror.leftovers() == []
 
 

@@ -18,9 +18,10 @@ from hypothesis import strategies as st
 from mirror_material import FILES, Mirror, path_of
 from monitor_sandbox import Sandbox
 
-from mirrorfleet import audit, cli
+from mirrorfleet import audit, cli, registry
 from mirrorfleet.audit import RULES, choose_files, wilson
 from mirrorfleet.outside import PIP, UV
+from mirrorfleet.probe import load_monitor
 from mirrorfleet.reference import File
 from mirrorfleet.schema import schema
 
@@ -136,9 +137,7 @@ def test_one_family_that_fails_fails_the_audit(sandbox: Sandbox) -> None:
     assert failed(sandbox.report()) == {"connection": "connection refused"}
 
 
-def test_who_is_due(
-    sandbox: Sandbox, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_who_is_due(sandbox: Sandbox, capsys: pytest.CaptureFixture[str]) -> None:
     def audited() -> list[str]:
         assert sandbox.audit("--due") in (0, 1)
         return sorted(json.loads(capsys.readouterr().out.splitlines()[-1])["verdicts"])
@@ -172,9 +171,22 @@ def test_who_is_due(
     assert sandbox.audit("one") == 1
     capsys.readouterr()
     assert audited() == []
-    monkeypatch.setattr(audit, "RETRY", -1)
-    assert audited() == ["one"]  # who did not pass is looked at again before a day is over
     assert sandbox.audit("nobody") == 2
+
+
+def test_who_did_not_pass_is_looked_at_again_soon_then_less_often(sandbox: Sandbox) -> None:
+    sandbox.add("one").fault = "error"
+    for pause in (300, 600, 1200, 2400, 3600, 3600):
+        assert sandbox.audit("one") == 1
+        config = load_monitor(sandbox.folder / "monitor.json")
+        known, began = registry.load(config.registry), sandbox.report()["started"]
+        assert not audit.due(config, known, began + pause)
+        assert audit.due(config, known, began + pause + 1) == ["one"]
+    sandbox.config["audit_seconds"] = 60
+    sandbox.write()
+    config = load_monitor(sandbox.folder / "monitor.json")
+    assert not audit.due(config, known, began + 60)
+    assert audit.due(config, known, began + 61) == ["one"]
 
 
 def test_a_project_that_the_trusted_index_lost_stops_no_audit(

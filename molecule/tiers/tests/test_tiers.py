@@ -36,7 +36,7 @@ INSTALL = {
 @pytest.fixture(scope="session")
 def shells(scenario):
     found = {name: each.shell for name, each in scenario.hosts.items()}
-    # It asks mirrors for files all the time; watched/test_watched.py is about that.
+    # It asks mirrors for files all the time; test_watched.py is about that.
     found["monitor"].check_output(
         "systemctl stop mirrorfleet-audit.timer mirrorfleet-audit.path mirrorfleet-audit.service"
         " mirrorfleet-probe.service"

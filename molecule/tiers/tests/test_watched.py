@@ -1,9 +1,6 @@
 """Every fault of a mirror that we know, from its first second to the mirror's return, as the published list tells it.
 
 A monitor measures, the redirector lists: nothing here is told to either. The victim is a tier-2: nobody is fed by it.
-
-Run by hand after `molecule converge -s tiers`, not by `molecule verify`: an audit that fails in the moment of a reload
-is repeated an hour later, so that now and then a mirror does not return in time.
 """
 
 import email
