@@ -53,7 +53,7 @@ MOST_HEADS = 200  # files asked for in one audit
 SECONDS_OF_BANDWIDTH = 10  # of what the mirror offers, spent on whole files
 AT_ONCE = 8
 PATIENCE = 1800.0  # seconds
-LONGEST_RETRY = 3600  # seconds until an audit that did not pass is repeated, however often it failed
+LONGEST_RETRY = 3600  # seconds until an audit that did not pass is repeated, however long it fails
 _chance = random.SystemRandom()
 
 Severity = Literal["error", "warning"]
@@ -174,6 +174,7 @@ class Report:
             "tampered_at": self.started if verdict == "tampered" else before.get("tampered_at"),
             "problem": told[0][:400] + more if told else "",
             "failures": 0 if verdict == "passed" else before.get("failures", 0) + 1,
+            **({} if verdict == "passed" else {"failed_since": before.get("failed_since", self.started)}),
             "rules": self.rules,
             "integrity": {
                 "files": self.files,
@@ -565,8 +566,8 @@ def due(config: MonitorConfig, known: registry.Registry, now: int) -> list[str]:
         last, track = report["started"], tracks.get(name)
         pause = config.audit_seconds
         if report["verdict"] != "passed":
-            again = config.audit_retry_seconds * 2 ** min(max(report.get("failures", 0) - 1, 0), 30)
-            pause = min(pause, again, max(LONGEST_RETRY, config.audit_retry_seconds))
+            failing = last - report.get("failed_since", last)
+            pause = min(pause, max(config.audit_retry_seconds, min(failing, LONGEST_RETRY)))
         recovered = track is not None and track.well and (track.well_since or 0) > last
         tampered = track is not None and (track.tampered_at or 0) > last
         if now - last > pause or recovered or tampered:

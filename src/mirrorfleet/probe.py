@@ -97,7 +97,7 @@ class MonitorConfig:
     )  # as the list goes by: alerts say when a mirror leaves
     rise: int = bounded(1, 1000, default=Settings.rise)
     audit_seconds: int = bounded(60, default=DAY)  # an audit is due when the last is older
-    audit_retry_seconds: int = bounded(1, default=300)  # of one that did not pass, each time twice as long
+    audit_retry_seconds: int = bounded(1, default=300)  # until one that did not pass is repeated, at least
     audit_projects: tuple[str, ...] = ()  # looked at by audits; default: those of the reference
     removed_projects: tuple[str, ...] = ()  # that no mirror may serve any more
     audit_bytes: int = bounded(0, default=100_000_000)  # largest amount that one audit fetches of files

@@ -303,6 +303,7 @@ class ServedTree:
                 done.append(path)
             elif project not in waiting:
                 self._delete_private(path)
+                self._delete_private(path + SIDECAR)  # bandersnatch 8 fetches it
                 done.append(path)
         with self._state.transaction():
             self._state.end_fetching(done)

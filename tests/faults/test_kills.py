@@ -189,9 +189,12 @@ def suffer(
     times: int,
 ) -> None:
     """The mirror is killed that many times, each while its upstream is publishing."""
-    usual = run_free(mirror, "sync")
+    run_free(mirror, "sync")
+    change(origin, chance, 1)
+    run_free(origin, "sync")
+    usual = run_free(mirror, "sync")  # of a few changes, as below: the first one is much longer
     kills = 0
-    for version in range(1, 10 * times):
+    for version in range(2, 10 * times):
         change(origin, chance, version)
         publishing = start(origin, "sync")
         time.sleep(chance.uniform(0, 0.05))

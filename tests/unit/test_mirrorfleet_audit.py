@@ -176,15 +176,24 @@ def test_who_is_due(sandbox: Sandbox, capsys: pytest.CaptureFixture[str]) -> Non
 
 def test_who_did_not_pass_is_looked_at_again_soon_then_less_often(sandbox: Sandbox) -> None:
     sandbox.add("one").fault = "error"
-    for pause in (300, 600, 1200, 2400, 3600, 3600):
+    file = sandbox.folder / "state/audits/one.json"
+    began = 0
+    for failing, pause in ((0, 300), (301, 301), (700, 700), (5000, 3600), (90000, 3600)):
         assert sandbox.audit("one") == 1
         config = load_monitor(sandbox.folder / "monitor.json")
         known, began = registry.load(config.registry), sandbox.report()["started"]
+        file.write_text(json.dumps(sandbox.report() | {"failed_since": began - failing}))
         assert not audit.due(config, known, began + pause)
         assert audit.due(config, known, began + pause + 1) == ["one"]
+    sandbox.mirrors["one"].fault = ""
+    assert sandbox.audit("one") == 0
+    assert "failed_since" not in sandbox.report()
     sandbox.config["audit_seconds"] = 60
     sandbox.write()
     config = load_monitor(sandbox.folder / "monitor.json")
+    sandbox.mirrors["one"].fault = "error"
+    assert sandbox.audit("one") == 1
+    config, began = load_monitor(sandbox.folder / "monitor.json"), sandbox.report()["started"]
     assert not audit.due(config, known, began + 60)
     assert audit.due(config, known, began + 61) == ["one"]
 
