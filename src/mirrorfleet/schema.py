@@ -62,6 +62,29 @@ def validate(document: Any, name: str) -> None:
         raise InvalidDocumentError(f"{name}{problem}")
 
 
+def accept(document: Any, name: str) -> Any:
+    """The document as far as this version knows its keys: what wrote it may be newer. Else as `validate`."""
+    try:
+        validate(document, name)
+    except InvalidDocumentError:
+        document = _known(document, schema(name))
+        validate(document, name)
+    return document
+
+
+def _known(value: Any, node: dict[str, Any]) -> Any:
+    if isinstance(value, list):
+        return [_known(one, node.get("items", {})) for one in value]
+    if not isinstance(value, dict):
+        return value
+    inner, others = node.get("properties", {}), node.get("additionalProperties", True)
+    return {
+        key: _known(one, inner.get(key) or (others if isinstance(others, dict) else {}))
+        for key, one in value.items()
+        if key in inner or others is not False
+    }
+
+
 def shown(value: Any) -> str:
     text = ascii(value)
     return text if len(text) <= 80 else f"{text[:79]}…"

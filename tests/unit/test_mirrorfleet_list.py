@@ -19,6 +19,7 @@ from listing_material import record
 from site_material import Site, health
 
 from mirrorfleet import documents, publish_list
+from mirrorfleet.health import from_measurements, read
 from mirrorfleet.schema import InvalidDocumentError, compile_schema, schema, validate
 
 ATOM = "{http://www.w3.org/2005/Atom}"
@@ -425,6 +426,19 @@ def test_our_validator_says_what_the_full_one_says(node: dict[str, Any], value: 
     )  # the standard takes 1.0 for an integer: we do not
     if not whole and "0.0" not in json.dumps(value) and "1.0" not in json.dumps(value):
         assert ours == jsonschema.Draft202012Validator(node).is_valid(value)
+
+
+def test_what_a_newer_monitor_tells_more_is_left_out_and_what_is_wrong_stays_wrong() -> None:
+    now = 1_800_000_000
+    told = from_measurements({"one": {"ok": True, "measured_at": now}}, now)
+    newer = json.loads(json.dumps(told))
+    newer |= {"weather": {"rain": True}}
+    newer["mirrors"]["one"] |= {"colour": "green"}
+    newer["reference"] |= {"kind": [1]}
+    assert read(newer) == read(told)
+    for wrong in (told | {"schema": 2}, newer | {"at": "now"}, {"weather": 1}, newer | {"mirrors": [1]}):
+        with pytest.raises(InvalidDocumentError):
+            read(wrong)
 
 
 def test_the_schemas_are_schemas_and_ours_are_all_read() -> None:

@@ -134,8 +134,8 @@ def mailed(shells):
     folder, monitor = "/var/lib/sink/new", shells["monitor"]
     before = set(monitor.check_output(f"ls {folder} 2>/dev/null || true").split())
 
-    def wait(to, subject, *words):
-        for _ in range(90):
+    def wait(to, subject, *words, seconds=90):
+        for _ in range(seconds):
             found = set(monitor.check_output(f"ls {folder} 2>/dev/null || true").split()) - before
             for name in sorted(found):
                 text = monitor.check_output(f"cat {folder}/{name}")
@@ -164,6 +164,21 @@ def test_every_mirror_is_measured_audited_and_listed(shells, standing, until):
     health = json.loads(shells["monitor"].file("/var/lib/mirrorfleet/monitor/health.json").content_string)
     assert all(one["audit"]["passed_at"] for one in health["mirrors"].values())
     assert all(set(one["families"]) == {"ipv4", "ipv6"} for one in health["mirrors"].values())
+
+
+def test_the_monitors_own_list_says_the_same(shells):
+    """It is a redirector too, and reads what it measured from its disk."""
+    lists = {
+        json.dumps([(one["name"], one["listed"]) for one in json.loads(said)["mirrors"]])
+        for name in ("redirector", "monitor")
+        if (
+            said := shells["origin"].check_output(
+                f"curl -sSf --cacert {CA} https://{name}.fleet.test/mirrors.json"
+            )
+        )
+    }
+    assert len(lists) == 1, lists
+    assert '"health": "/' in shells["monitor"].file("/etc/mirrorfleet/list.json").content_string
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -242,18 +257,20 @@ def test_wrong_bytes_for_everybody_but_the_monitor_are_the_documented_limit(scen
 
 
 @pytest.mark.parametrize(
-    ("harm", "mend"),
+    ("harm", "mend", "alert"),
     [
         (
             "nft 'table inet fault { chain output { type filter hook output priority -10;"
-            " tcp dport 443 drop; }; }'", "nft delete table inet fault",
+            " tcp dport 443 drop; }; }'", "nft delete table inet fault", "MonitorCutOff",
         ),
-        ("systemctl stop mirrorfleet-probe.service", "systemctl start mirrorfleet-probe.service"),
-        ("systemctl stop nginx", "systemctl start nginx"),
+        ("systemctl stop mirrorfleet-probe.service", "systemctl start mirrorfleet-probe.service", ""),
+        ("systemctl stop nginx", "systemctl start nginx", ""),
     ],
     ids=["sees nothing", "measures nothing", "is not seen"],
 )  # fmt: skip
-def test_a_monitor_that_is_cut_off_takes_nobody_off_the_list(shells, standing, until, harm, mend):
+def test_a_monitor_that_is_cut_off_takes_nobody_off_the_list(
+    shells, standing, until, mailed, harm, mend, alert
+):
     monitor, redirector, victim = shells["monitor"], shells["redirector"], shells[VICTIM]
     metrics = "/var/lib/prometheus/node-exporter/mirrorfleet-list.prom"
     monitor.check_output(harm)
@@ -268,6 +285,9 @@ def test_a_monitor_that_is_cut_off_takes_nobody_off_the_list(shells, standing, u
         time.sleep(8)
         assert standing()["listed"], standing()
         assert others_listed(standing)
+        if alert:  # of which is told after two minutes
+            mailed("coordinator@fleet.test", alert, "the list stays as it is", seconds=240)
+            assert standing()["listed"], standing()
     finally:
         victim.check_output("systemctl start nginx")
         monitor.check_output(mend)
@@ -277,4 +297,6 @@ def test_a_monitor_that_is_cut_off_takes_nobody_off_the_list(shells, standing, u
         time.sleep(0.5)
     else:
         raise AssertionError("the list is still kept")
+    if alert:
+        mailed("coordinator@fleet.test", f"resolved: .*{alert}")
     until(lambda found: found["listed"] and others_listed(standing))
