@@ -271,6 +271,19 @@ def mail_relay(value: Any, key: str, report: Report) -> dict[str, Any] | None:
     return found if len(report.problems) == before else None
 
 
+def certificate_file(value: Any) -> str:
+    """A file of the control node, where this runs."""
+    path = v.text(value, most=4096)
+    allowed = "the absolute path of a PEM file with one CA certificate, on the control node"
+    try:
+        known = path.startswith("/") and "-----BEGIN CERTIFICATE-----" in Path(path).read_text("ascii")
+    except (OSError, ValueError) as error:
+        raise BadValueError(f"{v.shown(path)} cannot be read: {error}", allowed) from error
+    if not known:
+        raise BadValueError(f"is {v.shown(path)}", allowed)
+    return path
+
+
 FLEET: dict[str, Callable[[Any, str, Report], Any]] = {
     "fleet_name": simple(v.text),
     "fleet_coordinator": mapping(PERSON, ("name", "email")),
@@ -279,6 +292,7 @@ FLEET: dict[str, Callable[[Any, str, Report], Any]] = {
     "fleet_gate_project": simple(v.project_name),
     "fleet_vantage_host": simple(inventory_name),
     "fleet_private_dir": simple(v.text),
+    "fleet_ca_certificates": simple(v.list_of(certificate_file, most=20)),
     "fleet_check_names": simple(or_its_text(v.boolean)),
     "fleet_drain_seconds": simple(or_its_text(v.whole(0, 86400))),
     "fleet_listed_seconds": simple(or_its_text(v.whole(0, 86400))),

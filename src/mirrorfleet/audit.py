@@ -564,13 +564,15 @@ def due(config: MonitorConfig, known: registry.Registry, now: int) -> list[str]:
             continue
         report = audit_reports.report(config.audits / f"{name}.json") or {"started": 0, "verdict": ""}
         last, track = report["started"], tracks.get(name)
-        pause = config.audit_seconds
-        if report["verdict"] != "passed":
-            failing = last - report.get("failed_since", last)
-            pause = min(pause, max(config.audit_retry_seconds, min(failing, LONGEST_RETRY)))
         recovered = track is not None and track.well and (track.well_since or 0) > last
         tampered = track is not None and (track.tampered_at or 0) > last
-        if now - last > pause or recovered or tampered:
+        pause = config.audit_seconds
+        if report["verdict"] in ("failed", "tampered"):
+            failing = 0 if recovered or tampered else last - report.get("failed_since", last)
+            pause = min(pause, max(config.audit_retry_seconds, min(failing, LONGEST_RETRY)))
+        elif recovered or tampered:
+            pause = -1
+        if now - last > pause:
             found.append(name)
     return found
 

@@ -301,6 +301,13 @@ RELAY = {"address": "relay.example.org:587", "from": "fleet@example.org"}
         ),
         ({"mirror_maintenance": [WINDOW | {"reason": ""}]}, "mirror_maintenance.1.reason", "is empty"),
         ({"mirror_maintenance": [WINDOW | {"why": "x"}]}, "mirror_maintenance.1.why", "is no known key"),
+        ({"fleet_ca_certificates": "/ca.pem"}, "fleet_ca_certificates", "is text"),
+        (
+            {"fleet_ca_certificates": ["/nowhere/ca.pem"]},
+            "fleet_ca_certificates",
+            "entry 1: '/nowhere/ca.pem'",
+        ),
+        ({"fleet_ca_certificates": ["/dev/null"]}, "fleet_ca_certificates", "entry 1: is '/dev/null'"),
         ({"fleet_mail_relay": "smtp://me:S3cret@relay"}, "fleet_mail_relay", "is text"),
         ({"fleet_mail_relay": {"address": "relay.example.org:587"}}, "fleet_mail_relay.from", "is missing"),
         (

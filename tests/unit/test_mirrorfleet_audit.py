@@ -185,7 +185,11 @@ def test_who_did_not_pass_is_looked_at_again_soon_then_less_often(sandbox: Sandb
         file.write_text(json.dumps(sandbox.report() | {"failed_since": began - failing}))
         assert not audit.due(config, known, began + pause)
         assert audit.due(config, known, began + pause + 1) == ["one"]
+    time.sleep(1.1)
     sandbox.mirrors["one"].fault = ""
+    sandbox.probe()  # it is well again, and yet no mirror is audited with each turn that it takes
+    assert not audit.due(config, known, began + 300)
+    assert audit.due(config, known, began + 301) == ["one"]
     assert sandbox.audit("one") == 0
     assert "failed_since" not in sandbox.report()
     sandbox.config["audit_seconds"] = 60

@@ -303,3 +303,12 @@ def test_a_cache_serves_while_its_upstream_is_down(shells, install):
     finally:
         shells["tier1"].check_output("systemctl start nginx.service")
     assert shells["cache"].run(SYNC).rc == 0
+
+
+def test_a_mirror_of_an_acme_server_got_its_certificate_while_it_was_provisioned(shells):
+    """From a bare host: before its web server had any certificate."""
+    said = shells["tier2"].check_output(
+        "openssl x509 -noout -issuer -subject -in /etc/mirrorfleet/tls/fullchain.pem"
+    )
+    assert "Pebble" in said
+    shells["tier2"].check_output("systemctl is-enabled mirror-certificate.timer")
