@@ -238,6 +238,19 @@ def test_no_client_address_is_kept(story, me, host, scenario):
     assert host.run(f"grep -rF {ours} /var/log/nginx").rc == 1
 
 
+def test_no_package_restarts_nginx(story, me, host):
+    """What unattended-upgrades makes nginx-common and needrestart do, while the configuration is broken."""
+    former = host.file("/run/nginx.pid").content_string
+    host.check_output("echo 'nonsense;' >/etc/nginx/modules-enabled/99-broken.conf")
+    try:
+        host.check_output("DEBIAN_FRONTEND=noninteractive dpkg-reconfigure nginx-common")
+        assert host.run("/etc/needrestart/restart.d/nginx.service").rc != 0
+        assert host.file("/run/nginx.pid").content_string == former
+        assert request(me.ipv4, "/mirrors.json").status == 200
+    finally:
+        host.check_output("rm /etc/nginx/modules-enabled/99-broken.conf")
+
+
 # --- what goes wrong; last, for the other tests look at an untouched server ---
 
 
