@@ -889,7 +889,9 @@ def _entry(host: str, fleet: Fleet) -> dict[str, Any]:
         "urls": record["mirror_url"],
         "mode": record["mirror_mode"],
         "tier": fleet.tier(host),
+        "projects": _projects(host, fleet),
         "partial": _is_partial(host, fleet),
+        "on_miss": record.get("mirror_on_miss", "pass" if record["mirror_mode"] == "cache" else "not_found"),
         "state": record["mirror_state"],
         "upstream": fleet.upstream_host(host) or record.get("mirror_upstream"),
         "location": record["mirror_location"],
@@ -901,6 +903,20 @@ def _entry(host: str, fleet: Fleet) -> dict[str, Any]:
             key: record["mirror_agreement"].get(key) for key in ("version", "accepted_on", "expires_on")
         },
     }
+
+
+def _projects(host: str, fleet: Fleet) -> int | None:
+    """How many projects it selects; None when no list of names bounds it."""
+    record, above = fleet.records[host], fleet.upstream_host(host)
+    if record["mirror_mode"] == "cache":
+        return None
+    chosen = record.get("mirror_selection")
+    if not chosen and record["mirror_mode"] == "rsync":
+        if above in fleet.groups["origins"]:
+            return len(fleet.records[str(above)].get("origin_projects", [])) or None
+        return _projects(str(above), fleet) if above in fleet.groups["mirrors"] else None
+    chosen = chosen or record.get("fleet_selection") or SELECTION_DEFAULTS
+    return None if chosen["everything"] else len(chosen["projects"])
 
 
 def _is_partial(host: str, fleet: Fleet) -> bool:

@@ -15,6 +15,9 @@ def record(name: str, **changes: Any) -> dict[str, Any]:
         "urls": [f"https://{name}.example.org"],
         "mode": "bandersnatch",
         "tier": 1,
+        "projects": 12,
+        "partial": False,
+        "on_miss": "not_found",
         "state": "active",
         "upstream": None,
         "location": {

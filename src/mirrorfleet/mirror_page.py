@@ -98,6 +98,29 @@ def operator(mirror: dict[str, Any]) -> str:
     return f'<a href="{escape(page_of(who["url"]))}" rel="nofollow noopener noreferrer">{name}</a>'
 
 
+def carries(record: dict[str, Any]) -> str:
+    """What its operator and the fleet agreed that it has; nothing when the registry is of before."""
+    if "projects" not in record:
+        return ""
+    count, passes = record["projects"], record.get("on_miss") == "pass"
+    if record["mode"] == "cache":
+        return "what was asked for; all else is fetched from upstream"
+    text = "every project" if count is None else "one project" if count == 1 else f"{count} projects"
+    if record.get("partial"):
+        text += ", without some releases, platforms or large projects"
+    return text + ("; all else is passed on to upstream" if passes else "")
+
+
+def agreement(given: dict[str, Any]) -> str:
+    """By which terms it is lent, since when, until when."""
+    text = words(str(given["version"]))
+    if given.get("accepted_on"):
+        text += f", accepted on {words(str(given['accepted_on']))}"
+    if given.get("expires_on"):
+        text += f", until {words(str(given['expires_on']))}"
+    return text
+
+
 def families(names: list[str]) -> str:
     return ", ".join({"ipv4": "IPv4", "ipv6": "IPv6"}[name] for name in names)
 
@@ -115,6 +138,8 @@ def _facts(found: List, mirror: dict[str, Any], more: dict[str, Any]) -> list[tu
         ("Operator", operator(mirror)),
         ("Place", f"{place(mirror)} ({escape(where['continent'])})"),
         ("Kind", f"{MODES[mirror['mode']]}; tier {mirror['tier']}"),
+        ("Carries", carries(found.registry.mirrors[mirror["name"]])),
+        ("Agreement", agreement(found.registry.mirrors[mirror["name"]]["agreement"])),
         ("Bandwidth", f"{mirror['bandwidth']} Mbit/s"),
         ("Reachable by", families(mirror["address_families"])),
         ("Last synced", moment(mirror["last_modified"])),

@@ -532,6 +532,23 @@ def test_a_mirror_that_leaves_out_releases_is_partial_and_so_is_who_takes_from_i
     }
 
 
+def test_the_registry_tells_how_much_each_carries_and_what_becomes_of_the_rest() -> None:
+    def told() -> dict[str, tuple[int | None, str]]:
+        registry = FILTERS["fleet_registry"](hostvars, groups)
+        return {one["name"]: (one["projects"], one["on_miss"]) for one in registry["mirrors"]}
+
+    hostvars, groups = inventory()
+    hostvars["one"]["mirror_selection"] = {"projects": ["six"]}
+    assert told() == {"one": (1, "not_found"), "two": (1, "not_found"), "three": (None, "pass")}
+    hostvars["one"] |= {"mirror_selection": {"everything": True}, "mirror_on_miss": "pass"}
+    hostvars["two"]["mirror_selection"] = {"projects": ["six", "idna"]}
+    assert told() == {"one": (None, "pass"), "two": (2, "not_found"), "three": (None, "pass")}
+    hostvars["two"]["mirror_upstream"] = "origin"
+    del hostvars["two"]["mirror_selection"]
+    hostvars["origin"]["origin_projects"] = ["six", "idna", "attrs"]
+    assert told()["two"] == (3, "not_found")
+
+
 def test_common_projects_are_those_of_every_mirror() -> None:
     hostvars, groups = inventory()
     for host in hostvars.values():

@@ -225,6 +225,42 @@ def test_a_mirror_that_nobody_measured_has_a_page(site: Site) -> None:
 
 
 @pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({}, "12 projects"),
+        ({"projects": 1, "on_miss": "pass"}, "one project; all else is passed on to upstream"),
+        (
+            {"projects": None, "partial": True},
+            "every project, without some releases, platforms or large projects",
+        ),
+        (
+            {"projects": None, "mode": "cache", "on_miss": "pass"},
+            "what was asked for; all else is fetched from upstream",
+        ),
+    ],
+)
+def test_what_a_mirror_carries(site: Site, changes: dict[str, Any], told: str) -> None:
+    site.registry["mirrors"][0] |= changes
+    site.publish()
+    assert facts(site)["Carries"] == told
+
+
+def test_by_which_terms_a_mirror_is_lent(site: Site) -> None:
+    site.registry["mirrors"][0]["agreement"] |= {"version": "<2026>", "expires_on": "2027-11-20"}
+    for key in ("projects", "on_miss", "partial"):  # a registry of before
+        del site.registry["mirrors"][0][key]
+    site.publish()
+    assert facts(site)["Agreement"] == "&lt;2026&gt;, accepted on 2026-11-20, until 2027-11-20"
+    assert "Carries" not in facts(site)
+
+
+def facts(site: Site) -> dict[str, str]:
+    text = site.read("mirror/one.html")
+    pairs = re.findall("<dt>(.*?)</dt>.*?<dd>(.*?)</dd>", text, re.DOTALL)
+    return {key: re.sub("<[^>]*>", "", value) for key, value in pairs}
+
+
+@pytest.mark.parametrize(
     ("left", "warning"),
     [(15 * DAY, ""), (14 * DAY, "ends soon"), (1, "ends soon"), (0, "ended"), (-9, "ended")],
 )
