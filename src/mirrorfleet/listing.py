@@ -178,8 +178,11 @@ def _stand(name: str, inputs: Inputs, former: Standing | None, *, frozen: bool) 
     now, health, audit = inputs.now, inputs.health.get(name), inputs.audits.get(name, Audit())
     before = former or Standing(False, "unmeasured", "not measured yet", now)
     seen = (before.tampered_at, audit.tampered_at, health.tampered_at if health else None)
-    before = replace(before, tampered_at=max((at for at in seen if at is not None), default=None))
-    why = next(_barred(name, inputs, audit, before), None)
+    newest = max((at for at in seen if at is not None), default=None)
+    # Who is listed all the same has passed an audit since, even if no monitor is there to say so.
+    tampered = newest if not before.listed or newest != before.tampered_at else None
+    before = replace(before, tampered_at=newest)
+    why = next(_barred(name, inputs, audit, tampered), None)
     if why is None and frozen:
         if before.listed:
             return before
@@ -207,7 +210,7 @@ def _stand(name: str, inputs: Inputs, former: Standing | None, *, frozen: bool) 
 Why = tuple[Code, str, str]  # code, reason, what happens next
 
 
-def _barred(name: str, inputs: Inputs, audit: Audit, before: Standing) -> Iterator[Why]:
+def _barred(name: str, inputs: Inputs, audit: Audit, tampered_at: int | None) -> Iterator[Why]:
     """Why a mirror is off the list whatever was measured of its health; the first reason counts."""
     if problem := inputs.registry.wrong.get(name):
         yield "invalid", f"its record is not valid: {printable(problem)}", "needs a mended record"
@@ -223,8 +226,8 @@ def _barred(name: str, inputs: Inputs, audit: Audit, before: Standing) -> Iterat
     agreement = record["agreement"]
     if agreement["version"] != fleet["agreement_version"] or (agreement["expires_on"] or today) < today:
         yield "agreement", "its agreement is not the fleet's current one", "needs the current agreement"
-    if before.tampered_at is not None and (audit.passed_at is None or audit.passed_at <= before.tampered_at):
-        why = f"served a file with a wrong hash at {clock(before.tampered_at)}"
+    if tampered_at is not None and (audit.passed_at is None or audit.passed_at <= tampered_at):
+        why = f"served a file with a wrong hash at {clock(tampered_at)}"
         yield "tampered", why, "needs an audit that passes, then good rounds"
 
 
@@ -241,8 +244,9 @@ def _failure(name: str, inputs: Inputs, health: Health | None, before: Standing)
         return "unmeasured", "not measured yet", "is listed after its first good rounds"
     settings, then = inputs.settings, f"returns after {inputs.settings.rise} good rounds"
     started = inputs.monitor.started if inputs.monitor and before.listed else 0
-    age = inputs.now - max(health.measured_at, started)
-    if age > settings.silence_seconds:
+    # By the monitor's last report: what it has measured since cannot be known, and one that is gone blames nobody.
+    reported = min(inputs.now, inputs.monitor.at) if inputs.monitor else inputs.now
+    if reported - max(health.measured_at, started) > settings.silence_seconds:
         return "silent", f"not measured for {span(inputs.now - health.measured_at)}", then
     if health.bad >= settings.fall or (health.bad and not before.listed):
         return "failing", printable(health.problem), then

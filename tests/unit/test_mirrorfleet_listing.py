@@ -177,6 +177,33 @@ def test_after_a_pause_of_the_monitor_nobody_was_silent_who_is_listed() -> None:
     )
 
 
+OTHERS = ("two", "three", "four")  # for a list that would lose too many at once is refused
+
+
+def test_while_a_monitor_falls_silent_nobody_leaves_before_it_does() -> None:
+    """A mirror's last round is older than the monitor's last report."""
+    former = dict.fromkeys(("one", *OTHERS), LISTED)
+    for age in range(840, 920):
+        at = NOW - age
+        seen = {"one": health(measured_at=at - 59)} | dict.fromkeys(OTHERS, health(measured_at=at))
+        found = run(seen, former, monitor=Monitor(at, started=at - 9000))
+        assert found.standings["one"].listed, age
+        assert bool(found.cut_off) is (age > 900)
+
+
+def test_who_returned_after_a_wrong_hash_stays_when_nobody_can_tell_of_its_audit() -> None:
+    returned = replace(LISTED, tampered_at=NOW - 5000)
+    former = dict.fromkeys(OTHERS, LISTED)
+    gone = Inputs(parse(registry("one", *OTHERS), "test"), {}, {}, {}, None, STRICT, NOW)
+    assert step(gone, former | {"one": returned}).standings["one"].listed
+    off = replace(returned, listed=False, code="tampered")
+    assert step(gone, former | {"one": off}).standings["one"].code == "tampered"
+    # Another wrong hash is another matter.
+    seen = {"one": health(tampered_at=NOW - 9)} | dict.fromkeys(OTHERS, health())
+    again = run(seen, former | {"one": returned}, audits=dict.fromkeys(seen, AUDITED))
+    assert again.standings["one"].code == "tampered"
+
+
 def test_a_pause_doubles_with_each_leave_and_is_bounded() -> None:
     left = replace(LISTED, leaves=(1, 2, 3))
     assert damping(left, STRICT) == 4 * 1800
