@@ -19,17 +19,14 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from . import __version__, metrics
-from .audit import audit
 from .cache import BadTargetError, purge
 from .check import check
 from .config import Config, ConfigError, load
 from .dump import dump
 from .guards import BusyError, RefusedError, only_one
 from .log import set_up
-from .probe import probe
 from .progress import Progress
 from .publish import publish
-from .publish_list import publish_list
 from .schema import InvalidDocumentError
 from .state import State
 from .sync import Context, sync
@@ -213,17 +210,27 @@ def _summed_up(verb: str, work: Callable[[], Answer]) -> int:
     return 0 if good else FAILED
 
 
+# What a monitor or a redirector runs is imported there only: on a mirror that would take longer than a pass with
+# nothing new.
+
+
 def _list(options: argparse.Namespace) -> int:
+    from .publish_list import publish_list  # noqa: PLC0415 - see above
+
     return _summed_up(
         "list", lambda: publish_list(options.config, measurements=options.measurements, force=options.force)
     )
 
 
 def _probe(options: argparse.Namespace) -> int:
+    from .probe import probe  # noqa: PLC0415 - see above
+
     return _summed_up("probe", lambda: probe(options.config, once=options.once))
 
 
 def _audit(options: argparse.Namespace) -> int:
+    from .audit import audit  # noqa: PLC0415 - see above
+
     return _summed_up("audit", lambda: audit(options.config, options.names, only_due=options.due))
 
 
