@@ -846,6 +846,14 @@ def rsync_clients(host: str, hostvars: Inventory, groups: dict[str, list[str]]) 
     return fed
 
 
+def _chosen(record: dict[str, Any]) -> dict[str, Any]:
+    """A mirror's own selection, or else the fleet's."""
+    chosen: dict[str, Any] = (
+        record.get("mirror_selection") or record.get("fleet_selection") or SELECTION_DEFAULTS
+    )
+    return chosen
+
+
 def common_projects(hostvars: Inventory, groups: dict[str, list[str]]) -> list[str]:
     fleet = Fleet(hostvars, groups)
     mirrors, origins = sorted(fleet.groups["mirrors"]), sorted(fleet.groups["origins"])
@@ -853,7 +861,7 @@ def common_projects(hostvars: Inventory, groups: dict[str, list[str]]) -> list[s
     named = [set(fleet.records[origin]["origin_projects"]) for origin in origins[:1]]
     for mirror in mirrors:
         record = fleet.records[mirror]
-        chosen = record.get("mirror_selection") or record.get("fleet_selection") or SELECTION_DEFAULTS
+        chosen = _chosen(record)
         # A tier-2 has what its tier-1 has, a cache what upstream has.
         if record["mirror_mode"] == "bandersnatch" and not chosen["everything"]:
             named.append(set(chosen["projects"]))
@@ -910,12 +918,11 @@ def _projects(host: str, fleet: Fleet) -> int | None:
     record, above = fleet.records[host], fleet.upstream_host(host)
     if record["mirror_mode"] == "cache":
         return None
-    chosen = record.get("mirror_selection")
-    if not chosen and record["mirror_mode"] == "rsync":
+    if record["mirror_mode"] == "rsync" and not record.get("mirror_selection"):
         if above in fleet.groups["origins"]:
             return len(fleet.records[str(above)].get("origin_projects", [])) or None
         return _projects(str(above), fleet) if above in fleet.groups["mirrors"] else None
-    chosen = chosen or record.get("fleet_selection") or SELECTION_DEFAULTS
+    chosen = _chosen(record)
     return None if chosen["everything"] else len(chosen["projects"])
 
 
@@ -924,7 +931,7 @@ def _is_partial(host: str, fleet: Fleet) -> bool:
     record, above = fleet.records[host], fleet.upstream_host(host)
     if record["mirror_mode"] != "bandersnatch":
         return above in fleet.groups["mirrors"] and _is_partial(str(above), fleet)
-    chosen = record.get("mirror_selection") or record.get("fleet_selection") or SELECTION_DEFAULTS
+    chosen = _chosen(record)
     return any(chosen[key] for key in ("releases_kept", "platforms_excluded", "max_project_size"))
 
 

@@ -210,12 +210,12 @@ def _summed_up(verb: str, work: Callable[[], Answer]) -> int:
     return 0 if good else FAILED
 
 
-# What a monitor or a redirector runs is imported there only: on a mirror that would take longer than a pass with
-# nothing new.
+# What a monitor or a redirector runs is imported there only: mirrors never call it, and a pass with nothing new is so
+# short that a few imports count.
 
 
 def _list(options: argparse.Namespace) -> int:
-    from .publish_list import publish_list  # noqa: PLC0415 - see above
+    from .publish_list import publish_list  # noqa: PLC0415 - no mirror runs it
 
     return _summed_up(
         "list", lambda: publish_list(options.config, measurements=options.measurements, force=options.force)
@@ -223,13 +223,13 @@ def _list(options: argparse.Namespace) -> int:
 
 
 def _probe(options: argparse.Namespace) -> int:
-    from .probe import probe  # noqa: PLC0415 - see above
+    from .probe import probe  # noqa: PLC0415 - no mirror runs it
 
     return _summed_up("probe", lambda: probe(options.config, once=options.once))
 
 
 def _audit(options: argparse.Namespace) -> int:
-    from .audit import audit  # noqa: PLC0415 - see above
+    from .audit import audit  # noqa: PLC0415 - no mirror runs it
 
     return _summed_up("audit", lambda: audit(options.config, options.names, only_due=options.due))
 

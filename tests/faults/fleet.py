@@ -17,6 +17,7 @@ import time
 import urllib.error
 import urllib.request
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -26,6 +27,14 @@ HERE = Path(__file__).parent
 SOURCE = HERE.parent.parent / "src"
 BANDERSNATCH = Path(sys.executable).parent / "bandersnatch"
 DEADLINE = 60  # seconds that anything here may take before it counts as hung
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    """Of what another process does there is no news but to look again."""
+    until = time.monotonic() + DEADLINE
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.02)
 
 
 def wheel(name: str, version: str, size: int = 200) -> bytes:
@@ -246,11 +255,12 @@ class Site:
             stdout=log,
             stderr=log,
         )
-        until = time.monotonic() + DEADLINE
-        while not port_file.exists():
-            assert time.monotonic() < until
+
+        def listens() -> bool:
             assert self.process.poll() is None, (directory / "log").read_text()
-            time.sleep(0.02)
+            return port_file.exists()
+
+        wait_for(listens)
         self.port = int(port_file.read_text())
         self.url = f"http://127.0.0.1:{self.port}"
 
@@ -342,13 +352,12 @@ class Daemon:
             )
         )
         self.url = f"rsync://127.0.0.1:{port}/mirror"
-        until = time.monotonic() + DEADLINE
-        while True:
+
+        def listens() -> bool:
             with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", port)) == 0:
-                    break
-            assert time.monotonic() < until
-            time.sleep(0.02)
+                return probe.connect_ex(("127.0.0.1", port)) == 0
+
+        wait_for(listens)
 
     def stop(self) -> None:
         self.process.terminate()

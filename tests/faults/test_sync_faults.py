@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from faults.fleet import DEADLINE, Host, Mirror, Origin, Site
+from faults.fleet import DEADLINE, Host, Mirror, Origin, Site, wait_for
 
 from mirrorfleet.bandersnatch import Client, Run
 
@@ -130,13 +130,8 @@ def test_what_was_fetched_before_a_kill_and_removed_upstream_since_leaves(
     site.faults({r"-3\.0-.*\.whl$": "hang"})
     fetch = mirror.start("sync")
     packages = mirror.fetched / "web/packages"
-    until = time.monotonic() + DEADLINE
-    while {path.name for path in packages.rglob("*-3.0.tar.gz")} != {
-        "alpha-3.0.tar.gz",
-        "beta-3.0.tar.gz",
-    }:
-        assert time.monotonic() < until
-        time.sleep(0.02)
+    wanted = {"alpha-3.0.tar.gz", "beta-3.0.tar.gz"}
+    wait_for(lambda: {path.name for path in packages.rglob("*-3.0.tar.gz")} == wanted)
     os.killpg(fetch.pid, signal.SIGKILL)
     fetch.wait()
     site.faults({})
@@ -159,10 +154,7 @@ def test_what_is_removed_upstream_between_two_fetches_of_a_run_leaves(
     origin.publish()
     site.faults({"/pypi/alpha/json": "hang"})
     fetch = mirror.start("sync")
-    until = time.monotonic() + DEADLINE
-    while not (mirror.fetched / "todo").exists():
-        assert time.monotonic() < until
-        time.sleep(0.02)
+    wait_for((mirror.fetched / "todo").exists)
     os.killpg(fetch.pid, signal.SIGKILL)
     fetch.wait()
     site.faults({})
@@ -347,10 +339,3 @@ def test_a_run_that_lasts_too_long_is_ended(site: Site, mirror: Mirror) -> None:
     mirror.configure(bandersnatch=mirror.document["bandersnatch"] | {"timeout": 1})
     mirror.run("sync", expect=1)
     assert "stopped after 1 seconds" in mirror.log
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    until = time.monotonic() + DEADLINE
-    while not condition():
-        assert time.monotonic() < until
-        time.sleep(0.1)
