@@ -121,7 +121,7 @@ bench-list: setup  ## measure the list's documents and the prober (SIZE=quick or
 	$(BIN)/python benchmarks/probe.py
 
 .PHONY: bench-sync
-bench-sync: setup  ## what syncing, publishing and caching cost, beside rsync, bandersnatch, devpi and proxpi (SIZE=full)
+bench-sync: setup  ## what syncing, publishing and caching cost, beside rsync, bandersnatch, devpi and proxpi (SIZE, PARTS)
 	@$(call say,benchmark of syncing)
 	$(BIN)/python benchmarks/sync.py
 

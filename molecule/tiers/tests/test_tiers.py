@@ -111,6 +111,20 @@ def test_pip_and_uv_install_from_each(install, mirror, tool):
     assert install(tool, mirror, "alpha==1.0") == "1.0"
 
 
+@pytest.mark.parametrize("family", ["-4", "-6"])
+def test_http3_where_the_inventory_says_so(shells, family):
+    """Through the firewall, which opens its UDP port on that mirror alone."""
+
+    def ask(mirror):
+        return shells["redirector"].run(
+            f"curl {family} -sS --http3-only --max-time 10 --cacert {CA} -o /dev/null -w '%{{http_version}}'"
+            f" https://{mirror}.fleet.test/mirror.json"
+        )
+
+    assert ask("tier1").stdout == "3"
+    assert ask("cache").rc != 0
+
+
 def test_a_cache_has_no_files_but_those_asked_for(shells, fetch):
     assert [file["filename"] for file in fetch("cache", "alpha")["files"]] == [
         file["filename"] for file in fetch("tier1", "alpha")["files"]

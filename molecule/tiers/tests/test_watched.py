@@ -76,6 +76,12 @@ FAULTS = {
 }  # fmt: skip
 
 
+# Minutes and hours that an alert waits for are seconds here.
+RULES = "/etc/prometheus/mirrorfleet.rules.yml"
+AT_ONCE = f"cp -a {RULES} /root/rules && sed -i 's/^  *for: .*/        for: 2s/' {RULES} && systemctl reload prometheus"
+AS_BEFORE = f"cp -a /root/rules {RULES} && systemctl reload prometheus"
+
+
 @pytest.fixture(scope="module")
 def shells(scenario):
     found = {name: each.shell for name, each in scenario.hosts.items()}
@@ -86,7 +92,9 @@ def shells(scenario):
     found["monitor"].check_output(
         "systemctl start mirrorfleet-audit.timer mirrorfleet-audit.path mirrorfleet-probe.service"
     )
+    found["monitor"].check_output(AT_ONCE)
     yield found
+    found["monitor"].check_output(AS_BEFORE)
     for name in ("origin", "tier1", VICTIM, "cache"):
         found[name].check_output("systemctl start mirror-sync.timer")
 
@@ -125,7 +133,7 @@ def told(capsys):
     return tell
 
 
-ALERTS = {"failing": "MirrorFails", "tampered": "MirrorTampered"}
+ALERTS = {"failing": "MirrorFails", "tampered": "MirrorTampered", "stale": "MirrorStale"}
 
 
 @pytest.fixture
@@ -194,24 +202,30 @@ def test_a_fault_leads_off_the_list_and_its_end_back(shells, standing, until, to
         assert re.search(words, found["reason"]), found["reason"]
         assert found["next"]
         assert others_listed(standing)
-        if code != "stale":  # of which is told after five minutes
-            mail = mailed(
-                "volunteer@fleet.test", f"{VICTIM}: .*{ALERTS[code]}", "seen from  monitor", "next "
-            )
-            assert re.search(words, mail), mail
+        mail = mailed("volunteer@fleet.test", f"{VICTIM}: .*{ALERTS[code]}", "seen from  monitor", "next ")
+        assert re.search(words, mail), mail
         if code == "tampered":
             mailed("coordinator@fleet.test", f"{VICTIM}: .*MirrorTampered")
     finally:
         victim.check_output(mend)
     back = until(lambda found: found["listed"])
     told(fault, left, back)
-    if code == "failing":
+    if code != "tampered":
         mailed(
-            "volunteer@fleet.test", f"resolved: {VICTIM}: ", "MirrorFails: resolved at", "returns by itself"
+            "volunteer@fleet.test", f"resolved: {VICTIM}: ", f"{ALERTS[code]}: resolved at", "returns by itself"
         )
 
 
-def test_a_full_disk_fails_the_sync_and_what_is_served_stays_listed(shells, standing):
+# As it is seven hours later.
+SEVEN_HOURS = """
+import sqlite3
+with sqlite3.connect("/var/lib/mirrorfleet/mirrorfleet.sqlite") as state:
+    state.execute("UPDATE value SET value = value - 7 * 3600 WHERE key = 'last_success_at'")
+    assert state.total_changes == 1
+"""
+
+
+def test_a_full_disk_fails_the_sync_and_what_is_served_stays_listed(shells, standing, mailed):
     shells["origin"].check_output(
         'echo \'{"yanked": {"2.0": "why not"}}\' >/srv/packages/beta-two/project.json'
     )
@@ -220,13 +234,20 @@ def test_a_full_disk_fails_the_sync_and_what_is_served_stays_listed(shells, stan
     victim = shells[VICTIM]
     victim.check_output("mount -t tmpfs -o size=4k,mode=755,uid=mirror tmpfs /srv/mirror/fetched")
     try:
+        victim.check_output("python3 -c %s", SEVEN_HOURS)
         assert victim.run(SYNC).rc != 0
         said = victim.check_output("journalctl --unit mirror-sync.service --lines 20 --output cat")
         assert "No space left on device" in said
         assert standing()["listed"]
+        mailed(
+            "volunteer@fleet.test", f"{VICTIM}: .*MirrorSyncFails", "has not reached its upstream for 7h",
+            "journalctl -u mirror-sync", "next ",
+        )
+        assert standing()["listed"]
     finally:
         victim.check_output("umount /srv/mirror/fetched")
     victim.check_output(SYNC)
+    mailed("volunteer@fleet.test", f"resolved: {VICTIM}: ", "MirrorSyncFails: resolved at")
     assert "why not" in victim.check_output(f"cat {SERVED}/simple/beta-two/index.v1_json")
 
 

@@ -83,6 +83,17 @@ for folder in */; do
 done
 ls
 """
+# A responder of the ACME server's own authority, which says what was revoked (RFC 6960).
+RESPONDER = """
+mkdir -p /root/ocsp && cd /root/ocsp
+curl -ksSf -o ca.pem https://127.0.0.1:15000/intermediates/0
+curl -ksSf -o key.pem https://127.0.0.1:15000/intermediate-keys/0
+for serial in REVOKED; do
+    printf 'R\\t491231235959Z\\t260101000000Z\\t%s\\tunknown\\t/CN=mirror\\n' "$serial"
+done >index.txt
+systemd-run --unit responder --working-directory /root/ocsp openssl ocsp -port 14080 -index index.txt \\
+    -CA ca.pem -rsigner ca.pem -rkey key.pem -ndays 1
+"""
 PROVIDE = """
 mkdir -p /etc/operator && cd /etc/operator
 openssl req -x509 -newkey rsa:2048 -nodes -keyout key.pem -out cert.pem -days 30 -subj /CN=operator \\
@@ -253,6 +264,10 @@ def story(scenario):
     authority.check_output(FORGET)
     act("forgotten account", "force")
     act("revoked", "renew", f"{REVOKE}\n{noted(1)}")
+    revoked = [f"{found.certificate.serial_number:X}" for found in told.moments["revoked"].values()]
+    authority.check_output("sh -ec %s", RESPONDER.replace("REVOKED", " ".join(revoked)))
+    act("revoked, and said so by OCSP", "renew", noted(1))
+    authority.check_output("systemctl stop responder")
     act("revoked and forced", "force")
     act("broken nginx", "force", "echo broken >/etc/nginx/sites-enabled/broken")
     act("mended nginx", "now", "rm /etc/nginx/sites-enabled/broken")
@@ -436,11 +451,15 @@ def test_an_account_that_the_server_has_forgotten_is_made_again(story, me):
 
 
 def test_a_revoked_certificate_is_replaced(story, me):
-    """By itself where the client asks for renewal information: uacme 1.7.6 does, 1.7.4 of Debian 12 does not."""
+    """By itself where the client asks for renewal information: uacme 1.7.6 does, 1.7.4 of Debian 12 does not; and
+    on both where the authority runs OCSP."""
     before, revoked = story.moments["forgotten account"][me.name], story.moments["revoked"][me.name]
     assert "revoked" in revoked.prepared
     assert revoked.code == 0
     assert (revoked.certificate != before.certificate) == (me.name == "debian-13"), revoked.said
+    by_ocsp = story.moments["revoked, and said so by OCSP"][me.name]
+    assert by_ocsp.code == 0, by_ocsp.said
+    assert by_ocsp.certificate not in {before.certificate, revoked.certificate}, by_ocsp.said
     assert story.moments["revoked and forced"][me.name].certificate != before.certificate
 
 

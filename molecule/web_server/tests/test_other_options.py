@@ -5,6 +5,7 @@ The first play that sets them meets a configuration that is broken otherwise; th
 
 import http.client
 import json
+import time
 
 import pytest
 from visitors import Mirror, check_installers, check_poetry, check_pypi_simple, of_host
@@ -13,10 +14,28 @@ OPTIONS = {
     "web_server_on_miss": "not_found",
     "web_server_plain_http": True,
     "web_server_hsts_max_age": 300,
-    # the test's CA runs no responder, as many do not
+    # the scenario's own certificate names no responder, as most do not
     "web_server_ocsp_stapling": True,
     "web_server_http3": "{{ ansible_facts.distribution_major_version == '13' }}",
 }
+
+
+# A certificate of the same authority that names a responder, and that responder.
+ANSWERING = """
+mkdir -p /root/ocsp && cd /root/ocsp && cp -a /etc/mirrorfleet/tls former && cat >ca-key.pem
+cd former && openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=mirror \\
+    -CA ca.pem -CAkey ../ca-key.pem -keyout ../privkey.pem -out ../fullchain.pem -addext subjectAltName=DNS:NAME \\
+    -addext basicConstraints=critical,CA:FALSE -addext 'authorityInfoAccess=OCSP;URI:http://127.0.0.1:8888' && cd ..
+printf 'V\\t491231235959Z\\t\\t%s\\tunknown\\t/CN=mirror\\n' \\
+    "$(openssl x509 -in fullchain.pem -noout -serial | cut -d= -f2)" >index.txt
+systemd-run --unit responder --working-directory /root/ocsp openssl ocsp -port 8888 -index index.txt \\
+    -CA former/ca.pem -rsigner former/ca.pem -rkey ca-key.pem -ndays 1
+cp fullchain.pem privkey.pem /etc/mirrorfleet/tls && systemctl reload nginx
+"""
+FORMER = """
+systemctl stop responder; cp -a /root/ocsp/former/*.pem /etc/mirrorfleet/tls && systemctl reload nginx
+rm -r /root/ocsp
+"""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -77,6 +96,27 @@ def test_hsts_is_sent_by_https_alone(mirror):
     assert mirror.get("/simple/fleet-sample/").headers["Strict-Transport-Security"] == "max-age=300"
     plain = mirror.request("GET", "/simple/fleet-sample/", port=80)
     assert plain.headers["Strict-Transport-Security"] is None
+
+
+def test_what_the_authoritys_responder_says_is_stapled(scenario, host, mirror):
+    """RFC 6066 section 8: where the certificate names a responder. Each worker asks it, after its first handshake."""
+
+    def stapled():
+        return host.check_output(
+            "openssl s_client -connect 127.0.0.1:443 -servername %s -status </dev/null 2>/dev/null", mirror.name
+        )
+
+    assert "OCSP response: no response sent" in stapled()
+    key = (scenario.dir / "site/ca-key.pem").read_text()
+    host.check_output("sh -ec %s <<'END'\n" + key + "END", ANSWERING.replace("NAME", mirror.name))
+    try:
+        for _ in range(50):
+            if "OCSP Response Status: successful" in (said := stapled()):
+                break
+            time.sleep(0.2)
+        assert "Cert Status: good" in said, said
+    finally:
+        host.check_output("sh -c %s", FORMER)
 
 
 def test_http3(scenario, host, me, mirror):
