@@ -212,7 +212,10 @@ def test_a_fault_leads_off_the_list_and_its_end_back(shells, standing, until, to
     told(fault, left, back)
     if code != "tampered":
         mailed(
-            "volunteer@fleet.test", f"resolved: {VICTIM}: ", f"{ALERTS[code]}: resolved at", "returns by itself"
+            "volunteer@fleet.test",
+            f"resolved: {VICTIM}: ",
+            f"{ALERTS[code]}: resolved at",
+            "returns by itself",
         )
 
 
@@ -240,8 +243,11 @@ def test_a_full_disk_fails_the_sync_and_what_is_served_stays_listed(shells, stan
         assert "No space left on device" in said
         assert standing()["listed"]
         mailed(
-            "volunteer@fleet.test", f"{VICTIM}: .*MirrorSyncFails", "has not reached its upstream for 7h",
-            "journalctl -u mirror-sync", "next ",
+            "volunteer@fleet.test",
+            f"{VICTIM}: .*MirrorSyncFails",
+            "has not reached its upstream for 7h",
+            "journalctl -u mirror-sync",
+            "next ",
         )
         assert standing()["listed"]
     finally:

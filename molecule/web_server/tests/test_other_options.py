@@ -103,7 +103,8 @@ def test_what_the_authoritys_responder_says_is_stapled(scenario, host, mirror):
 
     def stapled():
         return host.check_output(
-            "openssl s_client -connect 127.0.0.1:443 -servername %s -status </dev/null 2>/dev/null", mirror.name
+            "openssl s_client -connect 127.0.0.1:443 -servername %s -status </dev/null 2>/dev/null",
+            mirror.name,
         )
 
     assert "OCSP response: no response sent" in stapled()

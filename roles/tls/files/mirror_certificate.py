@@ -452,6 +452,9 @@ def ask_client(config: Config, only_if_due: bool) -> subprocess.CompletedProcess
         write(asked, request.public_bytes(serialization.Encoding.PEM), 0o644)
         if only_if_due and present:
             write(got, present.chain.read_bytes(), 0o644)
+            shutil.chown(
+                got, USER, USER
+            )  # it keeps a copy by a link, which it may make to a file of its own only
         shutil.chown(folder, USER, USER)
         options = ["-v", "-n", "-y", "-a", config["directory"], "-c", str(client_folder(config)), "-h", HOOK]
         run = as_client(
