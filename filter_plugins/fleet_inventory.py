@@ -918,11 +918,11 @@ def _projects(host: str, fleet: Fleet) -> int | None:
     record, above = fleet.records[host], fleet.upstream_host(host)
     if record["mirror_mode"] == "cache":
         return None
-    if record["mirror_mode"] == "rsync" and not record.get("mirror_selection"):
+    chosen = _chosen(record)
+    if record["mirror_mode"] == "rsync" and not chosen["projects"]:  # whatever the tier above has
         if above in fleet.groups["origins"]:
             return len(fleet.records[str(above)].get("origin_projects", [])) or None
         return _projects(str(above), fleet) if above in fleet.groups["mirrors"] else None
-    chosen = _chosen(record)
     return None if chosen["everything"] else len(chosen["projects"])
 
 
