@@ -897,7 +897,7 @@ def _entry(host: str, fleet: Fleet) -> dict[str, Any]:
         "urls": record["mirror_url"],
         "mode": record["mirror_mode"],
         "tier": fleet.tier(host),
-        "projects": _projects(host, fleet),
+        "projects": None if (carried := _carried(host, fleet)) is None else len(carried),
         "partial": _is_partial(host, fleet),
         "on_miss": record.get("mirror_on_miss", "pass" if record["mirror_mode"] == "cache" else "not_found"),
         "state": record["mirror_state"],
@@ -913,17 +913,21 @@ def _entry(host: str, fleet: Fleet) -> dict[str, Any]:
     }
 
 
-def _projects(host: str, fleet: Fleet) -> int | None:
-    """How many projects it selects; None when no list of names bounds it."""
+def _carried(host: str, fleet: Fleet) -> set[str] | None:
+    """The projects that it selects; None when no list of names bounds it."""
     record, above = fleet.records[host], fleet.upstream_host(host)
     if record["mirror_mode"] == "cache":
         return None
     chosen = _chosen(record)
-    if record["mirror_mode"] == "rsync" and not chosen["projects"]:  # whatever the tier above has
-        if above in fleet.groups["origins"]:
-            return len(fleet.records[str(above)].get("origin_projects", [])) or None
-        return _projects(str(above), fleet) if above in fleet.groups["mirrors"] else None
-    return None if chosen["everything"] else len(chosen["projects"])
+    own = None if chosen["everything"] else set(chosen["projects"]) or None
+    if record["mirror_mode"] != "rsync":
+        return own
+    offered = None  # what the tier above has is all that there is
+    if above in fleet.groups["origins"]:
+        offered = set(fleet.records[str(above)].get("origin_projects", [])) or None
+    elif above in fleet.groups["mirrors"]:
+        offered = _carried(str(above), fleet)
+    return offered if own is None else own if offered is None else own & offered
 
 
 def _is_partial(host: str, fleet: Fleet) -> bool:
