@@ -76,9 +76,12 @@ FAULTS = {
 }  # fmt: skip
 
 
-# Minutes and hours that an alert waits for are seconds here.
+# Of a mirror that syncs no more is told after five minutes, of a sync that fails after an hour: here after seconds.
 RULES = "/etc/prometheus/mirrorfleet.rules.yml"
-AT_ONCE = f"cp -a {RULES} /root/rules && sed -i 's/^  *for: .*/        for: 2s/' {RULES} && systemctl reload prometheus"
+AT_ONCE = (
+    f"cp -a {RULES} /root/rules && sed -Ei '/alert: Mirror(Stale|SyncFails)$/,/labels:/s/for: .*/for: 2s/' {RULES}"
+    f" && [ $(grep -c 'for: 2s' {RULES}) = 2 ] && systemctl reload prometheus"
+)
 AS_BEFORE = f"cp -a /root/rules {RULES} && systemctl reload prometheus"
 
 
