@@ -112,6 +112,7 @@ test: setup  ## everything: lint, tests without hosts, fault tests, a scenario p
 .PHONY: bench
 bench:  ## all benchmarks (SIZE=full for documents)
 	@$(MAKE) bench-list
+	$(MAKE) bench-inventory
 	$(MAKE) bench-sync
 	$(MAKE) bench-web
 
@@ -119,6 +120,11 @@ bench:  ## all benchmarks (SIZE=full for documents)
 bench-list: setup  ## measure the list's documents and the prober (SIZE=quick or full)
 	@$(BIN)/python benchmarks/list.py
 	$(BIN)/python benchmarks/probe.py
+
+.PHONY: bench-inventory
+bench-inventory: setup  ## what reading a fleet costs, and evaluating every input of every host (SIZE=full for documents)
+	@$(call say,benchmark of the inventory)
+	$(BIN)/python benchmarks/inventory.py
 
 .PHONY: bench-sync
 bench-sync: setup  ## what syncing, publishing and caching cost, beside rsync, bandersnatch, devpi and proxpi (SIZE, PARTS)

@@ -13,7 +13,8 @@ from typing import Any
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 from plugin_utils import values as v
-from plugin_utils.values import BadValueError, as_filter
+from plugin_utils.filters import as_filter
+from plugin_utils.values import BadValueError
 
 
 def audit_findings(mirror: str, reports: list[list[Any]]) -> dict[str, Any]:

@@ -16,7 +16,8 @@ from typing import Any
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 from plugin_utils import values as v
 from plugin_utils.contract import PLATFORMS, selection
-from plugin_utils.values import BadValueError, Report, as_filter
+from plugin_utils.filters import as_filter
+from plugin_utils.values import BadValueError, Report
 
 Sections = dict[str, dict[str, str | list[str]]]
 

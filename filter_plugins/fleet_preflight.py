@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
-from plugin_utils.values import as_filter
+from plugin_utils.filters import as_filter
+from plugin_utils.told import line
 
 REACHING = "SSH and Python"
 
@@ -54,11 +55,8 @@ def _lines(host: str, what: str, result: dict[str, Any]) -> list[str]:
     return [_line(host, problem)]
 
 
-def _line(host: str, problem: dict[str, str]) -> str:
-    return (
-        f"{host}: {problem['key']} {problem['problem']}. Allowed: {problem['allowed']}. "
-        f"Next: {problem['next_step']}."
-    )
+def _line(host: str, problem: dict[str, Any]) -> str:
+    return line({"file": "", "line": 0} | problem | {"host": host})
 
 
 class FilterModule:

@@ -49,6 +49,7 @@ class Scenario:
             "ANSIBLE_CONFIG": str(HOUSE / "ansible.cfg"),
             "ANSIBLE_FORCE_COLOR": "0",  # molecule asks for colours
             "ANSIBLE_NOCOLOR": "1",
+            "ANSIBLE_INVENTORY_ENABLED": "fleet,script",  # as .config/molecule/config.yml has it
             "MOLECULE_SCENARIO_NAME": name,
         }
         listing = json.loads(subprocess.check_output([INVENTORY], env=self.environment))

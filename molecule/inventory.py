@@ -25,6 +25,7 @@ SCENARIOS = (
     "bench_web",
     "tls_acme",
     "bench_sync",
+    "inventory_plugin",
 )
 STANDARD_HOSTS = [
     {"name": "debian-13", "platform": "debian-13", "address": 13},

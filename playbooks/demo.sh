@@ -5,7 +5,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 # Never the inventory of the shell it is called from: that may be a real fleet's. Tests name copies of the sandbox's.
 export PATH=$PWD/.venv/bin:$PATH ANSIBLE_CONFIG=$PWD/ansible.cfg
-export ANSIBLE_INVENTORY=${SANDBOX_INVENTORY:-$PWD/inventory/sandbox}
+export ANSIBLE_INVENTORY=${SANDBOX_INVENTORY:-$PWD/inventory/sandbox/fleet.yml}
 log=build/log/demo${SANDBOX_NAME:+-$SANDBOX_NAME}
 mkdir -p build/log
 
@@ -39,7 +39,7 @@ up() {
 Where to look next:
   ansible mirrors -m ansible.builtin.command -a 'systemctl list-timers'     the hosts themselves
   ansible client -m ansible.builtin.command -a 'curl -s URL'                the fleet as a client sees it
-  ansible-playbook playbooks/update.yml                                     after changing a pin in inventory/sandbox
+  ansible-playbook playbooks/update.yml                                     after changing a pin in inventory/sandbox/fleet.yml
   make demo-down                                                            remove it all
 (with `. .venv/bin/activate` first; docs/ has a page for each job)
 EOF

@@ -1,15 +1,32 @@
-"""The parts of the inventory contract that more than one filter checks."""
+"""The contract of an inventory: the shape of a record and of fleet.yml, by JSON Schemas, in words a person acts on.
+
+The schemas (schemas/, published in docs/schemas for editors) say which keys there are, which are needed, types, ranges
+and choices. A `format` there is a check below, which also gives the value its normal form. What one key asks of another
+within a document is here, too; what hosts ask of each other is in rules.py.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import copy
+import datetime
+import functools
+import json
+import math
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
+from jsonschema import Draft202012Validator, FormatChecker
+from jsonschema.validators import extend
+
 from plugin_utils import values as v
-from plugin_utils.values import Report
+from plugin_utils.documents import Place, dotted
+from plugin_utils.values import BadValueError, Report
 
 Check = Callable[[Any], Any]
-Schema = dict[str, Check]
+SCHEMAS = Path(__file__).parent / "schemas"
+RECORD, FLEET = "inventory-mirror", "inventory-fleet"
 
 # What bandersnatch's exclude_platform understands, by its major version; it ignores every other word.
 _PYTHONS = ("py2", *(f"py2.{n}" for n in range(4, 8)), "py3", *(f"py3.{n}" for n in range(14)))
@@ -25,33 +42,6 @@ PLATFORMS: dict[str, tuple[str, ...]] = {
 }
 ALL_PLATFORMS = tuple(dict.fromkeys(name for names in PLATFORMS.values() for name in names))
 
-
-def optional(check: Check) -> Check:
-    return lambda value: None if value is None else check(value)
-
-
-def mapping(schema: Schema, required: Iterable[str] = ()) -> Callable[[Any, str, Report], Any]:
-    """A check of a mapping that notes every problem of every key."""
-    known = f"a mapping with the keys {', '.join(schema)}"
-
-    def check(value: Any, key: str, report: Report) -> Any:
-        if not isinstance(value, dict):
-            report.add(key, f"is {v.kind(value)} ({v.shown(value)})", known)
-            return None
-        for name in sorted(value.keys() - schema.keys()):
-            report.add(f"{key}.{v.shown(name)[1:-1]}", "is no known key", known, v.did_you_mean(name, schema))
-        for name in required:
-            if name not in value:
-                report.add(f"{key}.{name}", "is missing", known)
-        return {
-            name: report.try_check(f"{key}.{name}", one, value[name])
-            for name, one in schema.items()
-            if name in value
-        }
-
-    return check
-
-
 SELECTION_DEFAULTS: dict[str, Any] = {
     "everything": False,
     "projects": [],
@@ -60,25 +50,407 @@ SELECTION_DEFAULTS: dict[str, Any] = {
     "platforms_excluded": [],
     "max_project_size": None,
 }
+LONGEST_WINDOW = 92  # days: a mirror that is away for longer is drained
+
+
+# Beginnings of what belongs to Ansible, or is an input of a role.
+OTHERS = ("ansible", *sorted(path.name for path in (Path(__file__).parents[1] / "roles").glob("*")))
+
+
+# ------------------------------------------------------------------------------------------- formats of single values
+def public_url(value: Any) -> str:
+    url = v.url(value)
+    if ":" in url.removeprefix("https://").rpartition("]")[2]:
+        raise BadValueError(f"is {v.shown(value)}", "https://NAME: the fleet's hosts serve on port 443")
+    return url
+
+
+def site_url(value: Any) -> str:
+    """The base URL of an index's site; its index page's URL is taken as well."""
+    return v.url(value, schemes=("https", "http"), path=True).removesuffix("/simple")
+
+
+def upstream(value: Any) -> str:
+    if isinstance(value, str) and "://" in value:
+        return site_url(value)
+    return v.text(value, most=253)
+
+
+def shared_key(value: Any) -> str:
+    """The key of an external account binding (RFC 8555, 7.3.4). A secret: no message shows it."""
+    allowed = "the key as the authority gave it: base64url (A-Z a-z 0-9 _ -), 22 characters or more"
+    if not isinstance(value, str):
+        raise BadValueError(f"is {v.kind(value)}, not text", allowed)
+    if not re.fullmatch(r"[A-Za-z0-9_-]{22,1000}={0,2}", value):
+        hint = "remove the line break at its end" if value != value.strip() else ""
+        raise BadValueError("is no key in base64url (it is not shown, for it is a secret)", allowed, hint)
+    return value
+
+
+def version(value: Any) -> str:
+    v.text(value, most=50)
+    if not all(part.isalnum() and part.isascii() for part in value.replace("+", ".").split(".")):
+        raise BadValueError(f"is {v.shown(value)}", "a version such as 8.2.0")
+    return str(value)
+
+
+def package_version(value: Any) -> str:
+    """What apt takes for one: deb-version(7), with `*` for any rest."""
+    v.text(value, most=100)
+    if not re.fullmatch(r"[0-9][A-Za-z0-9.+~:*-]*", value):
+        raise BadValueError(
+            f"is {v.shown(value)}", "a version of Debian's package, or a pattern such as 1.26.*"
+        )
+    return str(value)
+
+
+def local_path(value: Any) -> str:
+    """A path of the control node; ~ is the coordinator's home."""
+    path = v.text(value, most=4096)
+    if not path.startswith(("/", "~/")) or ".." in path.split("/"):
+        raise BadValueError(f"is {v.shown(value)}", "an absolute path, or one from your home: ~/…")
+    return str(Path(path).expanduser())
+
+
+def host_path(value: Any) -> str:
+    path = v.text(value, most=4096)
+    if not path.startswith("/") or {".", ".."} & set(path.split("/")):
+        raise BadValueError(f"is {v.shown(value)}", "an absolute path on the host")
+    return path
+
+
+def certificate_file(value: Any) -> str:
+    """A file of the control node, where this runs."""
+    path = v.text(value, most=4096)
+    allowed = "the absolute path of a PEM file with one CA certificate, on the control node"
+    try:
+        known = path.startswith("/") and "-----BEGIN CERTIFICATE-----" in Path(path).read_text("ascii")
+    except (OSError, ValueError) as error:
+        raise BadValueError(f"{v.shown(path)} cannot be read: {error}", allowed) from error
+    if not known:
+        raise BadValueError(f"is {v.shown(path)}", allowed)
+    return path
+
+
+FORMATS: dict[str, Check] = {
+    "line": v.text,
+    "email": v.email,
+    "page-url": lambda value: v.url(value, schemes=("https", "http"), path=True),
+    "https-url": lambda value: v.url(value, path=True),
+    "public-url": public_url,
+    "site-url": site_url,
+    "upstream": upstream,
+    "address": v.address,
+    "webhook": v.webhook,
+    "project-name": v.project_name,
+    "platform": v.choice(*ALL_PLATFORMS),
+    "preferred-network": v.preferred_network,
+    "date": v.date,
+    "moment": v.moment,
+    "inventory-name": lambda value: v.text(value, most=253),
+    "host-and-port": v.host_and_port,
+    "password": v.password,
+    "shared-key": shared_key,
+    "version": version,
+    "package-version": package_version,
+    "local-path": local_path,
+    "host-path": host_path,
+    "certificate-file": certificate_file,
+}
+
+
+# -------------------------------------------------------------------------------------------------- shape by the schema
+def _exactly_a_number(_: Any, value: Any) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)
+
+
+_checker = FormatChecker(formats=())
+for _name, _check in FORMATS.items():
+    # A format speaks of text only; whatever else stands there is of a wrong type.
+    _checker.checks(_name, raises=BadValueError)(
+        lambda value, check=_check: not isinstance(value, str) or (check(value), True)[1]
+    )
+_Validator = extend(  # type: ignore[no-untyped-call]
+    Draft202012Validator,
+    # JSON Schema calls 1000.0 an integer; YAML's author wrote a number of another kind.
+    type_checker=Draft202012Validator.TYPE_CHECKER.redefine_many(
+        {"integer": lambda _, value: type(value) is int, "number": _exactly_a_number}
+    ),
+)
+
+
+@functools.cache
+def _file(name: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((SCHEMAS / f"{name}.schema.json").read_text("utf-8"))
+    return found
+
+
+def _inlined(node: Any, name: str) -> Any:
+    """The schema with what its $refs name in their place: nothing of ours refers to itself."""
+    if isinstance(node, dict):
+        if "$ref" in node:
+            file, _, pointer = node["$ref"].partition("#/")
+            name = file.removesuffix(".schema.json") or name
+            found: Any = _file(name)
+            for part in pointer.split("/"):
+                found = found[part]
+            return _inlined(found, name)
+        return {key: _inlined(value, name) for key, value in node.items()}
+    return [_inlined(entry, name) for entry in node] if isinstance(node, list) else node
+
+
+@functools.cache
+def schema(name: str) -> dict[str, Any]:
+    """A schema of ours, whole."""
+    found: dict[str, Any] = _inlined(_file(name), name)
+    return found
+
+
+def keys(name: str) -> dict[str, dict[str, Any]]:
+    """The keys that a document of this kind may have, each with its schema."""
+    found: dict[str, dict[str, Any]] = schema(name)["properties"]
+    return found
+
+
+def checked(values: dict[str, Any], shape: dict[str, Any], report: Report) -> dict[str, Any]:
+    """The values that are right, in their normal form; what is wrong goes to the report."""
+    wrong: set[Any] = set()
+    for path in _templates(values, ()):
+        wrong.add(path[0])
+        report.add(
+            dotted(path),
+            "looks like a template",
+            "plain data: nothing in this file is ever evaluated",
+            "write the value out; a template belongs into the coordinator's group_vars/ or host_vars/",
+            path,
+        )
+    told: set[tuple[Place, str]] = set()
+    errors = _Validator(shape, format_checker=_checker).iter_errors(values)
+    for error in sorted(errors, key=lambda one: list(map(str, one.path))):
+        path = tuple(error.absolute_path)
+        if path and path[0] in wrong and _is_template(error.instance):
+            continue
+        for where, problem, allowed, next_step in _problems(error, path, shape):
+            if (where, problem) not in told:
+                told.add((where, problem))
+                wrong.add(where[0])
+                file = report.document.file if report.document else report.host
+                place = path if len(path) > len(where) else where
+                report.add(dotted(where), problem, allowed, next_step.replace(" to IT", f" to {file}"), place)
+    return {
+        key: _normal(value, _property(shape, key), (key,), report)
+        for key, value in values.items()
+        if key not in wrong
+    }
+
+
+def one(key: str, value: Any, name: str, report: Report) -> Any:
+    """One key of a document by itself, as when it is set elsewhere; None after noting what is wrong with it."""
+    before = len(report.problems)
+    shape = {"type": "object", "properties": {key: keys(name)[key]}}
+    found = checked({key: value}, shape, report).get(key)
+    if len(report.problems) == before and key == "fleet_mail_relay" and found:
+        found = _relay(found, report)
+    return found if len(report.problems) == before else None
+
+
+def _property(shape: dict[str, Any], key: str) -> dict[str, Any]:
+    more = shape.get("additionalProperties")
+    found: dict[str, Any] = shape.get("properties", {}).get(key) or (more if isinstance(more, dict) else {})
+    return found
+
+
+def _is_template(value: Any) -> bool:
+    return isinstance(value, str) and re.search(r"\{\{|\{%|\{#", value) is not None
+
+
+def _templates(node: Any, path: Place) -> Iterator[Place]:
+    if _is_template(node):
+        yield path
+    elif isinstance(node, dict):
+        for key, value in node.items():
+            if _is_template(key):
+                yield (*path, key)
+            yield from _templates(value, (*path, key))
+    elif isinstance(node, list):
+        for index, value in enumerate(node):
+            yield from _templates(value, (*path, index))
+
+
+Problem = tuple[Place, str, str, str]  # where, what is wrong, what is allowed, what to do next
+
+
+def _problems(error: Any, path: Place, top: dict[str, Any]) -> Iterator[Problem]:
+    shape, value = error.schema, error.instance
+    if error.validator == "required":
+        for missing in error.validator_value:
+            if missing not in value:
+                allowed = (
+                    _wanted(_property(shape, missing)) if shape is top or len(path) == 2 else _mapping(shape)
+                )
+                yield (*path, missing), "is missing", allowed, f"add {missing} to {dotted(path) or 'IT'}"
+    elif error.validator == "additionalProperties":
+        for extra in sorted(value.keys() - shape["properties"].keys()):
+            hint = v.did_you_mean(extra, shape["properties"])
+            if not hint and not path and re.match(rf"(?:{'|'.join(OTHERS)})_", extra):
+                hint = "what is no key of this file, the coordinator sets in group_vars/ or host_vars/"
+            known = ", ".join(shape["properties"])
+            yield (*path, extra), "is no known key", known if not path else _mapping(shape), hint
+    elif error.validator == "propertyNames":
+        allowed = (
+            f"a mapping of {', '.join(error.parent.schema['propertyNames']['enum'])}" if error.parent else ""
+        )
+        yield path, f"has the key {v.shown(value)}", allowed, ""
+    else:
+        wrong = _refusal(shape, value)
+        # Of a list of single values the list is told, with the entry's number; of a list of mappings the entry.
+        if path and isinstance(path[-1], int) and shape.get("type") != "object":
+            yield path[:-1], f"entry {path[-1] + 1}: {wrong.problem}", wrong.allowed, wrong.next_step
+        else:
+            yield path, wrong.problem, wrong.allowed, wrong.next_step
+
+
+def _wanted(shape: dict[str, Any]) -> str:
+    """What should stand there, by an example or by the choices."""
+    if "enum" in shape:
+        return ", ".join(shape["enum"])
+    return _example(shape["examples"][0]) if "examples" in shape else str(shape["description"])
+
+
+def _mapping(shape: dict[str, Any]) -> str:
+    return f"a mapping with the keys {', '.join(shape.get('properties', {}))}"
+
+
+def _example(value: Any) -> str:
+    """A value as one would write it: YAML, on one line."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key}: {_example(one)}" for key, one in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_example, value)) + "]"
+    return (
+        json.dumps(value)
+        if isinstance(value, str) and re.match(r"[0-9]+[.-][0-9.*]+\Z", value)
+        else str(value)
+    )
+
+
+def _refusal(shape: dict[str, Any], value: Any) -> BadValueError:
+    """Why the schema refuses the value, in words."""
+    try:
+        _check_of(shape, value)(value)
+    except BadValueError as wrong:
+        return wrong
+    return BadValueError(f"is {v.shown(value)}", shape.get("description", "what docs/inventory.md says"))
+
+
+CHECK_OF_KIND: dict[str, Callable[[dict[str, Any]], Check]] = {
+    "boolean": lambda _: v.boolean,
+    "integer": lambda shape: v.whole(shape["minimum"], shape["maximum"]),
+    "number": lambda shape: v.number(shape["minimum"], shape["maximum"]),
+}
+
+
+def _check_of(shape: dict[str, Any], value: Any) -> Check:
+    kinds = shape.get("type", ())
+    kinds = [kinds] if isinstance(kinds, str) else kinds
+    if (isinstance(value, list) and "array" in kinds) or kinds == ["array"]:
+        # The entries are told by themselves.
+        return v.list_of(id, least=shape.get("minItems", 0), most=shape.get("maxItems", v.MAX_NAMES))
+    choices = shape.get("enum") or ([shape["const"]] if "const" in shape else [])
+    if "format" in shape or choices:
+        return FORMATS[shape["format"]] if "format" in shape else v.choice(*choices)
+    for kind in kinds:
+        if kind in CHECK_OF_KIND:
+            return CHECK_OF_KIND[kind](shape)
+
+    def refuse(value: Any) -> None:
+        if isinstance(value, dict):
+            raise BadValueError("is empty", "at least one entry")
+        what = "" if shape.get("writeOnly") else f" ({v.shown(value)})"  # a secret is not shown
+        raise BadValueError(f"is {v.kind(value)}{what}", _mapping(shape))
+
+    return refuse
+
+
+def _normal(value: Any, shape: dict[str, Any], place: Place, report: Report) -> Any:
+    """A value of the right shape in its normal form. An entry that a list has twice by that is told."""
+    if isinstance(value, dict):
+        return {key: _normal(one, _property(shape, key), (*place, key), report) for key, one in value.items()}
+    if isinstance(value, list):
+        found = [
+            _normal(one, shape.get("items", {}), (*place, index), report) for index, one in enumerate(value)
+        ]
+        if shape.get("items", {}).get("type") != "object":
+            _tell_repeated(found, place, report)
+        return found
+    if isinstance(value, str) and "format" in shape:
+        return FORMATS[shape["format"]](value)
+    if shape.get("type") == "number":
+        return float(value)
+    return value
+
+
+def _tell_repeated(entries: list[Any], place: Place, report: Report) -> None:
+    seen: dict[Any, int] = {}
+    for index, entry in enumerate(entries):
+        if entry in seen:
+            report.add(
+                dotted(place),
+                f"entry {index + 1} repeats entry {seen[entry] + 1} ({v.shown(entry)})",
+                "each entry once",
+                "remove one of the two",
+                (*place, index),
+            )
+            return
+        seen[entry] = index
+
+
+# --------------------------------------------------------------------------------------- what keys ask of each other
+def record(values: dict[str, Any], report: Report) -> dict[str, Any]:
+    """A mirror's record, as far as it is right by itself."""
+    found = checked(values, schema(RECORD), report)
+    for key in ("mirror_url", "mirror_address"):
+        if isinstance(found.get(key), str):
+            found[key] = [found[key]]
+    if "mirror_selection" in found:
+        found["mirror_selection"] = chosen_by(found["mirror_selection"], "mirror_selection", report)
+    if "mirror_maintenance" in found:
+        found["mirror_maintenance"] = _windows(
+            found["mirror_maintenance"], values["mirror_maintenance"], report
+        )
+    return found
+
+
+def fleet(values: dict[str, Any], report: Report) -> dict[str, Any]:
+    """What fleet.yml says, as far as it is right by itself."""
+    found = checked(values, schema(FLEET), report)
+    if "fleet_selection" in found:
+        found["fleet_selection"] = chosen_by(found["fleet_selection"], "fleet_selection", report)
+    if "fleet_mail_relay" in found:
+        found["fleet_mail_relay"] = _relay(found["fleet_mail_relay"], report)
+    for section in ("origins", "redirectors", "monitors", "clients"):
+        for host in found.get(section, {}).values():
+            for key in host.keys() & {f"{section[:-1]}_url", f"{section[:-1]}_address"}:
+                if isinstance(host[key], str):
+                    host[key] = [host[key]]
+    return found
 
 
 def selection(
     value: Any, key: str, report: Report, platforms: tuple[str, ...] = ALL_PLATFORMS
 ) -> dict[str, Any] | None:
     """What a mirror carries, with every key filled in; None after noting what is wrong with it."""
-    schema: Schema = {
-        "everything": v.boolean,
-        "projects": v.list_of(v.project_name),
-        "blocklist": v.list_of(v.project_name),
-        "releases_kept": optional(v.whole(1, 1_000_000)),
-        "platforms_excluded": v.list_of(v.choice(*platforms)),
-        "max_project_size": optional(v.whole(1, 2**60)),
-    }
     before = len(report.problems)
-    found = mapping(schema)(value, key, report)
-    if len(report.problems) > before:
-        return None
-    chosen: dict[str, Any] = SELECTION_DEFAULTS | found
+    found = one("mirror_selection", value, RECORD, report)
+    for name in (found or {}).get("platforms_excluded", []):
+        report.try_check(f"{key}.platforms_excluded", v.choice(*platforms), name)
+    return chosen_by(found, key, report) if len(report.problems) == before else None
+
+
+def chosen_by(value: dict[str, Any], key: str, report: Report) -> dict[str, Any] | None:
+    """A selection of the right shape, with every key filled in; None after noting that it makes no sense."""
+    before = len(report.problems)
+    chosen: dict[str, Any] = copy.deepcopy(SELECTION_DEFAULTS) | value
     if not chosen["everything"] and not chosen["projects"]:
         report.add(
             key,
@@ -99,3 +471,36 @@ def selection(
             f"{key}.blocklist", f"blocks {name}, which projects names", "each project in one of the two"
         )
     return chosen if len(report.problems) == before else None
+
+
+def _windows(
+    value: list[dict[str, Any]], written: list[dict[str, Any]], report: Report
+) -> list[dict[str, Any]]:
+    """Windows in which nobody is told what is wrong with a mirror."""
+    windows = []
+    for index, window in enumerate(value):
+        if window["from"] < window["until"] <= window["from"] + datetime.timedelta(days=LONGEST_WINDOW):
+            windows.append({name: window[name] for name in ("from", "until", "reason")})
+        else:
+            report.add(
+                f"mirror_maintenance.{index + 1}.until",
+                f"is {v.shown(written[index]['until'])}",
+                f"a moment after from, at most {LONGEST_WINDOW} days later",
+                path=("mirror_maintenance", index, "until"),
+            )
+    return windows
+
+
+def _relay(value: dict[str, Any], report: Report) -> dict[str, Any] | None:
+    """Where alerts are handed to be mailed. It may hold a password: no message shows it."""
+    before = len(report.problems)
+    found = {"starttls": True} | value
+    if ("user" in value) != ("password" in value):
+        report.add("fleet_mail_relay.user", "and password are not both given", "both, or none of them")
+    if len(report.problems) == before and "user" in found and not found["starttls"]:
+        report.add(
+            "fleet_mail_relay.starttls",
+            "is false, and the password would go over the wire in clear",
+            "true with a user",
+        )
+    return found if len(report.problems) == before else None

@@ -1,29 +1,21 @@
-"""Values as they come from an inventory, made plain and checked.
+"""Single values of an inventory, checked: each check returns the normalised value or raises BadValueError.
 
-Shared by the filter plugins. It lies outside filter_plugins/ because Ansible takes every Python file below
-a plugin folder for a plugin of its own. Nothing here does I/O.
-
-Ansible hands filters tagged and lazy subclasses of str, int, dict and list. `plain` turns them into the
-builtin types once, at the door, so that no check below can be fooled by (or leak) Ansible's own types.
+Shared by the plugins. It lies outside their folders because Ansible takes every Python file below a plugin folder for a
+plugin of its own. Nothing here does I/O or knows Ansible.
 """
 
 from __future__ import annotations
 
 import datetime
 import difflib
-import functools
-import inspect
 import ipaddress
 import math
 import re
 import unicodedata
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
-
-from ansible.errors import AnsibleFilterError
-from jinja2 import Undefined
 
 # A YAML alias costs its author one line and us a full copy: a few nested ones reach billions of values.
 MAX_VALUES = 2_000_000
@@ -47,18 +39,26 @@ class Report:
     """Collects every problem of one host, so that all are told at once."""
 
     host: str
-    problems: list[dict[str, str]] = field(default_factory=list)
+    document: Any = None  # the Document that it speaks of, for file and line
+    problems: list[dict[str, Any]] = field(default_factory=list)
 
-    def add(self, key: str, problem: str, allowed: str, next_step: str = "") -> None:
+    def add(
+        self, key: str, problem: str, allowed: str, next_step: str = "", path: tuple[str | int, ...] = ()
+    ) -> None:
+        """Notes a problem; the path leads to the value's line where the key alone does not."""
         name = key.partition(".")[0]
-        where = "in group_vars/all" if name.startswith("fleet_") else f"of {self.host}"
+        file, line = "", 0
+        if self.document is not None:
+            file, line = self.document.file, self.document.line(path or tuple(key.split(".")))
         self.problems.append(
             {
                 "host": self.host,
+                "file": file,
+                "line": line,
                 "key": key,
                 "problem": problem,
                 "allowed": allowed,
-                "next_step": next_step or f"correct {name} {where}",
+                "next_step": next_step or f"correct {name} {'in ' + file if file else 'of ' + self.host}",
             }
         )
 
@@ -77,126 +77,6 @@ class Report:
                 "; ".join(dict.fromkeys(p["allowed"] for p in self.problems)),
                 "; ".join(dict.fromkeys(p["next_step"] for p in self.problems)),
             )
-
-
-INVENTORY_PREFIXES = ("mirror_", "origin_", "tls_", "fleet_", "redirector_url", "monitor_url")
-
-
-def as_filter(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function as Ansible calls it: arguments made plain first, every refusal an AnsibleFilterError."""
-    signature = inspect.signature(function)
-
-    @functools.wraps(function)
-    def wrapped(*args: Any, **kwargs: Any) -> Any:
-        try:
-            bound = signature.bind(*args, **kwargs)
-        except TypeError as error:
-            raise AnsibleFilterError(f"{error}; allowed: {function.__name__}{signature}") from error
-        for name, value in bound.arguments.items():
-            make_plain = Inventory if name == "hostvars" else plain
-            try:
-                bound.arguments[name] = make_plain(value)
-            except BadValueError as wrong:
-                raise AnsibleFilterError(f"{name}: {wrong}") from wrong
-        try:
-            return function(*bound.args, **bound.kwargs)
-        except BadValueError as wrong:
-            raise AnsibleFilterError(str(wrong)) from wrong
-        except (AttributeError, LookupError, TypeError) as error:
-            # Filters take each other's results as they are; this is something else that was piped in.
-            allowed = f"input as documented: ansible-doc -t filter {function.__name__}"
-            raise AnsibleFilterError(
-                f"the input is of another shape ({error!r}); allowed: {allowed}"
-            ) from error
-
-    return wrapped
-
-
-@dataclass(frozen=True)
-class HostValues:
-    """What the inventory says of one host, as far as it concerns the fleet."""
-
-    values: dict[str, Any]
-    unreadable: dict[str, BadValueError]
-
-
-class Inventory:
-    """The fleet's variables of every host, each host read when it is first asked for.
-
-    Only they are looked at: hostvars is lazy, and templating every variable of every host would be slow
-    and would fail for reasons that are none of ours. A value that cannot be templated is kept as a problem.
-    """
-
-    def __init__(self, hostvars: Any) -> None:
-        if not isinstance(hostvars, Mapping):
-            raise BadValueError(f"is {kind(hostvars)}", "Ansible's hostvars")
-        self._hostvars = hostvars
-        self._read: dict[str, HostValues] = {}
-
-    def __getitem__(self, host: str) -> HostValues:
-        if host not in self._read:
-            self._read[host] = self._values(host)
-        return self._read[host]
-
-    def _values(self, host: str) -> HostValues:
-        found = HostValues({}, {})
-        given = self._hostvars.get(host, {})
-        if not isinstance(given, Mapping):
-            raise BadValueError(f"hostvars of {shown(host)} is {kind(given)}", "Ansible's hostvars")
-        for key in given:
-            if isinstance(key, str) and key.startswith(INVENTORY_PREFIXES):
-                try:
-                    found.values[str.__str__(key)] = plain(given[key])
-                except BadValueError as wrong:
-                    found.unreadable[str.__str__(key)] = wrong
-        return found
-
-
-def plain(value: Any) -> Any:
-    """A copy made of exact builtin JSON types; dates become ISO text. Bounded in size and depth."""
-    left = MAX_VALUES
-
-    def copy(item: Any, depth: int) -> Any:
-        nonlocal left
-        left -= 1
-        if left < 0 or depth > MAX_DEPTH:
-            raise BadValueError(
-                "is too large or nested too deeply (YAML aliases that repeat themselves?)",
-                f"at most {MAX_VALUES} values, {MAX_DEPTH} levels",
-                "write the values out",
-            )
-        if item is None or type(item) in (bool, int, float):
-            return item
-        if isinstance(item, str):
-            if len(item) > MAX_TEXT:
-                raise BadValueError(f"is a text of {len(item)} characters", f"at most {MAX_TEXT} characters")
-            return str.__str__(item)
-        if isinstance(item, int | float):
-            return int.__int__(item) if isinstance(item, int) else float.__float__(item)
-        if isinstance(item, datetime.date):
-            return item.isoformat()
-        if isinstance(item, Mapping):
-            return {key_of(key): copy(item[key], depth + 1) for key in item}
-        if isinstance(item, Sequence) and not isinstance(item, bytes | bytearray):
-            return [copy(entry, depth + 1) for entry in item]
-        if isinstance(item, Undefined):
-            why = item._undefined_message.removeprefix("A captured exception marker was tripped: ")
-            raise BadValueError(
-                f"cannot be evaluated: {shown(why, 300)}",
-                "values whose templates all resolve",
-            )
-        raise BadValueError(
-            "is of a type that neither YAML nor JSON has", "text, number, true/false, list, mapping"
-        )
-
-    def key_of(key: Any) -> str:
-        if not isinstance(key, str):
-            raise BadValueError(
-                f"has the key {shown(key)}, which is no text", "text as keys, in quotes if need be"
-            )
-        return str.__str__(key)
-
-    return copy(value, 0)
 
 
 def kind(value: Any) -> str:
@@ -382,6 +262,23 @@ def project_name(value: Any) -> str:
             "ASCII letters, digits, and . _ - between them (no version, no wildcard)",
         )
     return re.sub(r"[-_.]+", "-", value).lower()
+
+
+def address(value: Any) -> str:
+    """Where a host is reached: a DNS name, or an IPv4 or IPv6 address that others can reach."""
+    allowed = "a DNS name such as mirror.example.org, or an address such as 192.0.2.10 or 2001:db8::10"
+    if not isinstance(value, str):
+        raise BadValueError(f"is {kind(value)}, not text", allowed)
+    try:
+        found = ipaddress.ip_address(value)
+    except ValueError:
+        try:
+            return host_name(value)
+        except BadValueError as error:
+            raise BadValueError(f"is {shown(value)}", allowed) from error
+    if found.is_loopback or found.is_link_local or found.is_multicast or found.is_unspecified or "%" in value:
+        raise BadValueError(f"is {shown(value)}, which leads nobody to the host", allowed)
+    return str(found)
 
 
 def network(value: Any) -> str:

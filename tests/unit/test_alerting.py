@@ -12,20 +12,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from ansible.errors import AnsibleFilterError
 from fleet_alerting import FilterModule
-from fleet_inventory import FilterModule as InventoryFilters
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from inventory_material import fleet_of
 
 from mirrorfleet import evidence
+from plugin_utils.contacts import contacts as contacts_of
+from plugin_utils.documents import parse
+from plugin_utils.registry import registry as registry_of
 
 ROOT = Path(__file__).resolve().parents[2]
 AMTOOL = ROOT / "build/amtool"
 TEMPLATE = ROOT / "roles/monitoring_server/files/mirrorfleet.tmpl"
 CONFIG = FilterModule().filters()["alertmanager_config"]
-CONTACTS = InventoryFilters().filters()["fleet_contacts"]
 RELAY = {
     "address": "relay.example.org:587",
     "from": "fleet@example.org",
@@ -35,7 +36,7 @@ RELAY = {
 WINDOW = {"from": "2026-12-30T20:00:30+13:00", "until": "2027-01-02T00:30:00Z", "reason": "disks"}
 
 
-FLEET: dict[str, Any] = yaml.safe_load("""
+FLEET: dict[str, Any] = parse("""
 fleet_name: Test fleet
 fleet_coordinator: {name: C, email: c@example.org, webhook: "https://c.example.org"}
 fleet_agreement_version: "2026-11"
@@ -48,7 +49,7 @@ mirror_mode: bandersnatch
 mirror_location: {continent: OC, country: NZ, city: Auckland, latitude: -36.8, longitude: 174.8}
 mirror_operator: {name: O, email: ops@example.org}
 mirror_agreement: {version: "2026-11", accepted_by: A. Person, accepted_on: 2026-11-20}
-""")
+""").values
 GROUPS = {"all": ["one", "two", "three"], "mirrors": ["one", "two", "three"]}
 
 
@@ -64,8 +65,7 @@ def hostvars(relay: Any = RELAY, **changes: Any) -> dict[str, Any]:
 
 
 def contacts(relay: Any = RELAY, **changes: Any) -> dict[str, Any]:
-    found: dict[str, Any] = CONTACTS(hostvars(relay, **changes), GROUPS)
-    return found
+    return contacts_of(fleet_of(hostvars(relay, **changes), GROUPS))
 
 
 def amtool(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
@@ -115,7 +115,7 @@ def test_receivers_and_their_secrets(config: Any) -> None:
     assert receivers["coordinator"]["webhook_configs"][0]["url"] == "https://c.example.org/"
     assert "Kept-Secret" not in json.dumps(found)
     assert found["global"]["smtp_require_tls"] is True
-    registry = json.dumps(InventoryFilters().filters()["fleet_registry"](hostvars(), GROUPS))
+    registry = json.dumps(registry_of(fleet_of(hostvars(), GROUPS)))
     assert not re.search("S3cret|webhook|Kept|relay", registry)
 
 

@@ -81,61 +81,71 @@ def test_ansible_doc_shows_them(tmp_path: Path) -> None:
 
 
 PLAY = """
-- hosts: all
+- hosts: one
   gather_facts: false
   tasks:
     - ansible.builtin.debug:
-        msg: "{{ {'problems': hostvars | inventory_problems(groups, '2026-11-23'),
-                  'registry': hostvars | fleet_registry(groups),
-                  'conf': 'one' | mirror_config(hostvars, groups, discovered=found) | bandersnatch_config('8.2.0'),
+        msg: "{{ {'problems': ansible_play_hosts_all | input_problems(hostvars, tls_inputs),
+                  'conf': fleet_inputs.config | mirror_config(discovered=found) | bandersnatch_config('8.2.0'),
+                  'known': fleet_inputs.resolved | fleet_addresses(['two.example.org 192.0.2.2']),
                   'firewall': [{'port': [80, 443]}] | firewall_ruleset,
-                  'name': ['https://one.example.org'] | map('upper') | map('lower') | nginx_server_names} | to_json }}"
-      vars: {found: {index_url: "https://index.example.net/simple/"}}
+                  'name': fleet_inputs.urls | map('upper') | map('lower') | nginx_server_names} | to_json }}"
+      vars:
+        found: {index_url: "https://index.example.net/simple/"}
+        tls_inputs: [tls_mode, tls_names, tls_authority_dir, tls_packages]
 """
-INVENTORY = """
-all:
-  vars:
-    fleet_name: "{{ 'Test ' ~ 'fleet' }}"
-    fleet_coordinator: {name: C, email: c@example.org}
-    fleet_agreement_version: "2026-11"
-    fleet_selection: {projects: "{{ ['six'] + ['idna'] }}"}
-    fleet_gate_project: six
-    fleet_vantage_host: localhost
-    fleet_staleness_limit: 86400
-    fleet_versions: {mirrorfleet: "0.1.0", bandersnatch: {debian-13: "8.2.0"}, nginx: {debian-13: "1.26.*"}}
-    foreign: "{{ no_such_variable }}"
-  children:
-    mirrors:
-      hosts:
-        one:
-          ansible_connection: local
-          mirror_mode: bandersnatch
-          mirror_url: "https://{{ inventory_hostname }}.example.org"
-          mirror_location: {continent: OC, country: NZ, city: Auckland, latitude: -36.8, longitude: 174.8}
-          mirror_operator: {name: A. Person, email: ops@example.org}
-          mirror_agreement: {version: "2026-11", accepted_by: A. Person, accepted_on: 2026-11-20}
-    redirectors:
-      hosts:
-        two: {redirector_url: "https://two.example.org"}
+FLEET = """
+plugin: fleet
+fleet_name: Test fleet
+fleet_coordinator: {name: C, email: c@example.org}
+fleet_agreement_version: "2026-11"
+fleet_selection: {projects: [six, idna]}
+fleet_gate_project: six
+fleet_vantage_host: localhost
+fleet_staleness_limit: 86400
+fleet_versions: {mirrorfleet: "0.1.0", bandersnatch: {debian-13: "8.2.0"}, nginx: {debian-13: "1.26.*"}}
+redirectors: {two: {redirector_url: "https://two.example.org"}}
 """
+RECORD = """
+mirror_mode: bandersnatch
+mirror_url: https://one.example.org
+mirror_location: {continent: OC, country: NZ, city: Auckland, latitude: -36.8, longitude: 174.8}
+mirror_operator: {name: A. Person, email: ops@example.org}
+mirror_agreement: {version: "2026-11", accepted_by: A. Person, accepted_on: 2026-11-20}
+"""
+# Variables that are none of ours and cannot be evaluated do not matter.
+BESIDE = """
+foreign: "{{ no_such_variable }}"
+fleet_drain_seconds: "{{ 1 + 1 }}"
+"""
+
+
+def played(folder: Path, beside: str) -> subprocess.CompletedProcess[str]:
+    """With another working directory, and only the environment naming the plugins, as under molecule."""
+    (folder / "mirrors").mkdir()
+    (folder / "group_vars").mkdir()
+    (folder / "play.yml").write_text(PLAY)
+    (folder / "fleet.yml").write_text(FLEET)
+    (folder / "mirrors/one.yml").write_text(RECORD)
+    (folder / "group_vars/all.yml").write_text(beside)
+    environment = {
+        "ANSIBLE_FILTER_PLUGINS": str(ROOT / "filter_plugins"),
+        "ANSIBLE_INVENTORY_PLUGINS": str(ROOT / "inventory_plugins"),
+        "ANSIBLE_INVENTORY_ENABLED": "fleet,yaml",
+        "ANSIBLE_STDOUT_CALLBACK": "ansible.builtin.minimal",
+    }
+    return ansible("ansible-playbook", "-i", "fleet.yml", "play.yml", cwd=folder, **environment)
 
 
 def test_a_play_calls_them_from_anywhere(tmp_path: Path) -> None:
-    """With Ansible's own lazy and tagged values, another working directory, and only the environment naming the
-    plugins, as under molecule; variables that are none of ours and cannot be evaluated do not matter."""
-    (tmp_path / "play.yml").write_text(PLAY)
-    (tmp_path / "hosts.yml").write_text(INVENTORY)
-    plugins = str(ROOT / "filter_plugins")
-    arguments = ("-i", "hosts.yml", "play.yml")
-    environment = {"ANSIBLE_FILTER_PLUGINS": plugins, "ANSIBLE_STDOUT_CALLBACK": "ansible.builtin.minimal"}
-    done = ansible("ansible-playbook", *arguments, cwd=tmp_path, **environment)
+    """With Ansible's own lazy and tagged values."""
+    done = played(tmp_path, BESIDE)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "WARNING" not in done.stderr
     _, _, answer = done.stdout.partition("one | SUCCESS => ")
     found = json.loads(json.JSONDecoder().raw_decode(answer)[0]["msg"])
     assert found["problems"] == []
-    assert found["registry"]["mirrors"][0]["url"] == "https://one.example.org"
-    assert found["registry"]["fleet"]["name"] == "Test fleet"
+    assert found["known"] == ["192.0.2.2"]
     assert "    six\n    idna\n" in found["conf"]
     assert found["name"] == "one.example.org"
 
@@ -144,13 +154,10 @@ def test_a_play_calls_them_from_anywhere(tmp_path: Path) -> None:
     "value", ["{{ no_such_variable }}", "{{ 1 // 0 }}", "{{ unfinished", "{{ 5 | no_such_filter }}"]
 )
 def test_a_value_that_cannot_be_evaluated_is_a_problem_of_its_host(value: str, tmp_path: Path) -> None:
-    broken = INVENTORY.replace("fleet_selection:", f"mirror_bandwidth: '{value}'\n    fleet_selection:")
-    (tmp_path / "play.yml").write_text(PLAY)
-    (tmp_path / "hosts.yml").write_text(broken)
-    environment = {"ANSIBLE_FILTER_PLUGINS": str(ROOT / "filter_plugins")}
-    done = ansible("ansible-playbook", "-i", "hosts.yml", "play.yml", cwd=tmp_path, **environment)
-    assert done.returncode != 0
-    assert "one: mirror_bandwidth: cannot be evaluated: " in done.stdout + done.stderr
+    done = played(tmp_path, f"fleet_drain_seconds: '{value}'\n")
+    assert "fleet_drain_seconds" in done.stdout and "cannot be evaluated: " in done.stdout, (
+        done.stdout + done.stderr
+    )
 
 
 @pytest.mark.parametrize("name", sorted(FILTERS))

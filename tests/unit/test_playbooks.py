@@ -25,7 +25,7 @@ class Fleet:
         shutil.copytree(HOUSE / "inventory", folder / "inventory", symlinks=True)
 
     def spoil(self, host: str, pattern: str, replacement: str) -> None:
-        path = self.inventory / f"host_vars/{host}.yml"
+        path = self.inventory / ("fleet.yml" if host == "fleet" else f"mirrors/{host}.yml")
         text, count = re.subn(pattern, replacement, path.read_text(), flags=re.MULTILINE)
         assert count == 1, f"{pattern} is not in {path.name}"
         path.write_text(text)
@@ -38,7 +38,7 @@ class Fleet:
                 "ansible",
                 "playbook",
                 "-i",
-                self.inventory,
+                self.inventory / "fleet.yml",
                 HOUSE / "playbooks" / playbook,
                 *arguments,
             ],
@@ -50,11 +50,12 @@ class Fleet:
                 "SANDBOX_NAME": SANDBOX,
                 "SANDBOX_IPV4": "192.0.2",  # RFC 5737: reaches nobody
             },
-            capture_output=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
             text=True,
             check=False,
         )
-        return run.returncode, run.stdout + run.stderr
+        return run.returncode, run.stdout
 
 
 @pytest.fixture
@@ -81,23 +82,23 @@ def refused(code: int, said: str) -> str:
 SPOILED = {
     "a missing key": (
         [("mirror1", r"^mirror_operator:.*\n", "")],
-        ["mirror1", "mirror_operator", "is missing"],
+        ["mirror1", "mirror_operator", "is missing", "mirrors/mirror1.yml"],
     ),
     "a wrong type": (
         [("mirror1", r"^mirror_bandwidth:.*", "mirror_bandwidth: fast")],
-        ["mirror1", "mirror_bandwidth", "'fast'"],
+        ["mirror1", "mirror_bandwidth", "'fast'", "mirrors/mirror1.yml:5"],
     ),
     "an unknown key": (
         [("mirror1", r"^mirror_state:", "mirror_sate:")],
-        ["mirror1", "mirror_sate", "mirror_state"],
+        ["mirror1", "mirror_sate", "mirror_state", "mirrors/mirror1.yml:9"],
     ),
     "one URL twice": (
         [("mirror2", r"^mirror_url:.*", "mirror_url: https://mirror1.fleet.test")],
-        ["mirror2", "mirror_url", "mirror1's as well"],
+        ["mirror2", "mirror_url", "mirror1's as well", "mirrors/mirror2.yml:3"],
     ),
     "no tier-1": (
         [("mirror2", r"^mirror_upstream:.*", "mirror_upstream: client")],
-        ["mirror2", "mirror_upstream", "client"],
+        ["mirror2", "mirror_upstream", "client", "mirrors/mirror2.yml:2"],
     ),
     "several at once": (
         [
@@ -110,14 +111,63 @@ SPOILED = {
 
 
 @pytest.mark.parametrize(("changes", "words"), SPOILED.values(), ids=SPOILED.keys())
-def test_a_wrong_record_is_refused_with_host_and_key(
+def test_a_wrong_record_is_no_host_and_named_at_both_ends(
     fleet: Fleet, changes: list[tuple[str, str, str]], words: list[str]
 ) -> None:
     for change in changes:
         fleet.spoil(*change)
-    message = refused(*fleet.play("provision.yml"))
+    # Of a check that reaches nobody: what the run is told, not what becomes of hosts.
+    code, said = fleet.play("preflight.yml", "--limit", "client")
+    assert code != 0 and not re.search(r"changed=[1-9]", said)
+    before, _, played = said.partition("PLAY [Preflight]")
+    after = played.partition("PLAY RECAP")[2]
     for word in words:
-        assert word in message, message
+        assert word in before and word in after, said
+    for name in {change[0] for change in changes}:
+        code, said = fleet.play("provision.yml", "--limit", name)
+        assert code != 0 and "does not match any hosts" in said and "TASK" not in said
+        for word in words:
+            assert word in said, said
+
+
+def test_preflight_shows_all_problems_of_all_records(fleet: Fleet) -> None:
+    fleet.spoil("mirror1", r"^mirror_operator:.*\n", "")
+    fleet.spoil("mirror2", r"accepted_on: .*}", "accepted_on: 2999-01-01}")
+    _, said = fleet.play("preflight.yml", "--limit", "client")
+    shown = said.partition("TASK [Tell what is wrong with records]")[2].partition("TASK [")[0]
+    assert "mirror_operator is missing" in shown and "lies in the future" in shown
+
+
+WRONG_FLEETS = {
+    "a wrong type": (
+        [("fleet", r"^fleet_staleness_limit:.*", "fleet_staleness_limit: 1")],
+        ["fleet_staleness_limit"],
+    ),
+    "a missing key": ([("fleet", r"^fleet_name:.*\n", "")], ["fleet_name is missing"]),
+    "an unknown host": (
+        [("fleet", r"^fleet_vantage_host:.*", "fleet_vantage_host: clint")],
+        ["did you mean client?"],
+    ),
+    "no YAML": ([("fleet", r"^fleet_name:.*", "fleet_name: [")], ["is no YAML", "fleet.yml:"]),
+    "records, too": (
+        [("fleet", r"^fleet_name:.*\n", ""), ("mirror1", r"^mirror_bandwidth:.*", "mirror_bandwidth: fast")],
+        ["fleet_name is missing", "mirror_bandwidth is text ('fast')"],
+    ),
+}
+
+
+@pytest.mark.parametrize("playbook", ["provision.yml", "publish.yml", "update.yml", "sandbox.yml"])
+@pytest.mark.parametrize(("changes", "words"), WRONG_FLEETS.values(), ids=WRONG_FLEETS.keys())
+def test_a_wrong_fleet_ends_every_run_with_one_message(
+    fleet: Fleet, playbook: str, changes: list[tuple[str, str, str]], words: list[str]
+) -> None:
+    for change in changes:
+        fleet.spoil(*change)
+    code, said = fleet.play(playbook)
+    assert code != 0 and "PLAY" not in said
+    assert said.count("[ERROR]") == 1 and "Traceback" not in said
+    for word in words:
+        assert word in said, said
 
 
 @pytest.mark.parametrize("playbook", ["provision.yml", "publish.yml", "update.yml"])
@@ -126,9 +176,6 @@ def test_a_limit_to_no_host_is_refused(fleet: Fleet, playbook: str) -> None:
     assert code != 0
     assert "nosuchhost" in said and "no hosts to target" in said
     assert "TASK" not in said
-
-
-MONITORED = "all:\n  children:\n    monitors: {hosts: {monitor: {ansible_host: 192.0.2.99}}}\n"
 
 
 @pytest.mark.parametrize(
@@ -148,8 +195,9 @@ MONITORED = "all:\n  children:\n    monitors: {hosts: {monitor: {ansible_host: 1
 def test_maintenance_says_what_it_needs(
     fleet: Fleet, tmp_path: Path, monitored: bool, arguments: list[str]
 ) -> None:
-    (tmp_path / "monitors.yml").write_text(MONITORED if monitored else "all: {}\n")
-    code, said = fleet.play("maintenance.yml", "-i", str(tmp_path / "monitors.yml"), *arguments)
+    if monitored:
+        fleet.spoil("fleet", r"^monitors: .*", "monitors: {redirector: {}}")
+    code, said = fleet.play("maintenance.yml", *arguments)
     message = " ".join(refused(code, said).split())
     assert "-e hours=2, at most 744" in message and "or end it (-e end=true)" in message
 

@@ -23,13 +23,13 @@ ENVIRONMENT = {
     **{name: value for name, value in os.environ.items() if not name.startswith(OTHERS)},
     "PATH": f"{ROOT}/.venv/bin:{os.environ['PATH']}",
     "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
-    "ANSIBLE_INVENTORY": str(INVENTORY),
+    "ANSIBLE_INVENTORY": str(INVENTORY / "fleet.yml"),
     "ANSIBLE_NOCOLOR": "1",
     "SANDBOX_NAME": "fleet",
     "SANDBOX_IPV4": "10.89.99",
     "SANDBOX_IPV6": "fd00:89:99",
     "SANDBOX_BUILD": str(ROOT / "build"),
-    "SANDBOX_INVENTORY": str(INVENTORY),
+    "SANDBOX_INVENTORY": str(INVENTORY / "fleet.yml"),
 }
 
 
@@ -88,15 +88,20 @@ def demo(verb: str) -> Run:
     return Run(done.returncode, done.stdout)
 
 
-def add_mirror(name: str, address: int, platform: str = "debian-13", disk: str = "") -> Path:
-    """What adds a mirror: one file, a copy of another's with its own names."""
-    record = yaml.safe_load((INVENTORY / "host_vars/mirror1.yml").read_text())
-    record["sandbox_host"] = {"name": name, "platform": platform, "address": address, "disk": disk}
-    record["mirror_url"] = f"https://{name}.fleet.test"
-    record["mirror_operator"] = {"name": name, "email": f"{name}@fleet.test"}
+def add_host(name: str, address: int, platform: str = "debian-13", disk: str = "") -> Path:
+    """What makes it a host of the local fleet."""
     path = INVENTORY / f"host_vars/{name}.yml"
-    path.write_text(yaml.safe_dump(record))
+    host = {"name": name, "platform": platform, "address": address, "disk": disk}
+    path.write_text(yaml.safe_dump({"sandbox_host": host}))
     return path
+
+
+def add_mirror(name: str, address: int, platform: str = "debian-13", disk: str = "") -> list[Path]:
+    """What adds a mirror: one record, a copy of another's with its own names. Beside it, its host here."""
+    record = (INVENTORY / "mirrors/mirror1.yml").read_text()
+    path = INVENTORY / f"mirrors/{name}.yml"
+    path.write_text(record.replace("mirror1", name).replace("Volunteer 1", name))
+    return [path, add_host(name, address, platform, disk)]
 
 
 @contextmanager

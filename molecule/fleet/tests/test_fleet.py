@@ -15,6 +15,7 @@ from coordinator import (
     INVENTORY,
     ROOT,
     Client,
+    add_host,
     add_mirror,
     copy_locks,
     demo,
@@ -28,7 +29,7 @@ from coordinator import (
 
 MIRRORS = ["https://mirror1.fleet.test", "https://mirror2.fleet.test"]
 JSON, HTML = "application/vnd.pypi.simple.v1+json", "application/vnd.pypi.simple.v1+html"
-VERSIONS = INVENTORY / "group_vars/all/versions.yml"
+VERSIONS = INVENTORY / "fleet.yml"
 
 
 @pytest.fixture(scope="module")
@@ -53,10 +54,10 @@ def test_a_second_demo_changes_nothing_and_says_what_there_is():
 
 
 def test_a_demo_that_fails_says_which_step_why_and_what_to_do():
-    with edited(INVENTORY / "host_vars/mirror1.yml", "mirror_mode: bandersnatch", "mirror_mode: bandersnach"):
+    with edited(INVENTORY / "mirrors/mirror1.yml", "https://mirror1.", "https://nowhere."):
         run = demo("up")
     assert run.code != 0
-    assert re.search(r"mirror1: mirror_mode .*bandersnach", run.output)
+    assert re.search(r"mirror1: .*nowhere\.fleet\.test", run.output)
     assert "Nothing was changed" in run.output
     assert "Step 2 (provision) failed" in run.output
     assert (
@@ -176,12 +177,27 @@ def test_one_file_and_one_command_add_a_mirror_whatever_stops_them(client):
 
 def test_a_name_that_does_not_lead_to_the_host_is_told_unless_names_are_not_to_be_checked():
     with edited(
-        INVENTORY / "host_vars/mirror1.yml", "mirror_url: https://mirror1.", "mirror_url: https://nowhere."
+        INVENTORY / "mirrors/mirror1.yml", "mirror_url: https://mirror1.", "mirror_url: https://nowhere."
     ):
         run = playbook("preflight", "--limit", "mirror1")
         assert run.code != 0
         assert re.search(r"mirror1: .*nowhere\.fleet\.test", run.output), run.output[-3000:]
         playbook("preflight", "--limit", "mirror1", "-e", "fleet_check_names=false").ok()
+
+
+def test_a_wrong_record_stops_its_own_mirror_and_nothing_else(client):
+    """It is named at the start and at the end of every run, is listed as invalid, and keeps running."""
+    with edited(INVENTORY / "mirrors/mirror2.yml", "mirror_bandwidth: 200", "mirror_bandwidth: fast"):
+        run = playbook("publish").ok()
+        told = "mirror2 (mirrors/mirror2.yml:5): mirror_bandwidth is text ('fast')"
+        assert told in run.output.partition("PLAY [")[0] and told in run.output.partition("PLAY RECAP")[2]
+        assert client.listed() == [f"{MIRRORS[0]}/simple/", "https://mirror3.fleet.test/simple/"]
+        assert "its record is not valid: mirror_bandwidth is text" in client.entry("mirror2")["reason"]
+        assert client.status(f"{MIRRORS[1]}/simple/six/") == 200
+        assert playbook("provision", "--limit", "mirror1").ok().changed == {"mirror1": 0}
+        assert playbook("provision", "--limit", "mirror2").code != 0
+    playbook("publish").ok()
+    assert f"{MIRRORS[1]}/simple/" in client.listed()
 
 
 def test_a_mirror_that_dies_leaves_the_list_and_comes_back(client):
@@ -247,8 +263,8 @@ def test_a_host_that_does_not_answer_does_not_hide_the_other_problems():
     try:
         run = playbook("preflight", "--limit", "mirror8,mirror9,mirror1")
     finally:
-        lost.unlink()
-        stranger.unlink()
+        for path in (*lost, *stranger):
+            path.unlink()
     assert run.code != 0
     assert "Nothing was changed. To be mended first:" in run.output
     told = [line for line in run.output.splitlines() if re.match(r" *mirror[0-9]: SSH and Python", line)]
@@ -271,16 +287,13 @@ def test_a_bad_bandersnatch_pin_is_taken_back(client, tmp_path):
 
 
 def test_a_second_redirector_publishes_the_same_list(client):
-    hosts = INVENTORY / "hosts.yml"
-    hosts.write_text(
-        hosts.read_text().replace("        redirector:\n", "        redirector:\n        redirector2:\n")
+    line = next(line for line in VERSIONS.read_text().splitlines() if line.startswith("  redirector: "))
+    VERSIONS.write_text(
+        VERSIONS.read_text().replace(line, f"{line}\n{line.replace('redirector', 'redirector2')}")
     )
-    record = (INVENTORY / "host_vars/redirector.yml").read_text()
-    (INVENTORY / "host_vars/redirector2.yml").write_text(
-        record.replace("name: redirector", "name: redirector2")
-        .replace("address: 30", "address: 31")
-        .replace("redirector.fleet.test", "redirector2.fleet.test")
-    )
+    # Its key is as it was.
+    VERSIONS.write_text(VERSIONS.read_text().replace("redirector2_url", "redirector_url"))
+    add_host("redirector2", 31)
     playbook("sandbox").ok()
     assert set(playbook("provision", "--limit", "redirector2").ok().changed) == {"redirector2"}
     playbook("publish").ok()

@@ -74,7 +74,7 @@ def test_an_audit_of_our_own_web_server_passes_every_rule(host):
     until(lambda: health(host)["mirrors"]["one"].get("audit", {}).get("passed_at"))
 
 
-FLEET = Path(__file__).parents[1] / "inventory/hosts.yml"
+FLEET = Path(__file__).parents[1] / "inventory/fleet.yml"
 HOUSE = Path(__file__).parents[3]
 
 

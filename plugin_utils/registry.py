@@ -1,0 +1,82 @@
+"""The registry: what the inventory says of a fleet's mirrors, as the hosts' programs read it (docs/schemas)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from plugin_utils.rules import Fleet
+
+PUBLIC_PERSON = ("name", "email", "url")  # what the registry tells of one; a webhook's URL is a secret
+
+
+def registry(fleet: Fleet) -> dict[str, Any]:
+    shared = fleet.shared
+    return {
+        "schema": 1,
+        "fleet": {
+            "name": shared["fleet_name"],
+            "coordinator": _public(shared["fleet_coordinator"]),
+            "agreement_version": shared["fleet_agreement_version"],
+            "staleness_limit": shared["fleet_staleness_limit"],
+        },
+        "origins": [{"name": name, "url": fleet.urls(name)[0]} for name in sorted(fleet.groups["origins"])],
+        # A mirror whose record is wrong is named, so that the list says why it is off it.
+        "mirrors": [
+            {"name": name, "problem": _first_problem(name, fleet)}
+            if name in fleet.broken
+            else _entry(name, fleet)
+            for name in sorted([*fleet.groups["mirrors"], *fleet.broken])
+        ],
+    }
+
+
+def common_projects(fleet: Fleet) -> list[str]:
+    """The projects that every mirror and the first origin carry, as far as they name any."""
+    named = [set(fleet.records[origin]["origin_projects"]) for origin in sorted(fleet.groups["origins"])[:1]]
+    for name in fleet.groups["mirrors"]:
+        chosen = fleet.selection(name)
+        # A tier-2 has what its tier-1 has, a cache what upstream has.
+        if fleet.records[name]["mirror_mode"] == "bandersnatch" and not chosen["everything"]:
+            named.append(set(chosen["projects"]))
+    return sorted(set.intersection(*named)) if named else []
+
+
+def on_miss(record: dict[str, Any]) -> str:
+    """What a mirror does when asked for what it lacks."""
+    found: str = record.get("mirror_on_miss", "pass" if record["mirror_mode"] == "cache" else "not_found")
+    return "pass" if record["mirror_mode"] == "cache" else found
+
+
+def _first_problem(name: str, fleet: Fleet) -> str:
+    problem = fleet.reports[name].problems[0]
+    return f"{problem['key']} {problem['problem']}".strip()[:500]
+
+
+def _entry(name: str, fleet: Fleet) -> dict[str, Any]:
+    record = fleet.records[name]
+    carried = fleet.carried(name)
+    return {
+        "name": name,
+        "url": record["mirror_url"][0],
+        "urls": record["mirror_url"],
+        "mode": record["mirror_mode"],
+        # Of one whose upstream is not there now: as far as it is known, and never an origin's.
+        "tier": max(fleet.tier(name), 1),
+        "projects": None if carried is None else len(carried),
+        "partial": fleet.is_partial(name),
+        "on_miss": on_miss(record),
+        "state": record["mirror_state"],
+        "upstream": fleet.feeder(name) or record.get("mirror_upstream"),
+        "location": record["mirror_location"],
+        "networks": record.get("mirror_networks", []),
+        "bandwidth": record["mirror_bandwidth"],
+        "address_families": sorted(record["mirror_address_families"]),
+        "operator": _public(record["mirror_operator"]),
+        "agreement": {
+            key: record["mirror_agreement"].get(key) for key in ("version", "accepted_on", "expires_on")
+        },
+    }
+
+
+def _public(person: dict[str, Any]) -> dict[str, Any]:
+    return {key: person[key] for key in PUBLIC_PERSON if key in person}

@@ -1,0 +1,20 @@
+"""Problems in the words that a person reads: where, what, what is allowed, what to do next."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+
+def lines(problems: Iterable[dict[str, Any]]) -> list[str]:
+    """A line each."""
+    return [line(problem) for problem in problems]
+
+
+def line(problem: dict[str, Any]) -> str:
+    file, at = problem.get("file", ""), problem.get("line", 0)
+    where = f" ({file}{f':{at}' if at else ''})" if file else ""
+    return (
+        f"{problem['host']}{where}: {problem['key']} {problem['problem']}. Allowed: {problem['allowed']}. "
+        f"Next: {problem['next_step']}."
+    ).replace(":  ", ": ")

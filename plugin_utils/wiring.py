@@ -1,0 +1,271 @@
+"""From the fleet to the inputs of roles: data for each host (`fleet_inputs`), and variables of groups that hand it on.
+
+Every input is wired on a group of which each host has what it names, and on one group only of those that a host can
+be in. As variables of groups they lie below everything that a person sets in group_vars/ or host_vars/. TEMPLATES are
+ours, and all that Ansible evaluates of what comes from the inventory plugin; the data that they name is not evaluated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from plugin_utils import contract
+from plugin_utils.contacts import contacts
+from plugin_utils.host_config import host_config
+from plugin_utils.registry import common_projects, on_miss, registry
+from plugin_utils.rules import Fleet, host_of
+
+ROLES = Path(__file__).parents[1] / "roles"
+HEALTH_FILE = "/var/lib/mirrorfleet/monitor/health.json"
+
+# Groups beside those of the contract: all hosts of the fleet; those that serve documents, which may be both kinds.
+CHILDREN = {
+    "fleet": ("mirrors", "origins", "sites", "clients"),
+    "sites": ("redirectors", "monitors"),
+    "mirrors": ("retired", "waiting"),
+}
+# The roles of a group's hosts, for their packages: host_baseline installs them in one transaction.
+ROLES_OF = {
+    "fleet": ("tls",),
+    "mirrors": ("web_server", "sync_client", "rsync_server", "monitoring_agent"),
+    "origins": ("web_server", "origin", "rsync_server", "monitoring_agent"),
+    "sites": ("document_server", "monitoring_agent"),
+    "redirectors": ("redirector",),
+    "monitors": ("monitoring_server",),
+}
+
+
+def _packages(*roles: str) -> str:
+    return "{{ fleet_inputs.packages + " + " + ".join(f"{role}_packages" for role in ("tls", *roles)) + " }}"
+
+
+_TREE: dict[str, str] = {
+    "__fleet_config": "{{ fleet_inputs.config | mirror_config(__fleet_upstream | default({})) }}",
+    "host_baseline_open_ports": "{{ __fleet_web_ports + __fleet_rsync_port + __fleet_metrics_port }}",
+    "web_server_names": "{{ fleet_inputs.names }}",
+    "web_server_nginx_version": "{{ fleet_versions.nginx[__fleet_platform] }}",
+    "web_server_bandwidth": "{{ fleet_inputs.bandwidth }}",
+    # A tree is offered by rsync to the mirrors that name its host as their upstream, and to nobody else.
+    "rsync_server_clients": "{{ __fleet_rsync_clients }}",
+    "__fleet_rsync_clients": "{{ fleet_inputs.rsync_clients | fleet_addresses(__fleet_resolved_lines) }}",
+    "__fleet_rsync_port": "{{ [{'port': 873, 'sources': __fleet_rsync_clients}] if __fleet_rsync_clients else [] }}",
+}
+TEMPLATES: dict[str, dict[str, str]] = {
+    "fleet": {
+        **{
+            key: f"{{{{ fleet_inputs.{key} }}}}"
+            for key in contract.keys(contract.RECORD)
+            if key.startswith("tls_")
+        },
+        "tls_names": "{{ fleet_inputs.names }}",
+        # The fleet's own authority is on the control node, in the coordinator's private folder.
+        "tls_authority_dir": "{{ fleet_private_dir | default('') }}/authority",
+        "authority_dir": "{{ tls_authority_dir }}",
+        "authority_name": "{{ fleet_name }} CA",
+        "host_baseline_ca_certificates": (
+            "{{ ([__fleet_authority] if __fleet_authority is file else []) + fleet_ca_certificates | default([]) }}"
+        ),
+        # The port that the control node comes in by stays open, and 22.
+        "host_baseline_ssh_ports": "{{ [22, ansible_port | default(22) | int] | unique }}",
+        "__fleet_platform": "debian-{{ ansible_facts.distribution_major_version }}",
+        "__fleet_authority": "{{ tls_authority_dir }}/ca.pem",
+        # Names are resolved on the host that uses them, by tasks/resolve.yml.
+        "__fleet_resolved_lines": "{{ (__fleet_resolved | default({})).stdout_lines | default([]) }}",
+        "__fleet_metrics_sources": "{{ fleet_inputs.monitors | fleet_addresses(__fleet_resolved_lines) }}",
+        # Metrics are for the fleet's monitors only.
+        "__fleet_metrics_port": (
+            "{{ [{'port': 9100, 'sources': __fleet_metrics_sources}] if __fleet_metrics_sources else [] }}"
+        ),
+        # HTTP/3 is QUIC, over UDP.
+        "__fleet_web_ports": (
+            "{{ [{'port': 80}, {'port': 443}]"
+            " + ([{'port': 443, 'protocol': 'udp'}] if web_server_http3 | default(false) | bool else []) }}"
+        ),
+        # Seen "from outside" means seen from there.
+        "__fleet_vantage_python": (
+            "{{ ansible_playbook_python if fleet_vantage_host == 'localhost' else '/usr/bin/python3' }}"
+        ),
+        "__fleet_vantage_authority": (
+            "{{ authority_dir ~ '/trusted.pem' if fleet_vantage_host == 'localhost' and __fleet_authority is file"
+            " else '/etc/ssl/certs/ca-certificates.crt' }}"
+        ),
+    },
+    "mirrors": {
+        **_TREE,
+        "host_baseline_packages": _packages("web_server", "sync_client", "rsync_server", "monitoring_agent"),
+        "web_server_address_families": "{{ fleet_inputs.address_families }}",
+        "web_server_unlimited_networks": "{{ fleet_inputs.unlimited | fleet_addresses(__fleet_resolved_lines) }}",
+        "web_server_on_miss": "{{ fleet_inputs.on_miss }}",
+        "web_server_upstream_index": "{{ __fleet_config.index_url if web_server_on_miss == 'pass' else '' }}",
+        # nginx asks its resolvers in turn, and the host itself the first: the others need not know the same names.
+        "web_server_resolvers": "{{ ansible_facts.dns.nameservers[:1] }}",
+        # Where upstream keeps its files, when that is another host than its index; preflight asked.
+        "web_server_upstream_files": (
+            "{{ ((__preflight_upstream | default({})).file_origins | default([])"
+            " if web_server_on_miss == 'pass' else [])"
+            " | reject('equalto', __fleet_config.index_url | regex_search('^[^/]+//[^/]+'))"
+            " | map('regex_replace', '$', '/') | first | default('') }}"
+        ),
+        "sync_client_config": "{{ __fleet_config }}",
+        "sync_client_mirrorfleet_version": "{{ fleet_versions.mirrorfleet }}",
+        "sync_client_bandersnatch_version": "{{ fleet_versions.bandersnatch[__fleet_platform] }}",
+    },
+    "origins": {
+        **_TREE,
+        "host_baseline_packages": _packages("web_server", "origin", "rsync_server", "monitoring_agent"),
+        "origin_config": "{{ __fleet_config }}",
+        "origin_mirrorfleet_version": "{{ fleet_versions.mirrorfleet }}",
+    },
+    # Redirectors and monitors serve documents of the fleet's own; one host may be both.
+    "sites": {
+        "host_baseline_packages": (
+            "{{ fleet_inputs.packages + tls_packages + document_server_packages + monitoring_agent_packages"
+            " + (redirector_packages if 'redirectors' in group_names else [])"
+            " + (monitoring_server_packages if 'monitors' in group_names else []) }}"
+        ),
+        "host_baseline_open_ports": "{{ __fleet_web_ports + __fleet_metrics_port }}",
+        "document_server_names": "{{ fleet_inputs.names }}",
+        "document_server_nginx_version": "{{ fleet_versions.nginx[__fleet_platform] }}",
+        "document_server_paths": "{{ fleet_inputs.paths }}",
+        "monitoring_agent_mirror": "{{ fleet_inputs.carries_a_tree }}",
+    },
+    "redirectors": {
+        "redirector_public_url": "{{ fleet_inputs.urls[0] }}",
+        "redirector_mirrorfleet_version": "{{ fleet_versions.mirrorfleet }}",
+        "redirector_health": "{{ fleet_inputs.health }}",
+        "redirector_registry": "{{ fleet_registry }}",
+    },
+    "monitors": {
+        "monitoring_server_mirrorfleet_version": "{{ fleet_versions.mirrorfleet }}",
+        "monitoring_server_registry": "{{ fleet_registry }}",
+        # Apart from the registry, for it holds secrets.
+        "monitoring_server_contacts": "{{ fleet_contacts | mailed_by(fleet_mail_relay | default({})) }}",
+        # The trusted index that mirrors are compared with.
+        "monitoring_server_reference_url": "{{ fleet_inputs.reference_url or __fleet_upstream.index_url }}",
+        "monitoring_server_projects": "{{ [fleet_gate_project] }}",
+        "monitoring_server_settings": (
+            "{{ {'audit_projects': fleet_inputs.common_projects} | combine(fleet_monitor_settings) }}"
+        ),
+        "monitoring_server_nodes": "{{ fleet_inputs.nodes }}",
+    },
+    "clients": {
+        # A host that uses the fleet as everybody does: the local fleet's client, and its vantage point.
+        "host_baseline_packages": "{{ fleet_inputs.packages }}",
+        "host_baseline_open_ports": "{{ __fleet_metrics_port }}",
+    },
+}
+
+
+def package_templates() -> dict[str, dict[str, Any]]:
+    """By group, what its roles install, from their own defaults: of all of them before any of them runs."""
+    found: dict[str, dict[str, Any]] = {}
+    for group, roles in ROLES_OF.items():
+        for role in roles:
+            defaults = yaml.safe_load((ROLES / role / "defaults/main.yml").read_text("utf-8"))
+            for key in (f"{role}_packages", f"{role}_nginx_version"):
+                if key in defaults and key not in TEMPLATES[group]:
+                    found.setdefault(group, {})[key] = defaults[key]
+    return found
+
+
+def shared(fleet: Fleet) -> dict[str, dict[str, Any]]:
+    """Plain data that all hosts of a group share."""
+    mirrors = [name for name in fleet.groups["mirrors"] if name not in fleet.groups["retired"]]
+    sections = {"defaults", "plugin", "origins", "redirectors", "monitors", "clients"}
+    return {
+        "fleet": {
+            **{key: value for key, value in fleet.shared.items() if key not in sections},
+            "fleet_tiers": sorted({fleet.tier(name) for name in mirrors}),
+            # The list as the world sees it, on every redirector.
+            "fleet_list_urls": [
+                f"{url}/mirrors.json" for name in fleet.groups["redirectors"] for url in fleet.urls(name)
+            ],
+            "fleet_monitored": bool(fleet.groups["monitors"]),
+        },
+        # What speaks of all mirrors is not shown with each.
+        "sites": {"fleet_registry": registry(fleet), "fleet_problems": fleet.problems()},
+        "monitors": {"fleet_contacts": contacts(fleet)},
+    }
+
+
+class Wiring:
+    """The inputs of each host."""
+
+    def __init__(self, fleet: Fleet) -> None:
+        self.fleet = fleet
+        groups = fleet.groups
+        self.monitors = self._all(groups["monitors"])
+        vantage = fleet.shared["fleet_vantage_host"]
+        self.vantage = [vantage] if vantage in fleet.records else []
+        # Who comes to every mirror as a client, and often.
+        self.regulars = self._all([*groups["monitors"], *groups["redirectors"], *self.vantage])
+        sites = sorted({*groups["redirectors"], *groups["monitors"], *groups["origins"]})
+        self.nodes = {name: fleet.addresses(name)[0] for name in sites}
+        self.common_projects = common_projects(fleet)
+        self.reference_url = next((fleet.urls(name)[0] for name in groups["origins"]), "")
+
+    def _all(self, names: Iterable[str]) -> list[str]:
+        return sorted({address for name in names for address in self.fleet.addresses(name)})
+
+    def inputs(self, name: str) -> dict[str, Any]:
+        fleet, record, of = self.fleet, self.fleet.records[name], self.fleet.of(name)
+        urls = fleet.urls(name)
+        found: dict[str, Any] = {
+            "urls": urls,
+            "names": [host_of(url) for url in urls],
+            "addresses": fleet.addresses(name),
+            "monitors": self.monitors,
+            "packages": (["python3-pip"] if name in self.vantage else [])
+            + (["curl", "python3-pip"] if "clients" in of else []),
+            **{key: record.get(key, "") for key in contract.keys(contract.RECORD) if key.startswith("tls_")},
+        }
+        if of & {"mirrors", "origins"}:
+            fed = [one for one in fleet.fed_by(name) if fleet.records[one]["mirror_state"] != "retired"]
+            found["rsync_clients"] = self._all(
+                one for one in fed if fleet.records[one]["mirror_mode"] == "rsync"
+            )
+            if name not in fleet.groups["waiting"]:
+                found["config"] = host_config(fleet, name)
+            found["bandwidth"] = record.get("mirror_bandwidth", 1000)
+        if "mirrors" in of:
+            found |= {
+                "tier": fleet.tier(name),
+                "on_miss": on_miss(record),
+                "address_families": record["mirror_address_families"],
+                "unlimited": sorted({*self.regulars, *self._all(fed)}),
+            }
+        if of & {"redirectors", "monitors"}:
+            found |= {"carries_a_tree": False, "paths": self._paths(of)}
+        if "redirectors" in of:
+            found["health"] = self._health(name)
+        if "monitors" in of:
+            found |= {
+                "nodes": self.nodes,
+                "common_projects": self.common_projects,
+                "reference_url": self.reference_url,
+            }
+        names = {*found["monitors"], *found.get("rsync_clients", []), *found.get("unlimited", [])}
+        found["resolved"] = sorted(
+            one for one in names if any(letter.isalpha() for letter in one) and ":" not in one
+        )
+        return found
+
+    def _paths(self, of: set[str]) -> dict[str, str]:
+        found = {"/": "/srv/redirector/list"} if "redirectors" in of else {}
+        if "monitors" in of:
+            found |= {"/health.json": HEALTH_FILE, "/audits/": "/var/lib/mirrorfleet/monitor/audits/"}
+        return found
+
+    def _health(self, name: str) -> str:
+        """Where a redirector reads what was measured: the first monitor's findings make the list."""
+        if not self.fleet.groups["monitors"]:
+            return ""
+        first = self.fleet.groups["monitors"][0]
+        if name == first:
+            return HEALTH_FILE
+        record = self.fleet.records[first]
+        return f"{(record.get('monitor_url') or record['redirector_url'])[0]}/health.json"
