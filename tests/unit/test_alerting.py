@@ -19,7 +19,7 @@ from fleet_inventory import FilterModule as InventoryFilters
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mirrorfleet import evidence
+from mirrorfleet.fleet import evidence
 
 ROOT = Path(__file__).resolve().parents[2]
 AMTOOL = ROOT / "build/amtool"

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from listing_material import NOW, record, registry
 
-from mirrorfleet.listing import (
+from mirrorfleet.fleet.registry import parse
+from mirrorfleet.fleet.standing import (
     MEASURED,
     Audit,
     Health,
@@ -23,7 +24,6 @@ from mirrorfleet.listing import (
     damping,
     step,
 )
-from mirrorfleet.registry import parse
 
 ONE_SHOT = Settings(fall=1, rise=1, damping_seconds=0, audit_required=False)
 STRICT = Settings(fall=3, rise=5, damping_seconds=1800)

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mirrorfleet import metrics
-from mirrorfleet.config import parse
-from mirrorfleet.state import Published, State
+from mirrorfleet.common.config import parse
+from mirrorfleet.served import metrics
+from mirrorfleet.served.state import Published, State
 
 _SAMPLE = re.compile(r'([a-z_]+)(?:\{((?:[a-z]+="(?:[^"\\\n]|\\.)*",?)*)\})? (\S+)')
 

@@ -15,8 +15,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mirrorfleet import outside
-from mirrorfleet.outside import Answer, CheckError, Line, Place, trusting
+from mirrorfleet.monitor import client
+from mirrorfleet.monitor.client import Answer, CheckError, Line, Place, trusting
 
 NAME = "mirror.example.test"
 HEAD = b"HTTP/1.1 200 OK\r\n"
@@ -181,7 +181,7 @@ def packed(body: bytes, coding: str = "gzip") -> Answer:
 
 
 def test_a_small_answer_that_unpacks_to_much_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(outside, "LARGEST_PAGE", 1000)
+    monkeypatch.setattr(client, "LARGEST_PAGE", 1000)
     assert packed(gzip.compress(b"x" * 1000)).content() == b"x" * 1000
     with pytest.raises(CheckError, match="longer than 1000 bytes"):
         packed(gzip.compress(b"x" * 10_000_000)).content()
