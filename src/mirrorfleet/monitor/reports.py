@@ -6,10 +6,10 @@ from collections.abc import Container, Iterator
 from pathlib import Path
 from typing import Any
 
+from ..common.exposition import Family
 from ..common.files import entries
 from ..common.schema import InvalidDocumentError, validate
 from ..fleet.standing import printable
-from ..served.metrics import Family
 
 log = logging.getLogger(__name__)
 

@@ -26,6 +26,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from ..common import exposition
 from ..common.config import ConfigError, bounded, load_as
 from ..common.files import write_atomically
 from ..common.guards import only_one
@@ -34,7 +35,6 @@ from ..fleet import documents, evidence, registry
 from ..fleet.health import Findings, described
 from ..fleet.registry import Registry
 from ..fleet.standing import Settings, printable
-from ..served import metrics
 from . import history, reports
 from .client import (
     JSON_V1,
@@ -573,7 +573,7 @@ class Monitor:
 
         def each(
             name: str, text: str, value: Callable[[Track], float | None]
-        ) -> tuple[str, str, list[metrics.Sample]]:
+        ) -> tuple[str, str, list[exposition.Sample]]:
             samples = [({"mirror": mirror}, value(track)) for mirror, track in seen.items()]
             return (
                 f"mirrorfleet_probe_{name}",
@@ -586,18 +586,18 @@ class Monitor:
             for mirror, track in seen.items()
             for family, problem in track.families.items()
         ]
-        failures: list[metrics.Sample] = [
+        failures: list[exposition.Sample] = [
             ({"mirror": mirror, "family": family, "check": check, "problem": problem}, float(at))
             for mirror, track in seen.items()
             for family, check, problem, at in track.failures
         ]
-        tampered: list[metrics.Sample] = [
+        tampered: list[exposition.Sample] = [
             ({"mirror": mirror, "problem": printable(track.tampered)}, 1.0)
             for mirror, track in seen.items()
             if track.tampered_at
         ]
-        reference: list[metrics.Sample] = [({}, float(not self.reference.problem))]
-        return metrics.render(
+        reference: list[exposition.Sample] = [({}, float(not self.reference.problem))]
+        return exposition.render(
             [
                 ("mirrorfleet_probe_success", "Whether the last round of probes passed, by address family.", families),
                 each("good_rounds", "Good rounds in a row.", lambda one: one.good),

@@ -1,4 +1,4 @@
-"""What node_exporter's textfile collector reads: one gauge per fact, written by one rename."""
+"""What a mirror tells node_exporter's textfile collector: one gauge per fact, written by one rename."""
 
 import logging
 import ssl
@@ -10,14 +10,12 @@ from pathlib import Path
 
 from .. import __version__
 from ..common.config import Config
+from ..common.exposition import Family, Sample, gauge, render
 from ..common.files import free_bytes, write_atomically
 from ..common.guards import BusyError, only_one
 from .state import State
 
 log = logging.getLogger(__name__)
-
-Sample = tuple[dict[str, str], float]
-Family = tuple[str, str, list[Sample]]  # name, help, samples
 
 
 def certificate_expiry(path: Path) -> float | None:
@@ -31,29 +29,6 @@ def certificate_expiry(path: Path) -> float | None:
     except (OSError, subprocess.TimeoutExpired, ValueError) as error:
         log.warning("certificate %s: %s", path, error)
     return None
-
-
-def escape(value: str) -> str:
-    return value.replace("\\", "\\\\").replace("\n", "\\n").replace('"', '\\"')
-
-
-def gauge(name: str, help_text: str, value: float | None) -> Family:
-    """One fact; no sample of what is not known."""
-    return name, help_text, [] if value is None else [({}, float(value))]
-
-
-def render(families: list[Family]) -> bytes:
-    """The text exposition format; a family without samples is left out."""
-    lines = []
-    for name, help_text, samples in families:
-        if not samples:
-            continue
-        lines += [f"# HELP {name} {help_text}", f"# TYPE {name} gauge"]
-        for labels, value in samples:
-            inner = ",".join(f'{key}="{escape(text)}"' for key, text in labels.items())
-            number = repr(int(value)) if value == int(value) else repr(value)
-            lines.append(f"{name}{{{inner}}} {number}" if inner else f"{name} {number}")
-    return "".join(f"{line}\n" for line in lines).encode()
 
 
 def collect(config: Config, state: State) -> Iterator[Family]:

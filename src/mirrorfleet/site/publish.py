@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from ..common import exposition
 from ..common.config import ConfigError, bounded, load_as
 from ..common.files import entries, remove, write_atomically
 from ..common.guards import RefusedError, only_one
@@ -22,7 +23,6 @@ from ..common.schema import InvalidDocumentError, schema
 from ..fleet import documents, registry
 from ..fleet.health import Findings, from_measurements, read
 from ..fleet.standing import HIDDEN, Event, Inputs, Settings, Standing, printable, step
-from ..served import metrics
 from . import markup, mirror_page, status_page
 
 log = logging.getLogger(__name__)
@@ -133,8 +133,8 @@ def _tell(
     if not config.metrics:
         return
 
-    def one(name: str, text: str, value: float | None) -> metrics.Family:
-        return metrics.gauge(f"mirrorfleet_list_{name}", text, value)
+    def one(name: str, text: str, value: float | None) -> exposition.Family:
+        return exposition.gauge(f"mirrorfleet_list_{name}", text, value)
 
     families = [
         one("run_timestamp_seconds", "When the list was last made, or refused.", now),
@@ -145,7 +145,7 @@ def _tell(
         one("listed_mirrors", "Mirrors on the list.", listed),
     ]
     try:
-        write_atomically(config.metrics, metrics.render(families), durable=False)
+        write_atomically(config.metrics, exposition.render(families), durable=False)
     except OSError as error:  # a host without a monitoring agent; the list itself is published
         log.warning("%s: %s", config.metrics, error)
 
