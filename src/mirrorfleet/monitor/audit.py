@@ -26,8 +26,7 @@ from ..common.config import ConfigError
 from ..common.files import write_atomically
 from ..common.guards import only_one
 from ..common.schema import validate
-from ..fleet import registry
-from ..site import markup
+from ..fleet import markup, registry
 from . import reports
 from .client import (
     HTML,

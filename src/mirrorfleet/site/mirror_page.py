@@ -6,9 +6,10 @@ import re
 from typing import Any
 
 from ..fleet.documents import List, rfc3339
+from ..fleet.markup import HEAD, checked, date, escape, moment, words
 from ..fleet.registry import page_of
 from ..fleet.standing import span
-from .markup import HEAD, certificate, checked, date, escape, moment, words
+from .markup import certificate
 
 FOLDER = "mirror"
 DAY = 86400

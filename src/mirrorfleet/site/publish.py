@@ -22,8 +22,10 @@ from ..common.guards import RefusedError, only_one
 from ..common.schema import InvalidDocumentError, schema
 from ..fleet import documents, registry
 from ..fleet.health import Findings, from_measurements, read
+from ..fleet.markup import STYLE
 from ..fleet.standing import HIDDEN, Event, Inputs, Settings, Standing, printable, step
-from . import markup, mirror_page, status_page
+from . import mirror_page, status_page
+from .markup import ICON, SCRIPT
 
 log = logging.getLogger(__name__)
 
@@ -252,9 +254,9 @@ def render(
     index = documents.best(found, mirrors)
     main = documents.mirrors_json(found, mirrors)
     yield "mirrors.schema.json", json.dumps(schema("mirrors"), indent=2).encode() + b"\n"
-    yield "style.css", markup.STYLE.encode()
-    yield "icon.svg", markup.ICON.encode()
-    yield "sort.js", markup.SCRIPT.encode()
+    yield "style.css", STYLE.encode()
+    yield "icon.svg", ICON.encode()
+    yield "sort.js", SCRIPT.encode()
     yield "pip.conf", f"[global]\nindex-url = {index}\n".encode()
     yield "uv.toml", f'[[index]]\nurl = "{index}"\ndefault = true\n'.encode()
     yield "mirrors.zone", documents.zone(found, mirrors)

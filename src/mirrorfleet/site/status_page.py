@@ -3,7 +3,8 @@
 from typing import Any
 
 from ..fleet.documents import List
-from .markup import HEAD, certificate, checked, escape, moment, words
+from ..fleet.markup import HEAD, checked, escape, moment, words
+from .markup import certificate
 from .mirror_page import file_name, operator, place
 from .world_map import world_map
 

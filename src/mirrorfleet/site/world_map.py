@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from importlib import resources
 from typing import Any
 
-from .markup import escape
+from ..fleet.markup import escape
 
 WIDTH, HEIGHT = 960, 468
 # Mirrors nearer to each other than this share a marker, so that a thousand of them stay a map.
