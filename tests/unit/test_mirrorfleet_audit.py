@@ -22,10 +22,11 @@ from mirrorfleet import cli
 from mirrorfleet.common.schema import schema
 from mirrorfleet.fleet import registry
 from mirrorfleet.monitor import audit
-from mirrorfleet.monitor.audit import RULES, choose_files, wilson
 from mirrorfleet.monitor.client import PIP, UV
 from mirrorfleet.monitor.reference import File
-from mirrorfleet.monitor.service import load_monitor
+from mirrorfleet.monitor.report import RULES, wilson
+from mirrorfleet.monitor.settings import load_monitor
+from mirrorfleet.monitor.truth import choose_files
 
 
 @pytest.fixture

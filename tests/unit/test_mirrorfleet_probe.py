@@ -27,7 +27,7 @@ from mirrorfleet import cli
 from mirrorfleet.common.schema import schema
 from mirrorfleet.monitor.client import CheckError, resolve
 from mirrorfleet.monitor.reference import Reference
-from mirrorfleet.monitor.service import Found, Track
+from mirrorfleet.monitor.track import Found, Track
 
 ROOT = Path(__file__).resolve().parents[2]
 

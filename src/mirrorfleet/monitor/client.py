@@ -11,7 +11,9 @@ import json
 import re
 import socket
 import ssl
+import time
 import zlib
+from calendar import timegm
 from collections.abc import Mapping
 from concurrent.futures import Executor
 from contextlib import suppress
@@ -110,6 +112,14 @@ class Answer:
         if types and self.type not in types:
             raise CheckError(f"{self.path} has the type {shown(self.type)}, expected {' or '.join(types)}")
         return self
+
+
+def stamp_of(body: bytes) -> int:
+    text = body.decode("ascii", "replace").strip()
+    try:
+        return timegm(time.strptime(text, "%Y%m%dT%H:%M:%S"))
+    except ValueError as error:
+        raise CheckError(f"/last-modified says {shown(text)}, expected YYYYMMDDTHH:MM:SS") from error
 
 
 @dataclass(frozen=True)

@@ -1,275 +1,39 @@
-"""The verb probe: a service that asks every mirror, again and again, what its clients ask.
-
-Each round makes a new TLS connection per claimed address family and asks, as pip would, for the freshness, the
-serial, a known project's page and a known file of it: by HEAD, by a range, and whole against its hash where it is
-small. Which file that is a mirror cannot foresee.
-"""
+"""The verb probe: a service that takes a round of every mirror, again and again, and tells what it found."""
 
 import asyncio
 import contextlib
-import hashlib
-import ipaddress
 import json
 import logging
 import os
 import random
-import re
 import signal
-import sqlite3
-import ssl
 import time
 import zlib
-from calendar import timegm
 from collections.abc import Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from ..common import exposition
-from ..common.config import ConfigError, bounded, load_as
+from ..common.config import ConfigError
 from ..common.files import write_atomically
 from ..common.guards import only_one
 from ..common.schema import validate
-from ..fleet import documents, evidence, registry
-from ..fleet.health import Findings, described
+from ..fleet import documents, registry
+from ..fleet.health import Findings
 from ..fleet.registry import Registry
-from ..fleet.standing import Settings, printable
+from ..fleet.standing import printable
 from . import history, reports
-from .client import (
-    JSON_V1,
-    PIP,
-    PIP_FILE,
-    CheckError,
-    Line,
-    Place,
-    TamperedError,
-    resolve,
-    shown,
-    trusting,
-)
-from .reference import File, Reference, ask, files_of
+from .client import CheckError
+from .reach import Reach
+from .reference import Reference, ask
+from .round import Round
+from .settings import MonitorConfig, load_monitor
+from .track import DAYS_KEPT, Store, Track
 
 log = logging.getLogger(__name__)
 
-HOUR, DAY = 3600, 86400
-DAYS_KEPT, HOURS_KEPT = 30, 24
 PROMETHEUS_TIMEOUT = 20.0  # seconds without a byte of its answer
 _chance = random.SystemRandom()
-
-
-@dataclass(frozen=True)
-class ReferenceSettings:
-    """The trusted index: an origin, a redirector, or upstream itself."""
-
-    url: str
-    projects: tuple[str, ...]  # small ones that every mirror carries
-    seconds: int = bounded(1, default=60)  # between two looks at it
-
-
-@dataclass(frozen=True)
-class MonitorConfig:
-    name: str
-    registry: Path
-    state: Path  # a folder
-    health: Path
-    reference: ReferenceSettings
-    ca_file: Path | None = None
-    targets: Path | None = None  # a folder for the targets of Prometheus (file_sd)
-    metrics: Path | None = None  # for node_exporter's textfile collector
-    metrics_port: int | None = bounded(1, 65535, default=None)  # on the loopback addresses
-    prometheus: str | None = None  # its URL on this host; asked for the days that it remembers
-    prometheus_seconds: int = bounded(1, default=6 * HOUR)  # between two times that it is asked
-    interval: float = bounded(0.1, 86400, default=60)  # seconds between two rounds of a mirror
-    transition_interval: float = bounded(
-        0.1, 86400, default=20
-    )  # of one that is new, or changed a moment ago
-    settled_rounds: int = bounded(1, 1000, default=5)  # alike in a row, until it is neither
-    timeout: float = bounded(0.1, 3600, default=10)  # of one request
-    budget: float = bounded(0.1, 3600, default=30)  # of all requests of a round in one family
-    workers: int = bounded(1, 4096, default=100)
-    write_seconds: float = bounded(0.05, 3600, default=5)
-    largest_file: int = bounded(0, default=200_000)  # bytes up to which a file is fetched whole
-    private_addresses: bool = False  # mirrors may have them: a fleet within a network of its own
-    connect_to: dict[str, list[str]] = field(
-        default_factory=dict
-    )  # addresses by mirror, instead of its name's
-    fall: int = bounded(
-        1, 1000, default=Settings.fall
-    )  # as the list goes by: alerts say when a mirror leaves
-    rise: int = bounded(1, 1000, default=Settings.rise)
-    audit_seconds: int = bounded(60, default=DAY)  # an audit is due when the last is older
-    audit_retry_seconds: int = bounded(1, default=300)  # until one that did not pass is repeated, at least
-    audit_projects: tuple[str, ...] = ()  # looked at by audits; default: those of the reference
-    removed_projects: tuple[str, ...] = ()  # that no mirror may serve any more
-    audit_bytes: int = bounded(0, default=100_000_000)  # largest amount that one audit fetches of files
-
-    @property
-    def audits(self) -> Path:
-        return self.state / "audits"
-
-    @property
-    def audit_due(self) -> Path:
-        """Is there when a mirror is new or became well; what watches it starts `audit --due`, which removes it."""
-        return self.state / "audit-due"
-
-
-@dataclass
-class Found:
-    """What one round found in one family."""
-
-    address: str = ""
-    serial: int | None = None
-    last_modified: int | None = None
-    certificate_expires: int | None = None
-    failure: dict[str, str] | None = None
-    tampered: bool = False
-
-
-@dataclass
-class Track:
-    """The history of a mirror; its sums are kept by hour for a day and by day for thirty."""
-
-    measured_at: int = 0
-    good: int = 0
-    bad: int = 0
-    since: int | None = None
-    well: bool = False  # good, and fresh as far as the fleet's limit asks for it
-    well_since: int | None = None
-    last_good: int | None = None
-    problem: str = ""
-    families: dict[str, str] = field(default_factory=dict)
-    addresses: list[str] = field(default_factory=list)
-    serial: int | None = None
-    last_modified: int | None = None
-    lag: int | None = None
-    certificate_expires: int | None = None
-    tampered_at: int | None = None
-    tampered: str = ""  # what had a wrong hash then
-    failures: list[evidence.Failure] = field(default_factory=list)  # of the present row of failed rounds
-    hours: list[list[float]] = field(
-        default_factory=list
-    )  # hour, rounds, good, seconds, seconds², hours behind
-    days: list[list[float]] = field(default_factory=list)  # day, rounds, good
-
-    def add(
-        self, found: dict[str, Found], reference: Reference, seconds: float, now: int, staleness_limit: int
-    ) -> None:
-        failures = [one.failure for one in found.values() if one.failure]
-        good = not failures
-        if self.measured_at == 0 or good != (self.good > 0):
-            self.since = now
-        self.measured_at = now
-        self.good, self.bad = (self.good + 1, 0) if good else (0, self.bad + 1)
-        self.last_good = now if good else self.last_good
-        self.problem = described(failures) if failures else ""
-        self.families = {
-            name: one.failure["problem"][:300] if one.failure else "" for name, one in found.items()
-        }
-        self.addresses = sorted({one.address for one in found.values() if one.address})
-        if good:  # what a failed round did not get to know is no news
-            self.serial = _least(one.serial for one in found.values())
-            self.last_modified = _least(one.last_modified for one in found.values())
-        self.lag = reference.lag(self.serial, now)
-        self.certificate_expires = (
-            _least(one.certificate_expires for one in found.values()) or self.certificate_expires
-        )
-        self.failures = evidence.kept(self.failures if self.bad > 1 else [], failures, now)
-        if tampered := [one.failure for one in found.values() if one.tampered and one.failure]:
-            self.tampered_at, self.tampered = now, described(tampered)
-        age = max(now - self.last_modified, 0) if self.last_modified else 0
-        well = good and max(age, self.lag or 0) <= staleness_limit
-        if well and not self.well:
-            self.well_since = now
-        self.well = well
-        behind = age / HOUR
-        self._count(now, good, seconds, behind)
-
-    def _count(self, now: int, good: bool, seconds: float, behind: float) -> None:
-        if not self.hours or self.hours[-1][0] != now // HOUR:
-            self.hours = [
-                *(one for one in self.hours if one[0] > now // HOUR - HOURS_KEPT),
-                [now // HOUR, 0, 0, 0, 0, 0],
-            ]
-        if not self.days or self.days[-1][0] != now // DAY:
-            self.days = [*(one for one in self.days if one[0] > now // DAY - DAYS_KEPT), [now // DAY, 0, 0]]
-        sums = (1, good, seconds * good, seconds * seconds * good, behind)
-        self.hours[-1][1:] = [old + new for old, new in zip(self.hours[-1][1:], sums, strict=True)]
-        self.days[-1][1:] = [old + new for old, new in zip(self.days[-1][1:], sums, strict=False)]
-
-    def day(self) -> dict[str, float]:
-        rounds, good, seconds, squares, behind = (sum(one[at] for one in self.hours) for at in range(1, 6))
-        mean = seconds / good if good else 0.0
-        return {
-            "rounds": int(rounds),
-            "good": int(good),
-            "duration": round(mean, 4),
-            "deviation": round(max(squares / good - mean * mean, 0) ** 0.5, 4) if good else 0.0,
-            "delay": round(behind / rounds, 4) if rounds else 0.0,
-        }
-
-    def month(self, now: int, remembered: list[float | None] | None = None) -> list[float | None]:
-        """The share of good rounds of each day. What is remembered of days that ended comes first."""
-        days = month_of(now)
-        shares = {int(day): good / rounds for day, rounds, good in self.days if rounds}
-        shares |= {day: one for day, one in zip(days[:-1], remembered or [], strict=False) if one is not None}
-        return [history.share(shares.get(day)) for day in days]
-
-    def document(self, now: int, memory: history.History, name: str) -> dict[str, Any]:
-        told = asdict(self)
-        for own in ("hours", "failures", "tampered"):
-            del told[own]
-        days = month_of(now)
-        told |= {"day": self.day(), "days": self.month(now, memory.row("available", name, days))}
-        if rows := history.told(memory, name, days):
-            told["history"] = rows
-        return told
-
-
-def month_of(now: int) -> range:
-    """Thirty days, today last."""
-    return range(now // DAY - DAYS_KEPT + 1, now // DAY + 1)
-
-
-def _least(values: Any) -> int | None:
-    return min((value for value in values if value is not None), default=None)
-
-
-class Store:
-    """Histories and the reference's serials, from one life of the service to the next."""
-
-    def __init__(self, path: Path) -> None:
-        self._database = sqlite3.connect(path)
-        self._database.execute("PRAGMA journal_mode=WAL")
-        self._database.execute("PRAGMA synchronous=NORMAL")
-        with self._database:
-            self._database.execute(
-                "CREATE TABLE IF NOT EXISTS track (name TEXT PRIMARY KEY, document TEXT) STRICT"
-            )
-            self._database.execute(
-                "CREATE TABLE IF NOT EXISTS serial (serial INTEGER PRIMARY KEY, at INTEGER) STRICT"
-            )
-
-    def tracks(self) -> dict[str, Track]:
-        rows = self._database.execute("SELECT name, document FROM track")
-        return {name: Track(**json.loads(document)) for name, document in rows}
-
-    def serials(self) -> list[tuple[int, int]]:
-        return [
-            (at, serial)
-            for serial, at in self._database.execute("SELECT serial, at FROM serial ORDER BY serial")
-        ]
-
-    def save(self, tracks: dict[str, Track], serials: list[tuple[int, int]]) -> None:
-        with self._database:
-            rows = [(name, json.dumps(asdict(track))) for name, track in tracks.items()]
-            self._database.executemany("INSERT OR REPLACE INTO track VALUES (?, ?)", rows)
-            self._database.executemany(
-                "INSERT OR IGNORE INTO serial VALUES (?, ?)", [(serial, at) for at, serial in serials]
-            )
-
-    def close(self) -> None:
-        self._database.close()
 
 
 class Monitor:
@@ -282,8 +46,7 @@ class Monitor:
         self.tracks = store.tracks()
         self.registry: Registry = registry.load(config.registry)
         self._stamp, self._unreadable = self._registry_stamp(), ""
-        self._context = trusting(config.ca_file)
-        self._resolvers = ThreadPoolExecutor(32, "resolve")
+        self._reach = Reach(config)
         self._history, self._history_problem = history.History(), ""
         self._slots = asyncio.Semaphore(config.workers)
         self._dirty: set[str] = set()
@@ -297,12 +60,12 @@ class Monitor:
     async def probe(self, name: str) -> None:
         """One round of one mirror, in all its families at once."""
         record, started = self.registry.mirrors[name], time.monotonic()
-        families = record["address_families"]
-        found = await asyncio.gather(*(self._family(record, family) for family in families))
+        families, limit = record["address_families"], self.registry.fleet["staleness_limit"]
+        rounds = [Round(self.config, self._reach, self.reference, record, family) for family in families]
+        found = await asyncio.gather(*(one.run(limit) for one in rounds))
         track = self.tracks.setdefault(name, Track())
         before, well_since = track.good > 0, track.well_since
         seconds, now = time.monotonic() - started, int(time.time())
-        limit = self.registry.fleet["staleness_limit"]
         track.add(dict(zip(families, found, strict=True)), self.reference, seconds, now, limit)
         self._dirty.add(name)
         self.rounds += 1
@@ -310,65 +73,6 @@ class Monitor:
             self.config.audit_due.write_text(f"{name}\n")
         if before != (track.good > 0) or any(one.tampered for one in found):
             log.log(*(_NEWS if track.good else (logging.WARNING, "%s: %s")), name, track.problem)
-
-    async def _family(self, record: dict[str, Any], family: str) -> Found:
-        found, check = Found(), ["connection"]
-        try:
-            async with asyncio.timeout(self.config.budget):
-                await self._checks(record, family, found, check)
-        except TimeoutError:
-            found.failure = {"problem": "took longer than the time for a round"}
-        except CheckError as error:
-            found.failure = {"problem": str(error)}
-            found.tampered = isinstance(error, TamperedError)
-        if found.failure:
-            found.failure |= {"family": family, "check": check[0]}
-        return found
-
-    async def _checks(self, record: dict[str, Any], family: str, found: Found, check: list[str]) -> None:
-        """Every check in turn, up to the first that fails; `check` says which one it is."""
-        found.address = await self._address(record, family)
-        place = Place.of(record["url"], found.address)
-        async with Line(place, self._context, self.config.timeout) as line:
-            await line.connect()
-            try:
-                if record["mode"] != "cache":
-                    await self._freshness(line, found, check)
-                # Files that were uploaded a moment ago are no mirror's fault.
-                limit = time.time() - self.registry.fleet["staleness_limit"]
-                files = [one for one in self.reference.files if one.uploaded <= limit] or self.reference.files
-                if files:
-                    file = _chance.choice(files)
-                    check[0] = "project page"
-                    file = await _named(line, file, files if record.get("partial") else [])
-                    check[0] = "file"
-                    await _file(line, file, self.config.largest_file)
-            finally:
-                found.certificate_expires = line.certificate_expires
-
-    async def _address(self, record: dict[str, Any], family: str) -> str:
-        place = Place.of(record["url"], "")
-        given = self.config.connect_to.get(record["name"])
-        if given is None:
-            addresses = await resolve(
-                place.host, family, self._resolvers, private=self.config.private_addresses
-            )
-        else:
-            addresses = [one for one in given if (":" in one) == (family == "ipv6")]
-        if not addresses:
-            raise CheckError(f"{place.host} has no address in this family")
-        return _chance.choice(addresses)
-
-    async def _freshness(self, line: Line, found: Found, check: list[str]) -> None:
-        check[0] = "last-modified"
-        answer = (await line.ask("/last-modified", PIP_FILE, limit=100)).expect(200)
-        found.last_modified = stamp_of(answer.body)
-        check[0] = "serial"
-        root = (await line.ask("/simple/", PIP, method="HEAD")).expect(200, JSON_V1)
-        if root.serial is None:
-            given = root.headers.get("x-pypi-last-serial")
-            raise CheckError(f"/simple/ has no usable X-PyPI-Last-Serial header ({shown(given)})")
-        found.serial = root.serial
 
     # --- the service ---
 
@@ -459,18 +163,8 @@ class Monitor:
     async def _ask_reference(self) -> None:
         before, wanted = self.reference.problem, self.config.reference
         try:
-            place = Place.of(wanted.url, "")
-            # Through IPv6 when there is no IPv4: what counts is that it can be had.
-            addresses = list(self.config.connect_to.get("reference", []))
-            for family in ("ipv4", "ipv6"):
-                if not addresses:
-                    with contextlib.suppress(CheckError):
-                        addresses = await resolve(place.host, family, self._resolvers, private=True)
-            if not addresses:
-                raise CheckError(f"{place.host} does not resolve")
-            at = replace(place, base=f"https://{place.host}:{place.port}", address=_chance.choice(addresses))
-            prefix = re.sub(r"^https://[^/]+", "", place.base).removesuffix("/simple")
-            async with Line(at, self._context, self.config.timeout) as line:
+            place, prefix = await self._reach.index()
+            async with self._reach.line(place) as line:
                 await ask(line, prefix, self.reference, wanted.projects, int(time.time()))
         except CheckError as error:
             self.reference.problem = str(error)
@@ -652,55 +346,6 @@ class Monitor:
 _NEWS = (logging.INFO, "%s: is well again%s")
 
 
-def stamp_of(body: bytes) -> int:
-    text = body.decode("ascii", "replace").strip()
-    try:
-        return timegm(time.strptime(text, "%Y%m%dT%H:%M:%S"))
-    except ValueError as error:
-        raise CheckError(f"/last-modified says {shown(text)}, expected YYYYMMDDTHH:MM:SS") from error
-
-
-async def _named(line: Line, file: File, others: list[File]) -> File:
-    """A project's page, asked for as pip does, names a file that is no news with the right hash. A partial mirror may
-    lack it and has another one of the same project."""
-    page = f"/simple/{file.project}/"
-    answer = (await line.ask(page, PIP)).expect(200, JSON_V1)
-    named = {one.name: one for one in files_of(answer.json(), file.project, page)}
-    if file.name not in named:
-        there = [one for one in others if one.project == file.project and one.name in named]
-        if not there:
-            raise CheckError(f"{page} lacks {file.name}")
-        file = _chance.choice(there)
-    if named[file.name].sha256 != file.sha256:
-        raise TamperedError(f"{page} says that {file.name} has the sha256 {named[file.name].sha256}")
-    return file
-
-
-async def _file(line: Line, file: File, largest: int) -> None:
-    head = (await line.ask(file.path, PIP_FILE, method="HEAD")).expect(200)
-    length = head.headers.get("content-length")
-    if file.size is not None and length != str(file.size):
-        raise CheckError(f"{file.path} has {shown(length)} bytes by HEAD, {file.size} by the trusted page")
-    if not re.fullmatch(r"[0-9]{1,15}", length or ""):
-        raise CheckError(f"{file.path} does not say how long it is")
-    size = int(length or 0)
-    if size >= 2:
-        first = _chance.randrange(size - 1)
-        last = min(first + 99, size - 1)
-        part = await line.ask(file.path, PIP_FILE | {"Range": f"bytes={first}-{last}"}, limit=101)
-        if len(part.expect(206).body) != last - first + 1:
-            raise CheckError(f"{file.path} gave {len(part.body)} bytes for a range of {last - first + 1}")
-    if size <= largest:
-        body = (await line.ask(file.path, PIP_FILE, limit=largest + 1)).expect(200).body
-        expect_hash(body, file)
-
-
-def expect_hash(body: bytes, file: File) -> None:
-    got = hashlib.sha256(body).hexdigest()
-    if got != file.sha256:
-        raise TamperedError(f"{file.path} has the sha256 {got}, the trusted page says {file.sha256}")
-
-
 def probe(path: Path, *, once: bool = False) -> tuple[bool, dict[str, Any]]:
     """The service, or one round of all; good when a round found every mirror well."""
     config = load_monitor(path)
@@ -719,36 +364,3 @@ def probe(path: Path, *, once: bool = False) -> tuple[bool, dict[str, Any]]:
         "failing": failing,
         "reference": monitor.reference.problem,
     }
-
-
-def load_monitor(path: Path) -> MonitorConfig:
-    config = load_as(MonitorConfig, path)
-    if not re.fullmatch(r"https://[A-Za-z0-9.-]+(:[0-9]{1,5})?(/[A-Za-z0-9._~+/-]*)?", config.reference.url):
-        raise ConfigError(
-            f"{path}: reference.url: must be https://NAME[:PORT][/PATH], not {config.reference.url!r}"
-        )
-    if config.prometheus and not re.fullmatch(
-        r"http://(localhost|127\.0\.0\.1|\[::1\])(:[0-9]{1,5})?(/[A-Za-z0-9._~+-]+)*", config.prometheus
-    ):
-        raise ConfigError(
-            f"{path}: prometheus: must be http://127.0.0.1[:PORT][/PATH] (or localhost, [::1]), this host's own, not"
-            f" {config.prometheus!r}"
-        )
-    if not config.reference.projects:
-        raise ConfigError(
-            f"{path}: reference.projects: names none; small ones that every mirror carries are needed"
-        )
-    for at, name in enumerate((*config.reference.projects, *config.audit_projects, *config.removed_projects)):
-        if not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", name):
-            raise ConfigError(f"{path}: project {at + 1} is {name!r}, no normalised project name")
-    for name, addresses in config.connect_to.items():
-        for address in addresses:
-            try:
-                ipaddress.ip_address(address)
-            except ValueError as error:
-                raise ConfigError(f"{path}: connect_to.{name}: {address!r} is no address") from error
-    try:
-        ssl.create_default_context(cafile=config.ca_file)
-    except OSError as error:
-        raise ConfigError(f"{path}: ca_file: {config.ca_file} cannot be used: {error}") from error
-    return config
