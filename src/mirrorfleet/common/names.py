@@ -32,6 +32,13 @@ def project_name(raw: str) -> str:
     return name
 
 
+def own_name(raw: object) -> str:
+    """A project's name as our own tiers write it, normalised already."""
+    if not isinstance(raw, str) or project_name(raw) != raw:
+        raise InvalidNameError(f"not a project name: {shown(raw)}")
+    return raw
+
+
 def _component(part: str) -> str:
     if part in ("", ".", "..") or "/" in part or "\\" in part:
         raise InvalidNameError(f"not a path component: {shown(part)}")

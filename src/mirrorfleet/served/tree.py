@@ -9,6 +9,7 @@ served; a quarantined project's files go at once.
 import hashlib
 import logging
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -60,6 +61,9 @@ def with_sidecars(files: Iterable[Wanted]) -> Iterator[str]:
     for file in files:
         yield file.path
         yield file.path + SIDECAR
+
+
+SNAPSHOT = re.compile(r"s-\d{1,18}-[0-9a-f]{16}")  # what snapshot_name gives
 
 
 def snapshot_name(serial: int, contents: dict[str, bytes]) -> str:

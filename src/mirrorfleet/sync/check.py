@@ -29,12 +29,12 @@ from ..common.files import (
 from ..common.guards import RefusedError, require_free_space
 from ..common.names import SIDECAR
 from ..fetch.fetched import read_json
+from ..fetch.rsync import Transfer, TransferError
 from ..fetch.upstream import FetchError, upstream
 from ..index.project import BadDocumentError, parse_project
 from ..index.wheels import NoMetadataError, wheel_metadata
 from ..served.state import Checked, State
 from ..served.tree import snapshot_problem
-from .pull import Transfer, TransferError
 
 log = logging.getLogger(__name__)
 

@@ -21,6 +21,7 @@ from ..fetch import supplement
 from ..fetch.bandersnatch import Client, Run
 from ..fetch.dump import dump
 from ..fetch.fetched import Fetched
+from ..fetch.rsync import TransferError
 from ..fetch.upstream import AbsentError, FetchError, Upstream, upstream
 from ..fetch.upstream_root import fetch_root
 from ..served.state import State
@@ -28,7 +29,7 @@ from ..served.status import write_status
 from ..served.tree import Result
 from .check import check
 from .publish import Publisher, publish
-from .pull import TransferError, pull
+from .pull import pull
 
 log = logging.getLogger(__name__)
 
