@@ -24,13 +24,13 @@ from .common.guards import BusyError, RefusedError, only_one
 from .common.log import set_up
 from .common.progress import Progress
 from .common.schema import InvalidDocumentError
-from .fetch.dump import dump
 from .served import metrics
 from .served.state import State
 from .sync.cache import BadTargetError, purge
 from .sync.check import check
+from .sync.context import Context
 from .sync.publish import publish
-from .sync.run import Context, sync
+from .sync.run import sync
 
 log = logging.getLogger("mirrorfleet")
 
@@ -40,6 +40,8 @@ Answer = tuple[bool, dict[str, Any]]
 
 
 def _dump(context: Context) -> Answer:
+    from .fetch.dump import dump  # noqa: PLC0415 - no mirror runs it
+
     context.config.paths.fetched.mkdir(parents=True, exist_ok=True)
     outcome = asyncio.run(
         dump(context.config, context.state, context.progress, allow_shrink=context.allow_shrink)

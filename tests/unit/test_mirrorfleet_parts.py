@@ -18,7 +18,7 @@ from mirrorfleet.fetch.filters import is_excluded, kept_releases, newest_version
 from mirrorfleet.fetch.upstream import FetchError
 from mirrorfleet.fetch.upstream_root import parse_root
 from mirrorfleet.index.wheels import NoMetadataError, sdist_metadata, wheel_metadata
-from mirrorfleet.sync.run import retry_after
+from mirrorfleet.sync.bandersnatch import retry_after
 
 
 def test_the_newest_versions_are_kept_by_pep_440() -> None:
