@@ -82,7 +82,7 @@ def test_ansible_finds_and_runs_them(tmp_path: Path) -> None:
 
 
 def test_host_preflight_in_check_mode() -> None:
-    found = run("host_preflight", {"privilege": False}, _ansible_check_mode=True)
+    found = run("host_preflight", {}, _ansible_check_mode=True)
     assert not found["changed"]
     assert found["python"] == ".".join(map(str, sys.version_info[:3]))
 
