@@ -1,78 +1,11 @@
 #!/usr/bin/python
 # SPDX-License-Identifier: Apache-2.0
-"""Report everything that would keep a host from becoming part of the fleet."""
+"""Report everything that would keep a host from becoming part of the fleet.
+
+Documented in host_preflight.yml beside it.
+"""
 
 from __future__ import annotations
-
-DOCUMENTATION = r"""
-module: host_preflight
-short_description: Report everything that would keep a host from becoming part of the fleet
-description:
-  - Looks at platform, Python, free disk, ports, clock, systemd and the host's names, and reports all problems at once.
-    Changes nothing, on any host, in any mode.
-  - Works without privilege too; it then cannot name the processes of other users.
-  - A problem is not a failure of this module, so that all hosts can be told together. See RV(problems).
-options:
-  disk:
-    description: What each path has to have room for, at the nearest parent that exists yet.
-    type: list
-    elements: dict
-    default: []
-    suboptions:
-      path: {description: Absolute path., type: path, required: true}
-      bytes: {description: "Bytes needed, less what the path holds already.", type: int, required: true}
-  ports:
-    description: TCP ports that have to be free, or held by a process of ours.
-    type: list
-    elements: int
-    default: []
-  ours:
-    description: By process name, a file that makes it ours when it is there (our configuration of it).
-    type: dict
-    default: {}
-  control_time:
-    description: The control node's clock, in seconds since 1970, taken just before.
-    type: float
-  names:
-    description: Public names that have to resolve to an address of this host.
-    type: list
-    elements: str
-    default: []
-  addresses:
-    description: Further addresses that count as this host's own (behind address translation).
-    type: list
-    elements: str
-    default: []
-attributes:
-  check_mode: {support: full, description: Only reads.}
-author: [mirrorfleet]
-"""
-
-EXAMPLES = r"""
-- name: See whether the host can become a mirror
-  host_preflight:
-    disk: [{path: /srv/mirror, bytes: 20000000000}]
-    ports: [80, 443]
-    ours: {nginx: /etc/mirrorfleet/mirror.json}
-    control_time: "{{ now(utc=true).timestamp() }}"
-    names: [mirror1.fleet.test]
-  register: preflight
-"""
-
-RETURN = r"""
-problems:
-  description: Everything that is in the way, each with key, problem, allowed and next_step.
-  returned: always
-  type: list
-  elements: dict
-  sample:
-    - {key: port 80, problem: "is taken by apache2 (process 812)", allowed: "free, or held by nginx of ours",
-       next_step: "stop apache2, or move it"}
-platform: {description: "ID and major version, such as debian-13.", returned: always, type: str}
-python: {description: Version of the Python that ran this., returned: always, type: str}
-clock_offset: {description: "Seconds the host's clock is ahead, null when not compared.", returned: always, type: float}
-addresses: {description: The host's own addresses., returned: always, type: list, elements: str}
-"""
 
 import ipaddress
 import os
