@@ -299,7 +299,7 @@ def json_page(client: Client, path: str, serials: bool) -> list[dict[str, Any]]:
             {
                 **entry,
                 "url": urljoin(client.base + path, entry["url"]),
-                "size": size if isinstance(size, int) else 2**60,
+                "size": size if isinstance(size, int) else UNKNOWN_SIZE,
             }
         )
     if not files:

@@ -20,6 +20,7 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
+PYTHON = "/usr/bin/python3"
 BROUGHT_BY_VENV = {"pip", "setuptools"}
 CA_BUNDLE = "/etc/ssl/certs/ca-certificates.crt"  # what Debian's update-ca-certificates writes
 
@@ -131,7 +132,7 @@ def install(module: AnsibleModule, target: Path, requirements: str, wheel: Path 
         lock.write_text(requirements, encoding="utf-8")
         index = ["--index-url", params["index_url"]] if params["index_url"] else []
         steps = [
-            [params["python"], "-m", "venv", str(target)],
+            [PYTHON, "-m", "venv", str(target)],
             [*pip, *index, "--require-hashes", "--only-binary", ":all:", "-r", str(lock)],
         ]
         if wheel is not None:
@@ -181,15 +182,15 @@ def run(module: AnsibleModule) -> dict[str, Any]:
         if wheel is None or wheel.exists()
         else [f"{target} is not installed: {wheel.name} is not on the host"]
     )
-    relink = params["link"] and previous != params["version"]
+    relink = previous != params["version"]
     result = {
         "changed": bool(problems) or relink,
         "previous": previous,
-        "version": params["version"] if params["link"] else previous,
+        "version": params["version"],
         "problems": problems,
         "diff": {
             "before": f"current: {previous}\n",
-            "after": f"current: {params['version'] if relink else previous}\n",
+            "after": f"current: {params['version']}\n",
         },
     }
     if module.check_mode:
@@ -220,9 +221,7 @@ def main() -> None:
             "requirements": {"type": "str", "required": True},
             "wheel": {"type": "path"},
             "index_url": {"type": "str", "default": ""},
-            "link": {"type": "bool", "default": True},
             "root": {"type": "path", "default": "/opt"},
-            "python": {"type": "path", "default": "/usr/bin/python3"},
         },
         supports_check_mode=True,
     )
