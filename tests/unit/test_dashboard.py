@@ -61,7 +61,7 @@ def known(tmp_path: Path, serve: Any, authority: Any) -> set[str]:
     sandbox.config["reference"]["url"] = "https://index.example.test:1"
     sandbox.probe()
     found += (tmp_path / "probe.prom").read_text()
-    certificate = (ROOT / "roles/tls/files/mirror_certificate.py").read_text()
+    certificate = (ROOT / "roles/tls/files/mirror_certificate/program.py").read_text()
     lists = (ROOT / "src/mirrorfleet/site/publish.py").read_text()
     return (
         set(re.findall(r"^# TYPE (\w+)", found, re.MULTILINE))
