@@ -1,96 +1,11 @@
 #!/usr/bin/python
 # SPDX-License-Identifier: Apache-2.0
-"""Report everything that would keep a host from becoming part of the fleet."""
+"""Report everything that would keep a host from becoming part of the fleet.
+
+Documented in host_preflight.yml beside it.
+"""
 
 from __future__ import annotations
-
-DOCUMENTATION = r"""
-module: host_preflight
-short_description: Report everything that would keep a host from becoming part of the fleet
-description:
-  - Looks at platform, Python, memory, free disk, ports, clock, privilege, systemd and the host's names, and reports
-    all problems at once. Changes nothing, on any host, in any mode.
-  - Works without privilege too; it then cannot name the processes of other users.
-  - A problem is not a failure of this module, so that all hosts can be told together. See RV(problems).
-options:
-  platforms:
-    description: Supported platforms, as C(ID-MAJOR) of /etc/os-release.
-    type: list
-    elements: str
-    default: [debian-12, debian-13]
-  disk:
-    description: What each path has to have room for, at the nearest parent that exists yet.
-    type: list
-    elements: dict
-    default: []
-    suboptions:
-      path: {description: Absolute path., type: path, required: true}
-      bytes: {description: "Bytes needed, less what the path holds already.", type: int, required: true}
-  ports:
-    description: TCP ports that have to be free, or held by a process of ours.
-    type: list
-    elements: int
-    default: []
-  ours:
-    description: By process name, a file that makes it ours when it is there (our configuration of it).
-    type: dict
-    default: {}
-  control_time:
-    description: The control node's clock, in seconds since 1970, taken just before.
-    type: float
-  clock_tolerance:
-    description: Seconds the host's clock may be off.
-    type: float
-    default: 30
-  names:
-    description: Public names that have to resolve to an address of this host.
-    type: list
-    elements: str
-    default: []
-  addresses:
-    description: Further addresses that count as this host's own (behind address translation).
-    type: list
-    elements: str
-    default: []
-  memory:
-    description: Bytes of memory needed.
-    type: int
-    default: 0
-  privilege:
-    description: Whether root, or sudo without a password, is needed.
-    type: bool
-    default: true
-attributes:
-  check_mode: {support: full, description: Only reads.}
-author: [mirrorfleet]
-"""
-
-EXAMPLES = r"""
-- name: See whether the host can become a mirror
-  host_preflight:
-    disk: [{path: /srv/mirror, bytes: 20000000000}]
-    ports: [80, 443]
-    ours: {nginx: /etc/mirrorfleet/mirror.json}
-    control_time: "{{ now(utc=true).timestamp() }}"
-    names: [mirror1.fleet.test]
-  register: preflight
-"""
-
-RETURN = r"""
-problems:
-  description: Everything that is in the way, each with key, problem, allowed and next_step.
-  returned: always
-  type: list
-  elements: dict
-  sample:
-    - {key: port 80, problem: "is taken by apache2 (process 812)", allowed: "free, or held by nginx of ours",
-       next_step: "stop apache2, or move it"}
-platform: {description: "ID and major version, such as debian-13.", returned: always, type: str}
-python: {description: Version of the Python that ran this., returned: always, type: str}
-memory: {description: Bytes of memory., returned: always, type: int}
-clock_offset: {description: "Seconds the host's clock is ahead, null when not compared.", returned: always, type: float}
-addresses: {description: The host's own addresses., returned: always, type: list, elements: str}
-"""
 
 import ipaddress
 import os
@@ -106,7 +21,9 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
+PLATFORMS = ("debian-12", "debian-13")
 OLDEST_PYTHON = (3, 11)
+CLOCK_TOLERANCE = 30  # seconds
 TCP_LISTEN = "0A"
 
 Problems = list[dict[str, str]]
@@ -122,11 +39,11 @@ def platform_of(os_release: str) -> str:
     return f"{fields.get('ID', 'unknown')}-{fields.get('VERSION_ID', 'unknown').partition('.')[0]}"
 
 
-def check_platform(platform: str, supported: list[str]) -> Problems:
-    if platform in supported:
+def check_platform(platform: str) -> Problems:
+    if platform in PLATFORMS:
         return []
     return [
-        problem("platform", f"is {platform}", ", ".join(supported), "install a supported release on the host")
+        problem("platform", f"is {platform}", ", ".join(PLATFORMS), "install a supported release on the host")
     ]
 
 
@@ -141,17 +58,6 @@ def check_python(version: tuple[int, ...]) -> Problems:
             "set ansible_python_interpreter to the system's Python",
         )
     ]
-
-
-def memory_of(meminfo: str) -> int:
-    found = re.search(r"^MemTotal:\s+([0-9]+) kB", meminfo, re.MULTILINE)
-    return int(found[1]) * 1024 if found else 0
-
-
-def check_memory(have: int, need: int) -> Problems:
-    if have >= need:
-        return []
-    return [problem("memory", f"is {size(have)}", f"{size(need)} or more", "give the host more memory")]
 
 
 def size(count: int) -> str:
@@ -247,34 +153,15 @@ def check_ports(proc: Path, ports: list[int], ours: dict[str, str]) -> Problems:
     return found
 
 
-def check_clock(offset: float | None, tolerance: float) -> Problems:
-    if offset is None or abs(offset) <= tolerance:
+def check_clock(offset: float | None) -> Problems:
+    if offset is None or abs(offset) <= CLOCK_TOLERANCE:
         return []
     return [
         problem(
             "clock",
             f"is {abs(offset):.0f} seconds {'ahead of' if offset > 0 else 'behind'} the control node's",
-            f"at most {tolerance:.0f} seconds off",
+            f"at most {CLOCK_TOLERANCE} seconds off",
             "set the host's clock (timedatectl set-ntp true), or the control node's",
-        )
-    ]
-
-
-def check_privilege() -> Problems:
-    if os.geteuid() == 0:
-        return []
-    try:
-        if subprocess.run(["sudo", "-n", "true"], capture_output=True, check=False).returncode == 0:
-            return []
-        what = "is neither root nor allowed to use sudo without a password"
-    except OSError:
-        what = "is not root, and has no sudo to run"
-    return [
-        problem(
-            "privilege",
-            f"the user (id {os.geteuid()}) {what}",
-            "root, or sudo",
-            "log in as root (ansible_user), or give --ask-become-pass",
         )
     ]
 
@@ -342,22 +229,18 @@ def result_of(params: dict[str, Any], root: Path = Path("/")) -> dict[str, Any]:
     """The module's whole result."""
     proc = root / "proc"
     platform = platform_of((root / "etc/os-release").read_text())
-    memory = memory_of((proc / "meminfo").read_text())
     offset = None if params["control_time"] is None else round(time.time() - params["control_time"], 1)
     addresses = own_addresses(proc)
     return {
         "platform": platform,
         "python": ".".join(map(str, sys.version_info[:3])),
-        "memory": memory,
         "clock_offset": offset,
         "addresses": addresses,
         "problems": [
-            *check_platform(platform, params["platforms"]),
+            *check_platform(platform),
             *check_python(sys.version_info[:3]),
-            *check_memory(memory, params["memory"]),
             *check_systemd(root),
-            *(check_privilege() if params["privilege"] else []),
-            *check_clock(offset, params["clock_tolerance"]),
+            *check_clock(offset),
             *check_disk(params["disk"]),
             *check_ports(proc, params["ports"], params["ours"]),
             *check_names(params["names"], [*addresses, *params["addresses"]]),
@@ -366,7 +249,6 @@ def result_of(params: dict[str, Any], root: Path = Path("/")) -> dict[str, Any]:
 
 
 ARGUMENTS: dict[str, Any] = {
-    "platforms": {"type": "list", "elements": "str", "default": ["debian-12", "debian-13"]},
     "disk": {
         "type": "list",
         "elements": "dict",
@@ -379,11 +261,8 @@ ARGUMENTS: dict[str, Any] = {
     "ports": {"type": "list", "elements": "int", "default": []},
     "ours": {"type": "dict", "default": {}},
     "control_time": {"type": "float"},
-    "clock_tolerance": {"type": "float", "default": 30},
     "names": {"type": "list", "elements": "str", "default": []},
     "addresses": {"type": "list", "elements": "str", "default": []},
-    "memory": {"type": "int", "default": 0},
-    "privilege": {"type": "bool", "default": True},
 }
 
 

@@ -4,7 +4,9 @@
 Documented in host_state.yml beside it. Runs on the target, sent by action_plugins/host_state.py.
 It imports neither AnsibleModule nor anything else outside the standard library: compiling
 ansible.module_utils.basic costs a target more than the whole check, and AnsibleModule writes a module's
-arguments to syslog, where contents of files have no business.
+arguments to syslog, where contents of files have no business. It is one file for the same reason: what lies in
+module_utils travels in Ansible's wrapper, which imports basic (measured: 176 kB and 0.30 s a run instead of 22 kB
+and 0.07 s).
 """
 
 from __future__ import annotations
@@ -389,6 +391,14 @@ def own(descriptor: int, item: Item) -> None:
     os.fchmod(descriptor, int(item["mode"], 8))
 
 
+def own_path(item: Item, flags: int = 0) -> None:
+    descriptor = os.open(item["path"], os.O_RDONLY | os.O_NOFOLLOW | flags)
+    try:
+        own(descriptor, item)
+    finally:
+        os.close(descriptor)
+
+
 def make_way(path: str) -> None:
     """Whatever stands where something else is declared goes, but no directory that holds anything."""
     found = lstat(path)
@@ -411,11 +421,7 @@ def make_directory(item: Item) -> None:
         make_way(path)
         os.makedirs(os.path.dirname(path), 0o755, exist_ok=True)
         os.mkdir(path, 0o700)
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-    try:
-        own(descriptor, item)
-    finally:
-        os.close(descriptor)
+    own_path(item, os.O_DIRECTORY)
 
 
 def beside(path: str) -> str:
@@ -454,11 +460,7 @@ def place_file(item: Item) -> None:
             make_way(path)
         os.replace(beside(path), path)
         return
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
-    try:
-        own(descriptor, item)
-    finally:
-        os.close(descriptor)
+    own_path(item)
 
 
 def place_link(item: Item) -> None:

@@ -1,106 +1,11 @@
 #!/usr/bin/python
 # SPDX-License-Identifier: Apache-2.0
-"""Measure mirrors from outside, as a client of theirs sees them."""
+"""Measure mirrors from outside, as a client of theirs sees them.
+
+Documented in mirror_probe.yml beside it.
+"""
 
 from __future__ import annotations
-
-DOCUMENTATION = r"""
-module: mirror_probe
-short_description: Measure mirrors from outside, as a client sees them
-description:
-  - Asks each mirror for what pip and uv ask for, over verified TLS, in each address family it claims, and
-    reports every check that fails. Changes nothing.
-  - Run it on a host outside the mirrors, for what a mirror says of itself proves nothing.
-  - Never fails because of a mirror. What is wrong is in RV(measurements), which C(mirrorfleet list) takes.
-options:
-  mirrors:
-    description: The mirrors to measure.
-    type: list
-    elements: dict
-    required: true
-    suboptions:
-      name: {description: Name of the mirror in the inventory., type: str, required: true}
-      url: {description: "Public URL, C(https://NAME[:PORT]).", type: str, required: true}
-      mode:
-        description: How it is filled. A C(cache) owes neither serials nor C(/last-modified).
-        type: str
-        choices: [bandersnatch, rsync, cache, origin]
-        default: bandersnatch
-      address_families:
-        description: Families to measure, each by itself.
-        type: list
-        elements: str
-        choices: [ipv4, ipv6]
-        default: [ipv4, ipv6]
-      connect_to:
-        description: Addresses to connect to, instead of what the name resolves to. TLS still verifies the name.
-        type: list
-        elements: str
-  project:
-    description: A small project that every mirror carries.
-    type: str
-    required: true
-  ca_file:
-    description: CA certificates to trust instead of the system's.
-    type: path
-  timeout:
-    description: Seconds each network operation may take.
-    type: float
-    default: 10
-  budget:
-    description: Seconds all checks of one mirror in one family may take.
-    type: float
-    default: 60
-  largest_file:
-    description: Bytes up to which the smallest file of the project is fetched and hashed whole.
-    type: int
-    default: 20000000
-  workers:
-    description: Mirrors and families measured at the same time.
-    type: int
-    default: 16
-attributes:
-  check_mode: {support: full, description: Only reads.}
-author: [mirrorfleet]
-"""
-
-EXAMPLES = r"""
-- name: Measure the mirrors from the vantage host
-  mirror_probe:
-    project: six
-    mirrors:
-      - {name: mirror1, url: "https://mirror1.fleet.test", address_families: [ipv4, ipv6]}
-  register: measured
-  delegate_to: client
-"""
-
-RETURN = r"""
-measurements:
-  description: What was found, by mirror name.
-  returned: always
-  type: dict
-  contains:
-    name: {description: Name of the mirror., type: str}
-    url: {description: Its URL., type: str}
-    ok: {description: Whether every check passed in every family., type: bool}
-    measured_at: {description: "When, in seconds since 1970.", type: int}
-    serial: {description: "Serial of the root index page (the oldest, where families differ).", type: int}
-    last_modified: {description: "What /last-modified says, in seconds since 1970 (the oldest).", type: int}
-    certificate_expires: {description: "End of the certificate, in seconds since 1970 (the earliest).", type: int}
-    checks: {description: Names of the checks that passed in every family., type: list, elements: str}
-    failures:
-      description: Every check that failed.
-      type: list
-      elements: dict
-      contains:
-        family: {description: ipv4 or ipv6., type: str}
-        check: {description: Which check., type: str}
-        problem: {description: What was expected and what came instead., type: str}
-all_ok:
-  description: Whether every mirror passed every check.
-  returned: always
-  type: bool
-"""
 
 import calendar
 import hashlib
@@ -394,7 +299,7 @@ def json_page(client: Client, path: str, serials: bool) -> list[dict[str, Any]]:
             {
                 **entry,
                 "url": urljoin(client.base + path, entry["url"]),
-                "size": size if isinstance(size, int) else 2**60,
+                "size": size if isinstance(size, int) else UNKNOWN_SIZE,
             }
         )
     if not files:

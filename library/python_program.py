@@ -1,78 +1,10 @@
 #!/usr/bin/python
-"""Install one Python program into a versioned environment of its own, with a `current` link."""
+"""Install one Python program into a versioned environment of its own, with a `current` link.
+
+Documented in python_program.yml beside it.
+"""
 
 from __future__ import annotations
-
-DOCUMENTATION = r"""
-module: python_program
-short_description: A Python program in /opt/NAME/VERSION, hash-locked, with a current link
-description:
-  - Installs a program and everything it needs, as pinned with hashes in a pip requirements file, into a virtual
-    environment C(ROOT/NAME/VERSION), and points C(ROOT/NAME/current) at it by one rename, so that going back to a
-    former version is one rename too.
-  - What is installed is compared with the lock each time, by the version of every distribution and the hash of every
-    installed file (the C(RECORD) of each distribution); what belongs to none is found too. A tampered or half-installed
-    environment is made anew at its path; no stamp is trusted. If that fails, what was there is put back.
-  - Supports check mode. Versions other than the current and the former one are removed when a new one is linked.
-options:
-  name:
-    description: Name of the program; its folder under O(root).
-    type: str
-    required: true
-  version:
-    description: Version to install; names the folder.
-    type: str
-    required: true
-  requirements:
-    description: Content of a pip requirements file with an exact version and at least one hash for each line.
-    type: str
-    required: true
-  wheel:
-    description:
-      - A wheel on the target to install on top, without dependencies; for programs that are on no index.
-    type: path
-  index_url:
-    description: Index to install from; empty leaves it to the target's own pip configuration.
-    type: str
-    default: ""
-  link:
-    description: Point C(current) at this version.
-    type: bool
-    default: true
-  root:
-    description: Folder of all programs.
-    type: path
-    default: /opt
-  python:
-    description: Interpreter that makes the environment.
-    type: path
-    default: /usr/bin/python3
-author: mirrorfleet
-"""
-
-EXAMPLES = r"""
-- name: Install bandersnatch
-  python_program:
-    name: bandersnatch
-    version: 8.2.0
-    requirements: "{{ lookup('ansible.builtin.file', 'requirements/bandersnatch-8.2.0-debian-13.txt') }}"
-"""
-
-RETURN = r"""
-version:
-  description: Version that C(current) points at now.
-  type: str
-  returned: always
-previous:
-  description: Version that C(current) pointed at before; empty if none.
-  type: str
-  returned: always
-problems:
-  description: What differed from the lock before.
-  type: list
-  elements: str
-  returned: always
-"""
 
 import base64
 import csv
@@ -88,6 +20,7 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
+PYTHON = "/usr/bin/python3"
 BROUGHT_BY_VENV = {"pip", "setuptools"}
 CA_BUNDLE = "/etc/ssl/certs/ca-certificates.crt"  # what Debian's update-ca-certificates writes
 
@@ -199,7 +132,7 @@ def install(module: AnsibleModule, target: Path, requirements: str, wheel: Path 
         lock.write_text(requirements, encoding="utf-8")
         index = ["--index-url", params["index_url"]] if params["index_url"] else []
         steps = [
-            [params["python"], "-m", "venv", str(target)],
+            [PYTHON, "-m", "venv", str(target)],
             [*pip, *index, "--require-hashes", "--only-binary", ":all:", "-r", str(lock)],
         ]
         if wheel is not None:
@@ -249,15 +182,15 @@ def run(module: AnsibleModule) -> dict[str, Any]:
         if wheel is None or wheel.exists()
         else [f"{target} is not installed: {wheel.name} is not on the host"]
     )
-    relink = params["link"] and previous != params["version"]
+    relink = previous != params["version"]
     result = {
         "changed": bool(problems) or relink,
         "previous": previous,
-        "version": params["version"] if params["link"] else previous,
+        "version": params["version"],
         "problems": problems,
         "diff": {
             "before": f"current: {previous}\n",
-            "after": f"current: {params['version'] if relink else previous}\n",
+            "after": f"current: {params['version']}\n",
         },
     }
     if module.check_mode:
@@ -288,9 +221,7 @@ def main() -> None:
             "requirements": {"type": "str", "required": True},
             "wheel": {"type": "path"},
             "index_url": {"type": "str", "default": ""},
-            "link": {"type": "bool", "default": True},
             "root": {"type": "path", "default": "/opt"},
-            "python": {"type": "path", "default": "/usr/bin/python3"},
         },
         supports_check_mode=True,
     )

@@ -1,112 +1,11 @@
 #!/usr/bin/python
 # SPDX-License-Identifier: Apache-2.0
-"""Find out which index is upstream, and what it can do."""
+"""Find out which index is upstream, and what it can do.
+
+Documented in upstream_probe.yml beside it.
+"""
 
 from __future__ import annotations
-
-DOCUMENTATION = r"""
-module: upstream_probe
-short_description: Find out which index is upstream, and what it can do
-description:
-  - Without O(index_url), asks the pip of O(python) which index it uses - from its configuration, its environment, or
-    built in - so that no index is written into an inventory that does not care.
-  - Then fetches the pages of one small project and reports formats, serials, core metadata and where files live,
-    what that means for the modes of a mirror, and every problem in words. Changes nothing.
-  - Never fetches the list of all projects; with O(check_root) it reads the first 64 KiB of it and hangs up.
-  - An index that does not answer is not a failure of this module but an entry of RV(problems).
-options:
-  index_url:
-    description: URL of an index page, such as C(https://index.example.org/simple/).
-    type: str
-  python:
-    description: Interpreter whose pip is asked. Default is the one that runs this module.
-    type: path
-  probe_project:
-    description: A small project that the index has.
-    type: str
-    default: six
-  check_root:
-    description: Whether to look for a serial for each project in the beginning of the list of projects.
-    type: bool
-    default: false
-  sizes_of:
-    description: Projects whose files' sizes are added up, where the index tells them (PEP 700).
-    type: list
-    elements: str
-    default: []
-  releases_kept:
-    description: How many newest releases of each project count; all without it.
-    type: int
-  mode:
-    description: The mode the answer is for. What hinders it becomes a problem.
-    type: str
-    choices: [bandersnatch, cache, origin]
-  ca_file:
-    description: CA certificates to trust. Default is what pip is configured with, else the system's.
-    type: path
-  ca_pem:
-    description: Further CA certificates to trust, in PEM, such as the fleet's own before a host has it.
-    type: str
-    default: ""
-  timeout:
-    description: Seconds each network operation may take.
-    type: float
-    default: 20
-attributes:
-  check_mode: {support: full, description: Only reads.}
-author: [mirrorfleet]
-"""
-
-EXAMPLES = r"""
-- name: Find the upstream of this machine's pip
-  upstream_probe:
-    python: "{{ ansible_playbook_python }}"
-    mode: origin
-  delegate_to: localhost
-  register: upstream
-
-- name: Check that the origin can feed a bandersnatch
-  upstream_probe:
-    index_url: https://origin.fleet.test/simple/
-    mode: bandersnatch
-    check_root: true
-  register: upstream
-"""
-
-RETURN = r"""
-index_url: {description: "The index page's URL, without credentials, with its slash.", returned: when found, type: str}
-site: {description: "The URL above C(/simple/), empty when there is none.", returned: when found, type: str}
-source: {description: "Whence the URL: C(given), C(configured) or C(built-in).", returned: when found, type: str}
-reachable: {description: Whether the project's page could be read., returned: always, type: bool}
-formats: {description: "Of C(html), C(v1+html), C(v1+json).", returned: always, type: list, elements: str}
-api_version: {description: Version of the simple API., returned: always, type: str}
-file_origins: {description: Scheme and host of the project's files., returned: always, type: list, elements: str}
-serial_header:
-  description: Whether X-PyPI-Last-Serial comes with the pages.
-  returned: always
-  type: dict
-  contains:
-    simple: {description: With /simple/NAME/., type: bool}
-    legacy: {description: With /pypi/NAME/json., type: bool}
-legacy_json: {description: Whether /pypi/NAME/json answers., returned: always, type: bool}
-core_metadata: {description: Whether wheels' metadata is offered and there., returned: always, type: bool}
-provenance: {description: Whether a file names its provenance (PEP 740)., returned: always, type: bool}
-root_serials: {description: Whether the list of projects has serials; null if not looked., returned: always, type: bool}
-selection_bytes:
-  description: About how many bytes the files of O(sizes_of) are together; 0 if the index does not tell.
-  returned: always
-  type: int
-modes:
-  description: By mode, what hinders it; an empty list means that it works.
-  returned: always
-  type: dict
-  sample: {bandersnatch: ["..."], cache: [], origin: []}
-problems:
-  description: What stands in the way, of O(mode) if given, each with key, problem, allowed and next_step.
-  returned: always
-  type: list
-  elements: dict
-"""
 
 import html.parser
 import http.client

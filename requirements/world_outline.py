@@ -1,7 +1,7 @@
-"""Makes src/mirrorfleet/data/world.json, the outline of all land, from the npm package world-atlas.
+"""Makes src/mirrorfleet/site/world.json, the outline of all land, from the npm package world-atlas.
 
     npm pack world-atlas@2.0.2 && tar xzf world-atlas-2.0.2.tgz
-    PYTHONPATH=src .venv/bin/python requirements/world_outline.py package src/mirrorfleet/data/world.json
+    PYTHONPATH=src .venv/bin/python requirements/world_outline.py package src/mirrorfleet/site/world.json
 
 The package carries Natural Earth's land (public domain) as TopoJSON and is itself under the ISC licence. What is made
 of it is projected as world_map.py projects mirrors, and as coarse as a page may show it. Run again only to change
@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from mirrorfleet.world_map import project
+from mirrorfleet.site.world_map import project
 
 TOLERANCE = 0.9  # of the map's units, of which its width has 960
 SMALLEST = 4.0  # area below which an island is left out

@@ -18,18 +18,19 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NoReturn
 
-from . import __version__, metrics
-from .cache import BadTargetError, purge
-from .check import check
-from .config import Config, ConfigError, load
-from .dump import dump
-from .guards import BusyError, RefusedError, only_one
-from .log import set_up
-from .progress import Progress
-from .publish import publish
-from .schema import InvalidDocumentError
-from .state import State
-from .sync import Context, sync
+from . import __version__
+from .common.config import Config, ConfigError, load
+from .common.guards import BusyError, RefusedError, only_one
+from .common.log import set_up
+from .common.progress import Progress
+from .common.schema import InvalidDocumentError
+from .served import metrics
+from .served.state import State
+from .sync.cache import BadTargetError, purge
+from .sync.check import check
+from .sync.context import Context
+from .sync.publish import publish
+from .sync.run import sync
 
 log = logging.getLogger("mirrorfleet")
 
@@ -39,6 +40,8 @@ Answer = tuple[bool, dict[str, Any]]
 
 
 def _dump(context: Context) -> Answer:
+    from .fetch.dump import dump  # noqa: PLC0415 - no mirror runs it
+
     context.config.paths.fetched.mkdir(parents=True, exist_ok=True)
     outcome = asyncio.run(
         dump(context.config, context.state, context.progress, allow_shrink=context.allow_shrink)
@@ -215,7 +218,7 @@ def _summed_up(verb: str, work: Callable[[], Answer]) -> int:
 
 
 def _list(options: argparse.Namespace) -> int:
-    from .publish_list import publish_list  # noqa: PLC0415 - no mirror runs it
+    from .site.publish import publish_list  # noqa: PLC0415 - no mirror runs it
 
     return _summed_up(
         "list", lambda: publish_list(options.config, measurements=options.measurements, force=options.force)
@@ -223,13 +226,13 @@ def _list(options: argparse.Namespace) -> int:
 
 
 def _probe(options: argparse.Namespace) -> int:
-    from .probe import probe  # noqa: PLC0415 - no mirror runs it
+    from .monitor.service import probe  # noqa: PLC0415 - no mirror runs it
 
     return _summed_up("probe", lambda: probe(options.config, once=options.once))
 
 
 def _audit(options: argparse.Namespace) -> int:
-    from .audit import audit  # noqa: PLC0415 - no mirror runs it
+    from .monitor.audit import audit  # noqa: PLC0415 - no mirror runs it
 
     return _summed_up("audit", lambda: audit(options.config, options.names, only_due=options.due))
 

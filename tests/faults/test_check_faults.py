@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from faults.fleet import DEADLINE, HERE, SOURCE, Daemon, Host, Mirror, Origin, Site
 
-from mirrorfleet.check import due
-from mirrorfleet.state import State
+from mirrorfleet.served.state import State
+from mirrorfleet.sync.check import due
 
 
 @pytest.fixture(params=["origin", "mirror", "tier2"])

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from faults.fleet import Host, Origin, Site
 
-from mirrorfleet import http
+from mirrorfleet.fetch import upstream
 
 PROJECTS = ["alpha", "beta", "gamma-delta"]
 JSON_TYPE = "application/vnd.pypi.simple.v1+json"
@@ -139,7 +139,7 @@ def test_an_upstream_that_forgot_everything_is_refused(site: Site, dump: Dump) -
 
 
 def test_a_page_of_any_length_is_not_read_to_its_end(dump: Dump, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http, "MAX_PAGE", 500)
+    monkeypatch.setattr(upstream, "MAX_PAGE", 500)
     assert "longer than 500 bytes" in dump.run("sync", expect=1)["failed"]["alpha"]
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from faults.fleet import Daemon, Host, Origin, Tier2
 
-from mirrorfleet.served import PAGES, snapshot_name
+from mirrorfleet.served.tree import PAGES, snapshot_name
 
 PROJECTS = ["alpha", "beta", "gamma-delta"]
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from faults.fleet import DEADLINE, Host, Mirror, Origin, Site, wait_for
 
-from mirrorfleet.bandersnatch import Client, Run
+from mirrorfleet.fetch.bandersnatch import Client, Run
 
 PROJECTS = ["alpha", "beta", "gamma-delta"]
 

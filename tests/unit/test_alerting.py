@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from inventory_material import fleet_of
 
-from mirrorfleet import evidence
+from mirrorfleet.fleet import evidence
 from plugin_utils.contacts import contacts as contacts_of
 from plugin_utils.documents import parse
 from plugin_utils.registry import registry as registry_of

@@ -13,9 +13,9 @@ import pytest
 import yaml
 from monitor_sandbox import Sandbox
 
-from mirrorfleet import metrics
-from mirrorfleet.config import Config, Paths
-from mirrorfleet.state import State
+from mirrorfleet.common.config import Config, Paths
+from mirrorfleet.served import metrics
+from mirrorfleet.served.state import State
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = ROOT / "roles/monitoring_server/files"
@@ -61,8 +61,8 @@ def known(tmp_path: Path, serve: Any, authority: Any) -> set[str]:
     sandbox.config["reference"]["url"] = "https://index.example.test:1"
     sandbox.probe()
     found += (tmp_path / "probe.prom").read_text()
-    certificate = (ROOT / "roles/tls/files/mirror_certificate.py").read_text()
-    lists = (ROOT / "src/mirrorfleet/publish_list.py").read_text()
+    certificate = (ROOT / "roles/tls/files/mirror_certificate/program.py").read_text()
+    lists = (ROOT / "src/mirrorfleet/site/publish.py").read_text()
     return (
         set(re.findall(r"^# TYPE (\w+)", found, re.MULTILINE))
         | {f"mirrorfleet_list_{name}" for name in re.findall(r'^ +one\("(\w+)",', lists, re.MULTILINE)}

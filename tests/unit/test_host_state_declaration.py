@@ -15,6 +15,9 @@ from ansible.errors import AnsibleActionFail
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from plugin_utils import host_state_declaration as declaring
+from plugin_utils import host_state_drift as drifting
+
 HOUSE = Path(__file__).parents[2]
 
 
@@ -33,7 +36,7 @@ action = load(HOUSE / "action_plugins/host_state.py", "host_state_action")
 
 def complaint(arguments: object) -> str:
     with pytest.raises(AnsibleActionFail) as caught:
-        action.parse(arguments)
+        declaring.parse(arguments)
     return str(caught.value)
 
 
@@ -135,7 +138,7 @@ def test_every_problem_is_named_at_once() -> None:
 
 def test_defaults_are_those_of_the_documentation() -> None:
     options = yaml.safe_load((HOUSE / "library/host_state.yml").read_text())["DOCUMENTATION"]["options"]
-    sections = action.SECTIONS | {"firewall": action.FIREWALL}
+    sections = declaring.SECTIONS | {"firewall": declaring.FIREWALL}
     assert options.keys() == {*sections, "settled"}
     for title, section in sections.items():
         documented = options[title]["suboptions"]
@@ -146,21 +149,21 @@ def test_defaults_are_those_of_the_documentation() -> None:
 
 
 def test_short_forms_equal_long_ones() -> None:
-    short = action.parse({"packages": ["nginx"], "groups": ["mirror"], "absent": ["/etc/a"]})
-    long = action.parse(
+    short = declaring.parse({"packages": ["nginx"], "groups": ["mirror"], "absent": ["/etc/a"]})
+    long = declaring.parse(
         {"packages": [{"name": "nginx"}], "groups": [{"name": "mirror"}], "absent": [{"path": "/etc/a"}]}
     )
     assert short == long
 
 
 def test_a_directory_may_hold_what_else_is_declared() -> None:
-    action.parse(
+    declaring.parse(
         {"directories": [{"path": "/etc/d"}, {"path": "/etc/d/e"}], "files": [FILE | {"path": "/etc/d/f"}]}
     )
 
 
 def test_the_firewall_file_is_validated_by_nft() -> None:
-    declaration = action.parse({"firewall": {"content": "x", "tables": ["inet a"]}})
+    declaration = declaring.parse({"firewall": {"content": "x", "tables": ["inet a"]}})
     [file] = declaration["files"]
     assert (file["path"], file["validate"], file["owner"]) == ("/etc/nftables.conf", "nft -c -f %s", "root")
 
@@ -175,7 +178,7 @@ def test_the_firewall_file_is_validated_by_nft() -> None:
 )
 def test_settled_stands_alone_and_names_handlers(arguments: dict[str, Any], says: str) -> None:
     with pytest.raises(AnsibleActionFail, match=says):
-        action.parse_settled(arguments)
+        declaring.parse_settled(arguments)
 
 
 hostile = st.text(st.sampled_from("a/.;\n\"'{}$ 0\x00é"), max_size=8)
@@ -183,7 +186,7 @@ values = st.none() | st.booleans() | st.integers(-2, 500) | hostile | st.lists(h
 values |= st.sampled_from(
     ["/etc/a", "/etc/a/b", "0644", "started", "a.service", "inet a", "root", {"a": "b"}]
 )
-sections = {**action.SECTIONS, "firewall": action.FIREWALL}
+sections = {**declaring.SECTIONS, "firewall": declaring.FIREWALL}
 declarations = st.fixed_dictionaries(
     {},
     optional={
@@ -200,10 +203,10 @@ declarations = st.fixed_dictionaries(
 @given(declarations)
 def test_whatever_is_declared_is_accepted_whole_or_refused_in_words(arguments: dict[str, Any]) -> None:
     try:
-        declaration = action.parse(arguments)
+        declaration = declaring.parse(arguments)
     except AnsibleActionFail:
         return
-    for title, section in action.SECTIONS.items():
+    for title, section in declaring.SECTIONS.items():
         for item in declaration[title]:
             assert item.keys() == section.keys.keys()
     paths = [
@@ -230,7 +233,7 @@ TWO_FILES = {
 
 
 def declared(arguments: dict[str, Any]) -> Any:
-    declaration = action.parse(arguments)
+    declaration = declaring.parse(arguments)
     for item in declaration["files"]:
         declaration.contents[item["path"]] = item["content"].encode()
     return declaration
@@ -252,12 +255,12 @@ def declared(arguments: dict[str, Any]) -> Any:
 def test_only_the_handlers_of_what_differs_are_owed(
     found: list[dict[str, str]], owed: dict[str, str]
 ) -> None:
-    assert action.owed_handlers(declared(TWO_FILES), found) == owed
+    assert drifting.owed_handlers(declared(TWO_FILES), found) == owed
 
 
 def test_the_check_is_sent_digests_and_no_content() -> None:
     declaration = declared({"files": [{"path": "/etc/a", "content": "hunter2"}]})
-    request = action.described(declaration)
+    request = drifting.described(declaration)
     assert "hunter2" not in json.dumps(request)
     assert request["files"][0]["sha256"] == "f52fbd32b2b3b86ff88ef6c490628285f482af15ddcb29541f94bcf526a3f6c7"
 
@@ -268,7 +271,7 @@ def test_the_check_is_sent_digests_and_no_content() -> None:
 def test_content_is_sent_only_where_it_differs(what: str, content: str | None) -> None:
     declaration = declared(TWO_FILES)
     item = declaration["files"][0]
-    assert action.to_write(declaration, item, [drift("file", "/etc/a", what)])["content"] == content
+    assert drifting.to_write(declaration, item, [drift("file", "/etc/a", what)])["content"] == content
 
 
 def test_a_secret_is_named_in_the_diff_and_not_shown() -> None:
@@ -277,19 +280,19 @@ def test_a_secret_is_named_in_the_diff_and_not_shown() -> None:
         drift("file", "/etc/b", "content", "(secret)", "(secret)"),
         drift("file", "/etc/b", "mode", "0666", "0600"),
     ]
-    texts = action.texts_of(declaration, found, {"/etc/b": "bGVhaw=="})
-    [entry] = action.diff_of(found, texts)
+    texts = drifting.texts_of(declaration, found, {"/etc/b": "bGVhaw=="})
+    [entry] = drifting.diff_of(found, texts)
     assert entry["before_header"] == "file /etc/b"
     assert entry["after"] == "content: (secret)\nmode: 0600\n"
-    assert "leak" not in json.dumps(action.diff_of(found, texts))
+    assert "leak" not in json.dumps(drifting.diff_of(found, texts))
 
 
 def test_a_new_file_is_shown_whole_and_a_binary_one_by_its_digest() -> None:
     declaration = declared(TWO_FILES)
     found = [drift("file", "/etc/a", "state", "absent", "file")]
-    assert action.texts_of(declaration, found, {}) == {"/etc/a": ("", "x")}
+    assert drifting.texts_of(declaration, found, {}) == {"/etc/a": ("", "x")}
     declaration.contents["/etc/a"] = b"\xff\x00"
-    assert "binary" in action.texts_of(declaration, found, {})["/etc/a"][1]
+    assert "binary" in drifting.texts_of(declaration, found, {})["/etc/a"][1]
 
 
 def test_the_diff_keeps_the_order_of_the_drift_and_has_one_entry_for_each_item() -> None:
@@ -299,7 +302,7 @@ def test_the_diff_keeps_the_order_of_the_drift_and_has_one_entry_for_each_item()
         drift("file", "/etc/a", "content"),
         drift("firewall", "inet a", "ruleset", "table x", "table y"),
     ]
-    headers = [entry["before_header"] for entry in action.diff_of(found, {"/etc/a": ("1\n", "2\n")})]
+    headers = [entry["before_header"] for entry in drifting.diff_of(found, {"/etc/a": ("1\n", "2\n")})]
     assert headers == ["user mirror", "file /etc/a (content)", "firewall inet a (live)"]
 
 
@@ -317,7 +320,7 @@ def test_the_diff_keeps_the_order_of_the_drift_and_has_one_entry_for_each_item()
     ],
 )
 def test_the_unit_a_file_belongs_to(path: str, unit: str | None) -> None:
-    assert action.unit_of(path) == unit
+    assert drifting.unit_of(path) == unit
 
 
 @pytest.mark.parametrize(
@@ -333,7 +336,7 @@ def test_the_unit_a_file_belongs_to(path: str, unit: str | None) -> None:
     ],
 )
 def test_when_systemd_has_to_read_its_units_again(found: dict[str, str], due: bool) -> None:
-    assert action.daemon_reload_is_due([found]) is due
+    assert drifting.daemon_reload_is_due([found]) is due
 
 
 def test_a_mask_that_lasts_until_reboot_is_told_from_a_lasting_one() -> None:
@@ -341,7 +344,7 @@ def test_a_mask_that_lasts_until_reboot_is_told_from_a_lasting_one() -> None:
         drift("unit", "a.service", "masked", "until reboot"),
         drift("unit", "b.service", "masked", "yes"),
     ]
-    assert action.masked_until_reboot(found) == ["a.service"]
+    assert drifting.masked_until_reboot(found) == ["a.service"]
 
 
 @pytest.mark.parametrize(
@@ -354,8 +357,8 @@ def test_a_mask_that_lasts_until_reboot_is_told_from_a_lasting_one() -> None:
 )
 def test_when_the_ruleset_has_to_be_loaded(found: dict[str, str], due: list[str]) -> None:
     declaration = declared(TWO_FILES | {"firewall": {"content": "x", "tables": ["inet a"]}})
-    assert action.rulesets_to_load(declaration, [found]) == due
-    assert action.rulesets_to_load(declared(TWO_FILES), [found]) == []
+    assert drifting.rulesets_to_load(declaration, [found]) == due
+    assert drifting.rulesets_to_load(declared(TWO_FILES), [found]) == []
 
 
 @pytest.mark.parametrize(

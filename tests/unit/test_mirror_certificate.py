@@ -21,8 +21,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 
 sys.path.append(str(Path(__file__).parents[2] / "roles/tls/files"))
-import mirror_certificate as program
+from mirror_certificate import account, common, order, program, store
 
+TLS = Path(__file__).parents[2] / "roles/tls"
 DAY, HOUR = 86400, 3600
 NOW = 1_795_000_000.0
 CONFIG = {
@@ -30,6 +31,15 @@ CONFIG = {
     "names": ["b.example.org", "a.example.org"],
     "key_type": "ecdsa",
 }
+
+
+def test_the_role_installs_every_part_of_the_program() -> None:
+    declared = (TLS / "tasks/acme.yml").read_text()
+    for part in (TLS / "files/mirror_certificate").glob("*.py"):
+        assert (
+            f'{{path: "{{{{ __tls_acme_package }}}}/{part.name}", src: mirror_certificate/{part.name}}}'
+            in declared
+        )
 
 
 def pair(**changes: Any) -> Any:
@@ -62,12 +72,12 @@ def pair(**changes: Any) -> Any:
 def test_why_a_certificate_has_to_be_replaced(
     changes: dict[str, Any], asks_server: bool, words: str | None
 ) -> None:
-    reason = program.lacks(pair(**changes), CONFIG, NOW, asks_server)
+    reason = store.lacks(pair(**changes), CONFIG, NOW, asks_server)
     assert (words in (reason or "")) if words else reason is None
 
 
 def test_no_certificate_at_all() -> None:
-    assert "there is no certificate" in (program.lacks(None, CONFIG, NOW, True) or "")
+    assert "there is no certificate" in (store.lacks(None, CONFIG, NOW, True) or "")
 
 
 @pytest.mark.parametrize(
@@ -100,7 +110,7 @@ def test_attempts_that_fail_are_made_less_often_while_there_is_time(
     ],
 )
 def test_when_the_server_wants_to_be_asked_again(said: str, seconds: float | None) -> None:
-    found = program.retry_after(said, NOW)
+    found = order.retry_after(said, NOW)
     if seconds is None:
         assert found == 0
     elif seconds == 0:
@@ -120,7 +130,7 @@ def test_when_the_server_wants_to_be_asked_again(said: str, seconds: float | Non
     ],
 )
 def test_renewal_information(said: str, begun: bool) -> None:
-    assert program.window_has_begun(said, NOW) == begun
+    assert order.window_has_begun(said, NOW) == begun
 
 
 def test_steps_that_went_well_are_left_out_of_an_error() -> None:
@@ -130,11 +140,11 @@ def test_steps_that_went_well_are_left_out_of_an_error() -> None:
         "uacme: challenge https://acme.example.org/chalZ/1 failed with status invalid\n"
         'uacme: the server reported the following error:\n{\n "detail": "no such host"\n}\n'
     )
-    left = program.client_errors(said)
+    left = order.client_errors(said)
     assert left.startswith("uacme: challenge https://acme.example.org/chalZ/1 failed")
     assert '"no such host"' in left
-    assert program.next_step(left).startswith("Give the name an address")
-    assert program.next_step("nothing known") == program.OTHERWISE
+    assert order.next_step(left).startswith("Give the name an address")
+    assert order.next_step("nothing known") == order.OTHERWISE
 
 
 def text(part: str) -> Any:
@@ -143,10 +153,10 @@ def text(part: str) -> Any:
 
 def test_a_request_to_the_server_is_signed_by_the_accounts_key() -> None:
     key = ec.generate_private_key(ec.SECP256R1())
-    sent = json.loads(program.signed(key, {"nonce": "n", "url": "u"}, {"some": "thing"}))
+    sent = json.loads(account.signed(key, {"nonce": "n", "url": "u"}, {"some": "thing"}))
     assert text(sent["protected"]) == {"alg": "ES256", "nonce": "n", "url": "u"}
     assert text(sent["payload"]) == {"some": "thing"}
-    raw = program.decoded(sent["signature"])
+    raw = account.decoded(sent["signature"])
     assert len(raw) == 64
     der = encode_dss_signature(int.from_bytes(raw[:32], "big"), int.from_bytes(raw[32:], "big"))
     key.public_key().verify(der, f"{sent['protected']}.{sent['payload']}".encode(), ec.ECDSA(hashes.SHA256()))
@@ -156,8 +166,8 @@ def test_a_request_to_the_server_is_signed_by_the_accounts_key() -> None:
     "secret", ["zWNDZM6eQGHWpSRTPal5eIUYFTu7", "zWNDZM6eQGHWpSRTPal5eIUYFTu7_-", "zWNDZM6eQGHWpSRTPal5eA=="]
 )
 def test_an_external_binding_is_of_the_accounts_key_and_of_the_contracts_key(secret: str) -> None:
-    jwk = program.public_jwk(ec.generate_private_key(ec.SECP256R1()))
-    made = program.external_binding(jwk, "https://acme.example.org/new", "contract", secret)
+    jwk = account.public_jwk(ec.generate_private_key(ec.SECP256R1()))
+    made = account.external_binding(jwk, "https://acme.example.org/new", "contract", secret)
     assert text(made["protected"]) == {
         "alg": "HS256",
         "kid": "contract",
@@ -166,7 +176,7 @@ def test_an_external_binding_is_of_the_accounts_key_and_of_the_contracts_key(sec
     assert text(made["payload"]) == jwk
     key = base64.urlsafe_b64decode(secret + "=" * (-len(secret) % 4))
     wanted = hmac.new(key, f"{made['protected']}.{made['payload']}".encode(), hashlib.sha256).digest()
-    assert program.decoded(made["signature"]) == wanted
+    assert account.decoded(made["signature"]) == wanted
 
 
 def test_another_nonce_is_taken_when_the_server_wants_one(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -185,10 +195,10 @@ def test_another_nonce_is_taken_when_the_server_wants_one(monkeypatch: pytest.Mo
         headers["Retry-After"] = "77"
         raise urllib.error.HTTPError(url, 429, "", headers, io.BytesIO(problem.encode()))
 
-    monkeypatch.setattr(program.Server, "_open", answer)
-    server = program.Server("https://acme.example.org/dir")
+    monkeypatch.setattr(account.Server, "_open", answer)
+    server = account.Server("https://acme.example.org/dir")
     with pytest.raises(OSError, match=r"rateLimited.* retry after 77 s"):
-        server.post("https://acme.example.org/new", program.make_key("ecdsa"), {}, {})
+        server.post("https://acme.example.org/new", store.make_key("ecdsa"), {}, {})
     assert sent == ["first", "after 1", "after 2"]
 
 
@@ -200,13 +210,13 @@ class Response(io.BytesIO):
 
 def test_only_https_is_spoken() -> None:
     with pytest.raises(OSError, match="is no https URL"):
-        program.Server("file:///etc/passwd")
+        account.Server("file:///etc/passwd")
 
 
 def test_a_file_takes_its_name_with_its_mode(tmp_path: Path) -> None:
     target = tmp_path / "privkey.pem"
     (tmp_path / "privkey.pem.new").write_text("left by a run that was killed")
-    program.write(target, b"secret", 0o600)
+    common.write(target, b"secret", 0o600)
     assert target.read_bytes() == b"secret"
     assert stat.S_IMODE(target.stat().st_mode) == 0o600
     assert [path.name for path in tmp_path.iterdir()] == ["privkey.pem"]
@@ -214,7 +224,7 @@ def test_a_file_takes_its_name_with_its_mode(tmp_path: Path) -> None:
 
 @pytest.fixture
 def pairs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(program, "PAIRS", tmp_path)
+    monkeypatch.setattr(store, "PAIRS", tmp_path)
     monkeypatch.setattr(program, "active", lambda unit: False)
     return tmp_path
 
@@ -222,7 +232,7 @@ def pairs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def new_pair(folder: Path) -> None:
     """What the server gave: here a placeholder, with a directory."""
     config = CONFIG | {"units": ["nginx.service"]}
-    program.make_placeholder(config)
+    store.make_placeholder(config)
     (folder / "current").unlink()
     (folder / "placeholder").rename(folder / "new")
     (folder / "new/directory").write_text(str(CONFIG["directory"]))
@@ -231,37 +241,37 @@ def new_pair(folder: Path) -> None:
 def test_a_new_pair_comes_into_use_by_one_link(pairs: Path) -> None:
     config = CONFIG | {"units": ["nginx.service"]}
     for _ in range(3):
-        former = program.in_use()
+        former = store.in_use()
         new_pair_beside(pairs, former)
         program.install(config)
-        assert program.in_use() != former
+        assert store.in_use() != former
     kept = sorted(path.name for path in pairs.iterdir())
     assert len(kept) == 3 and "new" not in kept  # the link, the pair in use, its predecessor
-    assert program.pair_at(pairs / "current") is not None
+    assert store.pair_at(pairs / "current") is not None
 
 
 def new_pair_beside(folder: Path, former: str | None) -> None:
     new_pair(folder)
     if former:
-        program.point_at(former)
+        store.point_at(former)
 
 
 def test_a_pair_that_nginx_refuses_is_kept_and_not_used(pairs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = CONFIG | {"units": ["nginx.service"]}
     new_pair(pairs)
     program.install(config)
-    former = program.in_use()
+    former = store.in_use()
     new_pair_beside(pairs, former)
     monkeypatch.setattr(program, "test_web_server", lambda config: "unexpected end of file")
-    with pytest.raises(program.FailedError, match="nginx refuses its configuration: unexpected end of file"):
+    with pytest.raises(common.FailedError, match="nginx refuses its configuration: unexpected end of file"):
         program.install(config)
-    assert program.in_use() == former
+    assert store.in_use() == former
     monkeypatch.setattr(program, "test_web_server", lambda config: "")
     program.install(config)
-    assert program.in_use() != former
+    assert store.in_use() != former
 
 
 def test_a_key_and_a_certificate_that_do_not_belong_together_are_no_pair(pairs: Path) -> None:
     new_pair(pairs)
-    (pairs / "new/privkey.pem").write_bytes(program.key_pem(program.make_key("ecdsa")))
-    assert program.pair_at(pairs / "new") is None
+    (pairs / "new/privkey.pem").write_bytes(store.key_pem(store.make_key("ecdsa")))
+    assert store.pair_at(pairs / "new") is None

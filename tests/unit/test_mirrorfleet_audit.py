@@ -18,12 +18,15 @@ from hypothesis import strategies as st
 from mirror_material import FILES, Mirror, path_of
 from monitor_sandbox import Sandbox
 
-from mirrorfleet import audit, cli, registry
-from mirrorfleet.audit import RULES, choose_files, wilson
-from mirrorfleet.outside import PIP, UV
-from mirrorfleet.probe import load_monitor
-from mirrorfleet.reference import File
-from mirrorfleet.schema import schema
+from mirrorfleet import cli
+from mirrorfleet.common.schema import schema
+from mirrorfleet.fleet import registry
+from mirrorfleet.monitor import audit
+from mirrorfleet.monitor.client import PIP, UV
+from mirrorfleet.monitor.reference import File
+from mirrorfleet.monitor.report import RULES, wilson
+from mirrorfleet.monitor.settings import load_monitor
+from mirrorfleet.monitor.truth import choose_files
 
 
 @pytest.fixture

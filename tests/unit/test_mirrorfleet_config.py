@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from mirrorfleet.config import ConfigError, load, parse
+from mirrorfleet.common.config import ConfigError, load, parse
 
 GOOD: dict[str, Any] = {
     "schema": 1,

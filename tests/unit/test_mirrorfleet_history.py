@@ -17,8 +17,8 @@ import jsonschema
 import pytest
 from monitor_sandbox import Sandbox
 
-from mirrorfleet import history
-from mirrorfleet.schema import schema
+from mirrorfleet.common.schema import schema
+from mirrorfleet.monitor import history
 
 ROOT = Path(__file__).resolve().parents[2]
 DAY, STEP = 86400, 1200

@@ -8,7 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mirrorfleet.journal import BadJournalError, Head, Journal, Line, parse_head, read_lines, segment_name
+from mirrorfleet.served.journal import (
+    BadJournalError,
+    Head,
+    Journal,
+    Line,
+    parse_head,
+    read_lines,
+    segment_name,
+)
 
 LINES = st.lists(st.tuples(st.sampled_from(["file", "page", "gone"]), st.text(), st.integers()), max_size=20)
 

@@ -18,9 +18,10 @@ from hypothesis import strategies as st
 from listing_material import record
 from site_material import Site, health
 
-from mirrorfleet import documents, publish_list
-from mirrorfleet.health import from_measurements, read
-from mirrorfleet.schema import InvalidDocumentError, compile_schema, schema, validate
+from mirrorfleet.common.schema import InvalidDocumentError, compile_schema, schema, validate
+from mirrorfleet.fleet import documents
+from mirrorfleet.fleet.health import from_measurements, read
+from mirrorfleet.site import publish
 
 ATOM = "{http://www.w3.org/2005/Atom}"
 
@@ -65,7 +66,7 @@ def test_a_run_that_meets_another_takes_its_turn(site: Site, monkeypatch: pytest
         assert other.stdout is not None
         assert other.stdout.readline() == b"held\n"
         with monkeypatch.context() as impatient:
-            impatient.setattr(publish_list, "PATIENCE", 0.2)
+            impatient.setattr(publish, "PATIENCE", 0.2)
             assert site.publish() == 3
         assert not site.documents.exists()
         assert site.publish() == 0

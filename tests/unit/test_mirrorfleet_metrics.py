@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mirrorfleet import metrics
-from mirrorfleet.config import parse
-from mirrorfleet.state import Published, State
+from mirrorfleet.common.config import parse
+from mirrorfleet.common.exposition import render
+from mirrorfleet.served import metrics
+from mirrorfleet.served.state import Published, State
 
 _SAMPLE = re.compile(r'([a-z_]+)(?:\{((?:[a-z]+="(?:[^"\\\n]|\\.)*",?)*)\})? (\S+)')
 
@@ -32,7 +33,7 @@ def unescape(value: str) -> str:
     st.floats(allow_nan=False, allow_infinity=False),
 )
 def test_a_sample_is_read_back(labels: dict[str, str], value: float) -> None:
-    text = metrics.render([("mirrorfleet_x", "Help.", [(labels, value)])]).decode()
+    text = render([("mirrorfleet_x", "Help.", [(labels, value)])]).decode()
     head, kind, sample = text.split("\n", 2)
     assert (head, kind) == ("# HELP mirrorfleet_x Help.", "# TYPE mirrorfleet_x gauge")
     match = _SAMPLE.fullmatch(sample.removesuffix("\n"))

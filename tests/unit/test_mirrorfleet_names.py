@@ -6,7 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mirrorfleet.names import InvalidNameError, addressed_path, file_name, project_name, served_path, shown
+from mirrorfleet.common.names import (
+    InvalidNameError,
+    addressed_path,
+    file_name,
+    project_name,
+    served_path,
+    shown,
+)
 
 
 @pytest.mark.parametrize(

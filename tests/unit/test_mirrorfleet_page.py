@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from listing_material import record
 from site_material import DAY, FAILED, Site, health
 
-from mirrorfleet import audit_reports, markup, mirror_page, publish_list, world_map
-from mirrorfleet.listing import Event
+from mirrorfleet.fleet.standing import Event
+from mirrorfleet.monitor import reports
+from mirrorfleet.site import markup, mirror_page, publish, world_map
 
 NOW = 1_800_000_000
 
@@ -101,7 +102,7 @@ def test_land_is_land_and_sea_is_sea(longitude: float, latitude: float, land: bo
 
 
 def test_the_outline_is_small_and_says_whose_it_is() -> None:
-    path = Path(world_map.__file__).parent / "data/world.json"
+    path = Path(world_map.__file__).parent / "world.json"
     assert path.stat().st_size < 60_000
     document = json.loads(path.read_text())
     assert "Natural Earth" in document["source"]
@@ -157,7 +158,7 @@ def test_pages_of_mirrors_that_are_gone_go(site: Site) -> None:
 
 
 def test_a_large_fleet_takes_turns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(publish_list, "PAGES_A_RUN", 2)
+    monkeypatch.setattr(publish, "PAGES_A_RUN", 2)
     names = ["a", "b", "c", "d", "e"]
     site = Site(tmp_path, *names)
     site.publish()
@@ -181,8 +182,8 @@ def test_a_large_fleet_takes_turns(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_history_is_kept_by_mirror(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(publish_list, "EVENTS_KEPT", 2)
-    monkeypatch.setattr(publish_list, "EVENTS_OF_A_MIRROR", 3)
+    monkeypatch.setattr(publish, "EVENTS_KEPT", 2)
+    monkeypatch.setattr(publish, "EVENTS_OF_A_MIRROR", 3)
     site.publish()
     for _ in range(3):
         (site.folder / "holds" / "two").write_text("<b>new disks</b>")
@@ -299,7 +300,7 @@ def test_the_summary_of_an_audit_is_short_and_has_the_worst_first() -> None:
         "passed_at": None, "tampered_at": None, "problem": "p", "started": 7, "verdict": "failed", "rules": rules,
         "integrity": {"files": 3}, "completeness": {"sampled": 9, "low": 0.5, "high": 0.75},
     }  # fmt: skip
-    short = audit_reports.summary(report)
+    short = reports.summary(report)
     assert [one["severity"] for one in short["failed"]] == ["error"] + ["warning"] * 19
     assert (short["hashed"], short["sampled"], short["complete"]) == (3, 9, [0.5, 0.75])
     assert "passed" not in short["failed"][0]

@@ -11,8 +11,8 @@ from urllib.parse import unquote
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mirrorfleet import pages
-from mirrorfleet.model import UNKNOWN_TIME, File, Project, parse_project
+from mirrorfleet.index import pages
+from mirrorfleet.index.project import UNKNOWN_TIME, File, Project, parse_project
 
 HASHES = st.binary(max_size=8).map(lambda data: hashlib.sha256(data).hexdigest())
 # What the model lets through: no control characters but tab and line feed, nothing unencodable.

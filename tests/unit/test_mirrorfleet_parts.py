@@ -10,15 +10,15 @@ from typing import Any
 
 import pytest
 
-from mirrorfleet.filters import is_excluded, kept_releases, newest_versions
-from mirrorfleet.guards import BusyError, RefusedError, only_one, refuse_shrinking, require_free_space
-from mirrorfleet.http import FetchError
-from mirrorfleet.log import set_up
-from mirrorfleet.progress import Snapshot, human_bytes, human_time, line
-from mirrorfleet.sync import retry_after
-from mirrorfleet.tree import prune_empty_parents, replace_symlink, write_atomically
-from mirrorfleet.upstream_root import parse_root
-from mirrorfleet.wheels import NoMetadataError, sdist_metadata, wheel_metadata
+from mirrorfleet.common.files import prune_empty_parents, replace_symlink, write_atomically
+from mirrorfleet.common.guards import BusyError, RefusedError, only_one, refuse_shrinking, require_free_space
+from mirrorfleet.common.log import set_up
+from mirrorfleet.common.progress import Snapshot, human_bytes, human_time, line
+from mirrorfleet.fetch.filters import is_excluded, kept_releases, newest_versions
+from mirrorfleet.fetch.upstream import FetchError
+from mirrorfleet.fetch.upstream_root import parse_root
+from mirrorfleet.index.wheels import NoMetadataError, sdist_metadata, wheel_metadata
+from mirrorfleet.sync.bandersnatch import retry_after
 
 
 def test_the_newest_versions_are_kept_by_pep_440() -> None:

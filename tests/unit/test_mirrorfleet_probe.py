@@ -24,10 +24,10 @@ from mirror_material import FILES
 from monitor_sandbox import Sandbox
 
 from mirrorfleet import cli
-from mirrorfleet.outside import CheckError, resolve
-from mirrorfleet.probe import Found, Track
-from mirrorfleet.reference import Reference
-from mirrorfleet.schema import schema
+from mirrorfleet.common.schema import schema
+from mirrorfleet.monitor.client import CheckError, resolve
+from mirrorfleet.monitor.reference import Reference
+from mirrorfleet.monitor.track import Found, Track
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 
-from mirrorfleet.config import Config, parse
-from mirrorfleet.guards import RefusedError
-from mirrorfleet.journal import read_lines
-from mirrorfleet.publish import Publisher, publish
-from mirrorfleet.served import Result, ServedTree
-from mirrorfleet.state import State
-from mirrorfleet.tree import TEMPORARY
+from mirrorfleet.common.config import Config, parse
+from mirrorfleet.common.files import TEMPORARY
+from mirrorfleet.common.guards import RefusedError
+from mirrorfleet.served.journal import read_lines
+from mirrorfleet.served.state import State
+from mirrorfleet.served.tree import Result, ServedTree
+from mirrorfleet.sync.publish import Publisher, publish
 
 METADATA = b"Metadata-Version: 2.1\nName: x\nVersion: 1.0\n"
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from mirrorfleet import served
-from mirrorfleet.served import ServedTree
+from mirrorfleet.served import tree as served
+from mirrorfleet.served.tree import ServedTree
 
 
 def test_a_project_that_comes_back_never_shows_the_pages_it_left_with(

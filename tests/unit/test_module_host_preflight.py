@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from contextlib import closing
 from pathlib import Path
@@ -18,7 +16,6 @@ import host_preflight
 import pytest
 
 DEBIAN = 'PRETTY_NAME="Debian GNU/Linux 13 (trixie)"\nID=debian\nVERSION_ID="13"\n'
-MEMORY = "MemTotal:        8000000 kB\nMemFree: 1 kB\n"
 ADDRESSES = """\
 Local:
   +-- 0.0.0.0/0 3 0 5
@@ -41,7 +38,6 @@ def root(tmp_path: Path) -> Path:
     """A root file system as far as the module looks at one."""
     files = {
         "etc/os-release": DEBIAN,
-        "proc/meminfo": MEMORY,
         "proc/net/fib_trie": ADDRESSES,
         "proc/net/if_inet6": ADDRESSES_6,
         "proc/net/tcp": "  sl  local_address rem_address   st ...\n",
@@ -55,15 +51,13 @@ def root(tmp_path: Path) -> Path:
 
 def look(root: Path, **params: Any) -> dict[str, Any]:
     defaults = {name: option.get("default") for name, option in host_preflight.ARGUMENTS.items()}
-    return host_preflight.result_of(defaults | {"privilege": False} | params, root)
+    return host_preflight.result_of(defaults | params, root)
 
 
 def test_a_host_that_is_ready(root: Path) -> None:
-    found = look(
-        root, control_time=time.time(), memory=10**9, ports=[80], disk=[{"path": str(root), "bytes": 1}]
-    )
+    found = look(root, control_time=time.time(), ports=[80], disk=[{"path": str(root), "bytes": 1}])
     assert found["problems"] == []
-    assert (found["platform"], found["memory"]) == ("debian-13", 8_192_000_000)
+    assert found["platform"] == "debian-13"
     assert found["addresses"] == ["192.0.2.7", "2001:db8::7"]
     assert abs(found["clock_offset"]) < 10
 
@@ -83,7 +77,11 @@ def test_a_platform_that_is_not_supported(text: str, platform: str, root: Path) 
     (problem,) = found["problems"]
     assert (problem["key"], problem["problem"]) == ("platform", f"is {platform}")
     assert problem["allowed"] == "debian-12, debian-13"
-    assert look(root, platforms=[platform])["problems"] == []
+
+
+def test_the_other_platform(root: Path) -> None:
+    (root / "etc/os-release").write_text('ID=debian\nVERSION_ID="12"\n')
+    assert look(root)["problems"] == []
 
 
 def test_everything_is_told_at_once(root: Path) -> None:
@@ -91,14 +89,12 @@ def test_everything_is_told_at_once(root: Path) -> None:
     shutil.rmtree(root / "run")
     found = look(
         root,
-        memory=10**12,
         control_time=time.time() + 3600,
         disk=[{"path": str(root / "srv"), "bytes": 10**18}],
         names=["no-such-name.invalid"],
     )
     assert [problem["key"] for problem in found["problems"]] == [
         "platform",
-        "memory",
         "systemd",
         "clock",
         f"disk at {root / 'srv'}",
@@ -122,12 +118,6 @@ def test_sizes_in_words(count: int, words: str) -> None:
     assert host_preflight.size(count) == words
 
 
-def test_memory_that_is_just_enough() -> None:
-    assert host_preflight.check_memory(10**9, 10**9) == []
-    (problem,) = host_preflight.check_memory(10**9 - 1, 10**9)
-    assert problem["allowed"] == "1.0 GB or more"
-
-
 def test_old_pythons() -> None:
     assert host_preflight.check_python((3, 11)) == []
     assert host_preflight.check_python((3, 11, 2)) == []
@@ -146,7 +136,7 @@ def test_old_pythons() -> None:
     ],
 )
 def test_clocks(offset: float | None, said: str) -> None:
-    told = "".join(problem["problem"] for problem in host_preflight.check_clock(offset, 30))
+    told = "".join(problem["problem"] for problem in host_preflight.check_clock(offset))
     assert told == said
 
 
@@ -228,43 +218,9 @@ def test_names_that_lead_elsewhere(root: Path) -> None:
     assert len(look(root, names=["no-such-name.invalid", "a" * 64 + ".example"])["problems"]) == 2
 
 
-def privilege_of_somebody(path: str) -> Any:
-    """What a user without privilege is told, with such a PATH; asked in a process that gave its own away."""
-    reading, writing = os.pipe()
-    child = os.fork()
-    if child == 0:
-        if os.geteuid() == 0:
-            os.setgroups([])
-            os.setresgid(65534, 65534, 65534)
-            os.setresuid(65534, 65534, 65534)
-        os.environ["PATH"] = path
-        os.write(writing, json.dumps(host_preflight.check_privilege()).encode())
-        os._exit(0)
-    os.close(writing)
-    with open(reading) as answer:
-        told = answer.read()
-    os.waitpid(child, 0)
-    return json.loads(told)
-
-
-def test_privilege() -> None:
-    (problem,) = privilege_of_somebody("/nowhere")
-    assert problem["problem"].endswith("is not root, and has no sudo to run")
-    with tempfile.TemporaryDirectory() as folder:
-        Path(folder).chmod(0o755)
-        sudo = Path(folder) / "sudo"
-        sudo.write_text("#!/bin/sh\nexit 1\n")
-        sudo.chmod(0o755)
-        (problem,) = privilege_of_somebody(folder)
-        assert problem["problem"].endswith("is neither root nor allowed to use sudo without a password")
-        sudo.write_text('#!/bin/sh\n[ "$*" = "-n true" ]\n')
-        assert privilege_of_somebody(folder) == []
-
-
 def test_the_very_machine() -> None:
-    """Whatever this machine is, it has a platform, memory and addresses that can be bound."""
+    """Whatever this machine is, it has a platform and addresses that can be bound."""
     found = look(Path("/"))
-    assert found["memory"] > 10**8
     assert "-" in found["platform"]
     for address in found["addresses"]:
         family = socket.AF_INET6 if ":" in address else socket.AF_INET

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from mirror_probe import HTML, JSON_V1, measure_all
 
-from mirrorfleet.health import from_measurements, read
+from mirrorfleet.fleet.health import from_measurements, read
 
 NAME = "mirror.example.test"
 WHEEL = b"a wheel of some bytes" * 10

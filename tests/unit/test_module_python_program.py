@@ -219,7 +219,7 @@ class Module:
 
     def __init__(self, root: Path, *, check_mode: bool = False, **params: Any) -> None:
         self.params = {"name": "demo", "version": "1.0", "requirements": LOCK, "wheel": None, "index_url": "",
-                       "link": True, "root": str(root), "python": "python3"} | params  # fmt: skip
+                       "root": str(root)} | params  # fmt: skip
         self.check_mode = check_mode
         self.commands: list[list[str]] = []
         self.broken = ""  # the word in a command that makes it fail
@@ -295,13 +295,6 @@ def test_an_update_keeps_the_former_version_and_no_older_one(tmp_path: Path) -> 
         result = run(Module(tmp_path, version=version))
     assert (result["previous"], result["version"]) == ("2.0", "3.0")
     assert sorted(path.name for path in (tmp_path / "demo").iterdir()) == ["2.0", "3.0", "current"]
-
-
-def test_a_version_may_be_installed_beside_the_current_one(tmp_path: Path) -> None:
-    run(Module(tmp_path))
-    result = run(Module(tmp_path, version="2.0", link=False))
-    assert (result["changed"], result["version"]) == (True, "1.0")
-    assert (tmp_path / "demo/current").readlink() == Path("1.0")
 
 
 @pytest.mark.parametrize(

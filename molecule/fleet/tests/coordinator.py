@@ -187,15 +187,16 @@ def copy_locks(target: Path) -> Path:
     return target
 
 
-def release(folder: Path, version: str, **modules: str) -> Path:
-    """A release of our own programs with that version, some modules replaced; the folder of its wheel."""
+def release(folder: Path, version: str, files: dict[str, str] | None = None) -> Path:
+    """A release of our own programs with that version, some of its files replaced; the folder of its wheel."""
     source, wheels = folder / "source", folder / "wheels"
     shutil.copytree(ROOT / "src", source / "src", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "pyproject.toml", source)
     package = source / "src/mirrorfleet"
     (package / "__init__.py").write_text(f'"""A release."""\n__version__ = "{version}"\n')
-    for name, text in modules.items():
-        (package / f"{name}.py").write_text(text)
+    for name, text in (files or {}).items():
+        assert (package / name).is_file(), f"{name} is no file of ours"
+        (package / name).write_text(text)
     command = [
         sys.executable,
         "-m",

@@ -229,7 +229,7 @@ def test_a_tampered_host_is_found_and_repaired():
 
 
 def test_a_release_that_cannot_run_stops_at_the_canary_and_is_taken_back(client, tmp_path):
-    wheels = release(tmp_path, "9.9.9", sync='raise ImportError("this release cannot run")\n')
+    wheels = release(tmp_path, "9.9.9", {"sync/run.py": 'raise ImportError("this release cannot run")\n'})
     with edited(VERSIONS, 'mirrorfleet: "0.1.0"', 'mirrorfleet: "9.9.9"'), pip_in_a_loop(client):
         run = playbook("update", "-e", f"python_program_wheels={wheels}")
     assert run.code != 0

@@ -160,7 +160,7 @@ def story(scenario):
         mirrors,
         (
             "sed -i '$a # tampered' " + site.format("bandersnatch", "8.2.0") + "/bandersnatch/main.py",
-            "rm " + site.format("mirrorfleet", "0.1.0") + "/mirrorfleet/publish.py",
+            "rm " + site.format("mirrorfleet", "0.1.0") + "/mirrorfleet/sync/publish.py",
         ),
         strict=True,
     ):

@@ -1,0 +1,1 @@
+"""This host's certificate from an ACME server. Started by mirror-certificate beside it."""

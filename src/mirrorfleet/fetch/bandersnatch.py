@@ -1,0 +1,197 @@
+"""Running bandersnatch and reading its outcome from what it left, never from its exit code."""
+
+import asyncio
+import contextlib
+import logging
+import os
+import re
+import subprocess
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..common.config import Bandersnatch
+from ..common.files import regular_size, remove, write_atomically
+from ..common.guards import RefusedError, require_free_space
+from ..common.names import InvalidNameError, project_name
+from ..common.progress import Progress
+
+log = logging.getLogger(__name__)
+
+_LINE = re.compile(r"^\S+ \S+ (?P<level>[A-Z]+): (?P<message>.*?)(?: \([\w.]+:\d+\))?$")
+_TOTAL = re.compile(r"^(\d+) packages to sync\.$")
+_STORED = re.compile(r"^Storing index page\(s\): (\S+) ")
+_FILE = re.compile(r"^Downloading: \S*?(/packages/\S+)$")
+_GUARD_SECONDS = 5
+_CHUNK = 200  # names on one command line
+
+
+@dataclass
+class Run:
+    """How one process ended; None when it was stopped by us."""
+
+    code: int | None
+    errors: list[str]
+
+
+class Client:
+    def __init__(
+        self,
+        settings: Bandersnatch,
+        fetched: Path,
+        minimum_free: int,
+        progress: Progress,
+        lock: int | None = None,
+    ) -> None:
+        self._settings = settings
+        self._fetched = fetched
+        self._minimum_free = minimum_free
+        self._progress = progress
+        # The child keeps the lock too: if we are killed, no second run starts beside it.
+        self._inherited = () if lock is None else (lock,)
+
+    def identity(self) -> str:
+        """Changes when another program is installed, so that its version is asked for only then."""
+        try:
+            status = self._settings.program.stat()
+        except OSError as error:
+            return str(error)
+        return f"{self._settings.program.resolve()} {status.st_mtime_ns}"
+
+    def version(self) -> str:
+        command = [str(self._settings.program), "--version"]
+        try:
+            shown = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
+        except (OSError, subprocess.SubprocessError) as error:
+            log.warning("bandersnatch --version: %s", error)
+            return "unknown"
+        return (shown.split() or ["unknown"])[-1]
+
+    # Its files
+
+    def serial(self) -> int:
+        """The serial up to which a whole run succeeded; 0 before the first."""
+        try:
+            return int((self._fetched / "status").read_text("ascii"))
+        except (FileNotFoundError, ValueError):
+            return 0
+
+    def accept_serial(self, serial: int) -> None:
+        """Go on from `serial`: the projects that did not reach it are ours to retry from now on."""
+        write_atomically(self._fetched / "status", str(serial).encode())
+        remove(self._fetched / "todo")
+
+    def start_over(self) -> None:
+        """Have the next run look at every selected project again."""
+        remove(self._fetched / "todo")
+        remove(self._fetched / "status")
+
+    def todo(self) -> set[str]:
+        try:
+            lines = (self._fetched / "todo").read_text("utf-8", "replace").splitlines()[1:]
+        except FileNotFoundError:
+            return set()
+        names = set()
+        for line in lines:
+            with contextlib.suppress(InvalidNameError, IndexError):
+                names.add(project_name(line.split()[0]))
+        return names
+
+    def has_todo(self) -> bool:
+        return (self._fetched / "todo").exists()
+
+    # Its runs
+
+    def mirror(self) -> Run:
+        return self._run("mirror")
+
+    def sync(self, names: Sequence[str]) -> Run:
+        """Fetch named projects, whatever their serial."""
+        whole = Run(0, [])
+        self._progress.begin("fetching named projects", len(names))
+        for start in range(0, len(names), _CHUNK):
+            part = self._run("sync", "--skip-simple-root", *names[start : start + _CHUNK])
+            whole.errors += part.errors
+            if part.code != 0:
+                whole.code = part.code
+                break
+        return whole
+
+    def _run(self, *arguments: str) -> Run:
+        return asyncio.run(
+            self._supervise([str(self._settings.program), "-c", str(self._settings.config), *arguments])
+        )
+
+    async def _supervise(self, command: list[str]) -> Run:
+        deadline = time.monotonic() + self._settings.timeout
+        process = await asyncio.create_subprocess_exec(
+            *command,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+            limit=1 << 20,
+            pass_fds=self._inherited,
+            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        )
+        run = Run(None, [])
+        pending: list[str] = []
+        try:
+            while True:
+                assert process.stdout is not None
+                try:
+                    raw = await asyncio.wait_for(process.stdout.readline(), _GUARD_SECONDS)
+                except TimeoutError:
+                    raw = None
+                except ValueError:  # a line longer than the limit
+                    continue
+                if raw == b"":
+                    run.code = await process.wait()
+                    return run
+                if raw is not None:
+                    self._read(raw.decode("utf-8", "replace").rstrip("\n"), run, pending)
+                require_free_space(self._fetched, self._minimum_free)
+                if time.monotonic() > deadline:
+                    run.errors.append(f"stopped after {self._settings.timeout} seconds")
+                    return run
+        except RefusedError as reason:
+            log.error("bandersnatch is stopped: %s", reason)
+            raise
+        finally:
+            await _stop(process)
+
+    def _read(self, line: str, run: Run, pending: list[str]) -> None:
+        match = _LINE.match(line)
+        if not match:
+            log.debug("bandersnatch: %s", line)
+            return
+        message = match["message"]
+        if match["level"] in ("ERROR", "CRITICAL"):
+            log.warning("bandersnatch: %s", message)
+            run.errors = [*run.errors[-99:], message]
+        elif total := _TOTAL.match(message):
+            self._progress.begin("fetching", int(total[1]))
+        elif file := _FILE.match(message):
+            pending.append(file[1])
+        elif stored := _STORED.match(message):
+            self._progress.add_bytes(
+                sum(regular_size(self._fetched / "web" / path[1:]) or 0 for path in pending)
+            )
+            pending.clear()
+            self._progress.step(stored[1])
+        else:
+            log.debug("bandersnatch: %s", message)
+
+
+async def _stop(process: asyncio.subprocess.Process) -> None:
+    """End the process if it still runs; its files survive that, its next run resumes."""
+    if process.returncode is not None:
+        return
+    with contextlib.suppress(ProcessLookupError):
+        process.terminate()
+    try:
+        await asyncio.wait_for(process.wait(), 10)
+    except TimeoutError:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()

@@ -1,0 +1,171 @@
+"""Talking to upstream: bounded, retried, and never trusted for size or content.
+
+aiohttp is imported where it is used: a run that asks upstream nothing would spend most of its time on that.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import logging
+import os
+import random
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .. import __version__
+from ..common.files import temporary_for
+
+if TYPE_CHECKING:
+    import aiohttp
+
+log = logging.getLogger(__name__)
+
+SIMPLE_JSON = "application/vnd.pypi.simple.v1+json"
+MAX_PAGE = 256 << 20
+_CHUNK = 1 << 18
+
+
+class FetchError(Exception):
+    """Upstream did not give what was asked for; the message says what it gave."""
+
+
+class AbsentError(FetchError):
+    """Upstream says that this does not exist."""
+
+
+@dataclass(frozen=True)
+class Page:
+    content_type: str
+    body: bytes
+    url: str
+
+    def json(self) -> Any:
+        try:
+            return json.loads(self.body)
+        except (ValueError, RecursionError) as error:
+            raise FetchError(f"{self.url}: not JSON: {error}") from error
+
+
+class Upstream:
+    """One session to upstream, with at most `workers` requests at a time."""
+
+    def __init__(self, session: aiohttp.ClientSession, workers: int, tries: int) -> None:
+        self._session = session
+        self._slots = asyncio.Semaphore(workers)
+        self._tries = tries
+
+    async def page(self, url: str, accept: str = "application/json", limit: int | None = None) -> Page:
+        limit = MAX_PAGE if limit is None else limit
+
+        async def attempt() -> Page:
+            async with self._session.get(url, headers={"Accept": accept}) as response:
+                self._check(response, url)
+                parts, size = [], 0
+                async for chunk in response.content.iter_chunked(_CHUNK):
+                    size += len(chunk)
+                    if size > limit:
+                        raise FetchError(f"{url}: longer than {limit} bytes")
+                    parts.append(chunk)
+                return Page(response.content_type, b"".join(parts), str(response.url))
+
+        page: Page = await self._retried(attempt, url)
+        return page
+
+    async def download(
+        self, url: str, target: Path, sha256: str, size: int | None, on_bytes: Callable[[int], None]
+    ) -> int:
+        """Store a file under its final name only when its hash is right; returns its size."""
+
+        async def attempt() -> int:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            temporary = temporary_for(target)
+            try:
+                with temporary.open("wb") as stream:
+                    received = await self._receive(url, stream, sha256, size, on_bytes)
+                    os.fchmod(stream.fileno(), 0o644)
+                    stream.flush()
+                    os.fsync(stream.fileno())
+                os.replace(temporary, target)
+                return received
+            except BaseException:
+                with suppress(OSError):
+                    os.unlink(temporary)
+                raise
+
+        try:
+            received: int = await self._retried(attempt, url)
+        except AbsentError as error:
+            # A page named it: its absence is upstream's fault, and says nothing about the project.
+            raise FetchError(str(error)) from error
+        return received
+
+    async def _receive(
+        self, url: str, stream: Any, sha256: str, size: int | None, on_bytes: Callable[[int], None]
+    ) -> int:
+        digest, received = hashlib.sha256(), 0
+        async with self._session.get(url, headers={"Accept-Encoding": "identity"}) as response:
+            self._check(response, url)
+            async for chunk in response.content.iter_chunked(_CHUNK):
+                received += len(chunk)
+                if size is not None and received > size:
+                    raise FetchError(f"{url}: longer than the {size} bytes announced")
+                digest.update(chunk)
+                stream.write(chunk)
+                on_bytes(len(chunk))
+        if size is not None and received != size:
+            raise FetchError(f"{url}: {received} bytes instead of {size}")
+        if digest.hexdigest() != sha256:
+            raise FetchError(f"{url}: sha256 {digest.hexdigest()} instead of {sha256}")
+        return received
+
+    @staticmethod
+    def _check(response: aiohttp.ClientResponse, url: str) -> None:
+        if response.status in (404, 410):
+            raise AbsentError(f"{url}: HTTP {response.status}")
+        if response.status != 200:
+            raise FetchError(f"{url}: HTTP {response.status}")
+
+    async def _retried(self, attempt: Callable[[], Any], url: str) -> Any:
+        import aiohttp  # noqa: PLC0415 - see above
+
+        for number in range(1, self._tries + 1):
+            try:
+                async with self._slots:
+                    return await attempt()
+            except AbsentError:
+                raise
+            except (FetchError, aiohttp.ClientError, TimeoutError, ConnectionError) as error:
+                problem = str(error) if isinstance(error, FetchError) else f"{url}: {_named(error)}"
+                if number == self._tries:
+                    raise FetchError(problem) from error
+                pause = min(30.0, 0.5 * 2**number) * random.uniform(0.5, 1)  # noqa: S311 - spread, not secrecy
+                log.info("%s; try %d of %d in %.1f s", problem, number + 1, self._tries, pause)
+                await asyncio.sleep(pause)
+        raise AssertionError("at least one try")
+
+
+def _named(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+
+
+@asynccontextmanager
+async def upstream(*, workers: int, timeout: float, tries: int) -> AsyncIterator[Upstream]:
+    """A session that uses the system's trust store and proxy settings."""
+    import aiohttp  # noqa: PLC0415 - see above
+
+    limits = aiohttp.ClientTimeout(total=None, sock_connect=timeout, sock_read=timeout)
+    headers = {"User-Agent": f"mirrorfleet/{__version__}"}
+    async with aiohttp.ClientSession(
+        timeout=limits,
+        headers=headers,
+        trust_env=True,
+        connector=aiohttp.TCPConnector(limit=workers),
+        max_line_size=1 << 16,
+        max_field_size=1 << 16,
+    ) as session:
+        yield Upstream(session, workers, tries)

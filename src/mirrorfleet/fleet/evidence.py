@@ -1,0 +1,27 @@
+"""What the monitor's metrics, and so its alerts, tell of failures: words that may be a mirror's own, made harmless."""
+
+from typing import Any
+
+from .standing import printable
+
+Failure = list[Any]  # family, check, problem, when it was last found
+
+MOST = 5  # kinds of failure of a mirror told at a time
+VARYING = "something else each time"
+
+
+def kept(former: list[Failure], failures: list[dict[str, str]], now: int) -> list[Failure]:
+    """The failures of a row of failed rounds, the latest last.
+
+    Each is a time series. A mirror that puts other words into each answer does not get one for each: beyond `MOST`
+    they are one.
+    """
+    found = {tuple(one[:3]): one[3] for one in former}
+    for failure in failures:
+        about = failure["family"], printable(failure["check"])
+        told = (*about, printable(failure["problem"]))
+        if told not in found and len(found) >= MOST:
+            told = (*about, VARYING)
+        found.pop(told, None)
+        found[told] = now
+    return [[*told, at] for told, at in found.items()]

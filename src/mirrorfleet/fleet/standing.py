@@ -1,0 +1,349 @@
+"""Who is listed, and why: pure functions from the registry and what was measured to each mirror's standing.
+
+A record decides who could serve, measurement decides who does:
+
+* What a person decided (drained, retired, held, an agreement that lapsed) and a broken record count at once.
+* A wrong hash counts at once, and until an audit that began after it has passed.
+* Failed probes count after `fall` in a row. A mirror that left by measurement comes back after `rise` good ones in a
+  row, after a pause that doubles with each leave, and after an audit.
+* A monitor that is silent, cannot reach the reference, or sees most of the list fail at once is held to be cut off
+  itself: then nothing changes for what it measured.
+* A run that would empty the list, or drop more than a share of it at once, is refused as a whole.
+"""
+
+import datetime
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from ..common.config import bounded
+from .registry import Registry
+
+Code = Literal[
+    "listed", "invalid", "retired", "gone", "drained", "held", "agreement", "tampered",
+    "unmeasured", "silent", "failing", "stale", "returning", "audit", "damped", "waiting",
+]  # fmt: skip
+# Codes by which measurement, not a person, took a mirror off the list. To be silent is no fault of its own.
+MEASURED: frozenset[Code] = frozenset({"tampered", "failing", "stale"})
+# Whatever is wrong with the share of mirrors that leaves at once, these leave.
+AT_ONCE: frozenset[Code] = frozenset({"tampered", "held"})
+HIDDEN: frozenset[Code] = frozenset({"retired", "gone"})
+# So few mirrors may well fail at once; the guard against an empty list looks after them.
+FEWEST_FOR_CUT_OFF = 3
+
+
+@dataclass(frozen=True)
+class Settings:
+    """When a mirror leaves, and when it returns."""
+
+    fall: int = bounded(1, 1000, default=3)  # rounds that fail in a row until a mirror leaves
+    rise: int = bounded(1, 1000, default=5)  # good rounds in a row until it returns
+    damping_seconds: int = bounded(0, default=1800)  # shortest time off the list; doubles with each leave
+    damping_limit_seconds: int = bounded(0, default=86400)
+    flap_window_seconds: int = bounded(0, default=86400)  # how long a leave counts for that doubling
+    audit_required: bool = True  # whether a mirror needs an audit to join and to return
+    audit_fall: int = bounded(1, 1000, default=2)  # audits that fail in a row until a mirror leaves
+    silence_seconds: int = bounded(1, default=900)  # age at which measurements say nothing any more
+    cut_off_share: float = bounded(0, 1, default=0.5)
+    drop_share: float = bounded(0, 1, default=0.3)
+    clock_tolerance_seconds: int = bounded(0, default=300)  # how far a mirror's clock may be ahead
+
+
+@dataclass(frozen=True)
+class Health:
+    """What the monitor found of a mirror; consecutive rounds, of which either `good` or `bad` is 0."""
+
+    measured_at: int
+    good: int = 0
+    bad: int = 0
+    problem: str = ""
+    serial: int | None = None
+    last_modified: int | None = None
+    lag: int | None = None  # seconds since the reference has had what the mirror has not
+    tampered_at: int | None = None
+
+
+@dataclass(frozen=True)
+class Audit:
+    """The last time that an audit of a mirror began which passed, and that one found a wrong hash."""
+
+    passed_at: int | None = None
+    tampered_at: int | None = None
+    problem: str = ""
+    failures: int = 0  # in a row
+
+
+@dataclass(frozen=True)
+class Monitor:
+    at: int
+    reference_problem: str = ""
+    started: int = 0  # before that, that it measured nothing says nothing of a mirror
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Where a mirror stands, and since when."""
+
+    listed: bool
+    code: Code
+    reason: str  # why it is not listed; empty when it is
+    since: int  # when `code` came to be
+    next: str = ""  # what happens next
+    left: int | None = None  # when it left by measurement, until it is back
+    leaves: tuple[int, ...] = ()  # when it left by measurement lately
+    tampered_at: int | None = None
+    joined: int | None = None  # when it was listed for the first time
+
+
+@dataclass(frozen=True)
+class Event:
+    at: int
+    mirror: str
+    kind: Literal["joined", "returned", "left", "retired"]
+    reason: str
+
+
+@dataclass(frozen=True)
+class Outcome:
+    standings: dict[str, Standing]
+    events: list[Event] = field(default_factory=list)
+    cut_off: str = ""  # why nothing was changed for what was measured
+    refused: str = ""  # why nothing was changed at all
+
+
+def printable(words: object) -> str:
+    """Words of others, a mirror's answer say, on one bounded line."""
+    text = "".join(character if character.isprintable() else " " for character in str(words)[:200])
+    return text.strip() or "no reason given"
+
+
+def span(seconds: int) -> str:
+    for unit, length in (("day", 86400), ("hour", 3600), ("minute", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds // length} {unit}s"
+    return f"{seconds} seconds"
+
+
+def clock(at: int) -> str:
+    return datetime.datetime.fromtimestamp(at, datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """All that a run decides by, but for where the mirrors stood before."""
+
+    registry: Registry
+    health: Mapping[str, Health]
+    audits: Mapping[str, Audit]
+    holds: Mapping[str, str]  # by name the reason
+    monitor: Monitor | None
+    settings: Settings
+    now: int
+
+
+def step(inputs: Inputs, former: Mapping[str, Standing], *, force: bool = False) -> Outcome:
+    """The standing of every mirror that is or was known. `force` overrides what is held to be a mistake."""
+    cut_off = "" if force else _cut_off(inputs, former)
+    standings = {
+        name: _stand(name, inputs, former.get(name), frozen=bool(cut_off)) for name in inputs.registry.mirrors
+    }
+    for name in former.keys() - standings.keys():
+        standings[name] = _off(former[name], ("gone", "no longer in the registry", ""), inputs, None)
+    refused = "" if force else _refusal(former, standings, inputs.settings)
+    if refused:
+        return Outcome(dict(former), [], cut_off, refused)
+    return Outcome(standings, list(_events(former, standings, inputs.now)), cut_off)
+
+
+def _cut_off(inputs: Inputs, former: Mapping[str, Standing]) -> str:
+    """Why what the monitor says is not believed; empty when it is."""
+    monitor, health, settings = inputs.monitor, inputs.health, inputs.settings
+    if monitor is None:
+        return "no monitor has reported yet"
+    if inputs.now - monitor.at > settings.silence_seconds:
+        return f"the monitor has been silent for {span(inputs.now - monitor.at)}"
+    if monitor.reference_problem:
+        return f"the monitor cannot reach the reference: {printable(monitor.reference_problem)}"
+    known = health.keys() & inputs.registry.mirrors
+    seen = [health[name] for name, one in former.items() if one.listed and name in known]
+    failing = sum(one.bad > 0 for one in seen)
+    if len(seen) >= FEWEST_FOR_CUT_OFF and failing > settings.cut_off_share * len(seen):
+        return (
+            f"{failing} of {len(seen)} listed mirrors fail at once: the monitor is held to be cut off itself"
+        )
+    return ""
+
+
+def _stand(name: str, inputs: Inputs, former: Standing | None, *, frozen: bool) -> Standing:
+    now, health, audit = inputs.now, inputs.health.get(name), inputs.audits.get(name, Audit())
+    before = former or Standing(False, "unmeasured", "not measured yet", now)
+    seen = (before.tampered_at, audit.tampered_at, health.tampered_at if health else None)
+    newest = max((at for at in seen if at is not None), default=None)
+    # Who is listed all the same has passed an audit since, even if no monitor is there to say so.
+    tampered = newest if not before.listed or newest != before.tampered_at else None
+    before = replace(before, tampered_at=newest)
+    why = next(_barred(name, inputs, audit, tampered), None)
+    if why is None and frozen:
+        if before.listed:
+            return before
+        why = _waiting(before)
+    elif why is None:
+        why = _failure(name, inputs, health, before) or _pending(inputs, health, audit, before)
+    if why:
+        return _off(before, why, inputs, health)
+    left = inputs.settings.fall - (health.bad if health else 0)
+    then = f"leaves when {left} more rounds fail" if health and health.bad else ""
+    if before.listed:
+        return replace(before, next=then)
+    return replace(
+        before,
+        listed=True,
+        code="listed",
+        reason="",
+        since=now,
+        next=then,
+        left=None,
+        joined=before.joined or now,
+    )
+
+
+Why = tuple[Code, str, str]  # code, reason, what happens next
+
+
+def _barred(name: str, inputs: Inputs, audit: Audit, tampered_at: int | None) -> Iterator[Why]:
+    """Why a mirror is off the list whatever was measured of its health; the first reason counts."""
+    if problem := inputs.registry.wrong.get(name):
+        yield "invalid", f"its record is not valid: {printable(problem)}", "needs a mended record"
+        return
+    record, fleet = inputs.registry.mirrors[name], inputs.registry.fleet
+    if record["state"] == "retired":
+        yield "retired", "retired", ""
+    if record["state"] == "drained":
+        yield "drained", "drained by its operator", "is looked at again when it is active"
+    if name in inputs.holds:
+        yield "held", f"held: {printable(inputs.holds[name])}", "is looked at again when it is released"
+    today = datetime.datetime.fromtimestamp(inputs.now, datetime.UTC).date().isoformat()
+    agreement = record["agreement"]
+    if agreement["version"] != fleet["agreement_version"] or (agreement["expires_on"] or today) < today:
+        yield "agreement", "its agreement is not the fleet's current one", "needs the current agreement"
+    if tampered_at is not None and (audit.passed_at is None or audit.passed_at <= tampered_at):
+        why = f"served a file with a wrong hash at {clock(tampered_at)}"
+        yield "tampered", why, "needs an audit that passes, then good rounds"
+
+
+def _waiting(before: Standing) -> Why:
+    """Off the list while the monitor is cut off: for what was measured before, or as nobody knows better."""
+    then = "is looked at again when the monitor is back"
+    if before.code in (MEASURED | {"unmeasured", "silent"}) - {"tampered"}:
+        return before.code, before.reason, then
+    return "waiting", "the monitor is cut off: nobody returns until it is back", then
+
+
+def _failure(name: str, inputs: Inputs, health: Health | None, before: Standing) -> Why | None:
+    if health is None:
+        return "unmeasured", "not measured yet", "is listed after its first good rounds"
+    settings, then = inputs.settings, f"returns after {inputs.settings.rise} good rounds"
+    started = inputs.monitor.started if inputs.monitor and before.listed else 0
+    # By the monitor's last report: what it has measured since cannot be known, and one that is gone blames nobody.
+    reported = min(inputs.now, inputs.monitor.at) if inputs.monitor else inputs.now
+    if reported - max(health.measured_at, started) > settings.silence_seconds:
+        return "silent", f"not measured for {span(inputs.now - health.measured_at)}", then
+    if health.bad >= settings.fall or (health.bad and not before.listed):
+        return "failing", printable(health.problem), then
+    # A cache has no tree that could be stale; and a round that failed tells nothing of freshness.
+    fresh = inputs.registry.mirrors[name]["mode"] == "cache" or health.bad > 0
+    limit = inputs.registry.fleet["staleness_limit"]
+    problem = "" if fresh else _staleness(health, limit, settings.clock_tolerance_seconds, inputs.now)
+    return ("stale", problem, then) if problem else None
+
+
+def _staleness(health: Health, limit: int, tolerance: int, now: int) -> str:
+    if health.last_modified is None:
+        return "does not say how fresh it is (/last-modified)"
+    if health.last_modified - now > tolerance:
+        return f"claims to be fresh as of {span(health.last_modified - now)} from now"
+    if now - health.last_modified > limit:
+        return f"stale: last synced {span(now - health.last_modified)} ago"
+    if (health.lag or 0) > limit:
+        return f"stale: lacks what the reference has had for {span(health.lag or 0)}"
+    return ""
+
+
+def _pending(inputs: Inputs, health: Health | None, audit: Audit, before: Standing) -> Why | None:
+    """Why a mirror whose rounds are good is not listed yet, or no longer."""
+    settings, good = inputs.settings, health.good if health else 0
+    if before.listed:
+        # What no round asks for: pages that lack files, answers that are not as the standards say.
+        if not settings.audit_required or audit.failures < settings.audit_fall:
+            return None
+        return (
+            "audit",
+            f"failed {audit.failures} audits: {printable(audit.problem)}",
+            "returns when an audit passes",
+        )
+    if good < settings.rise:
+        count = f"{good} of {settings.rise} good rounds"
+        return "returning", f"well again, not yet for long: {count}", f"needs {settings.rise - good} more"
+    if before.left is not None and inputs.now < (until := before.left + damping(before, settings)):
+        return (
+            "damped",
+            f"left {len(before.leaves)} times lately",
+            f"returns at {clock(until)} at the earliest",
+        )
+    owed = before.left if before.left is not None else 0 if before.joined is None else None
+    if settings.audit_required and owed is not None and (audit.passed_at is None or audit.passed_at < owed):
+        found = f"; the last one: {printable(audit.problem)}" if audit.problem else ""
+        return "audit", f"awaits an audit{found}", "is listed when an audit passes"
+    return None
+
+
+def damping(standing: Standing, settings: Settings) -> int:
+    """Seconds that a mirror stays off the list after it left."""
+    doubled: int = settings.damping_seconds << min(max(len(standing.leaves) - 1, 0), 30)
+    return max(settings.damping_seconds, min(doubled, settings.damping_limit_seconds))
+
+
+def _off(before: Standing, why: Why, inputs: Inputs, health: Health | None) -> Standing:
+    """Off the list; that it left by measurement is remembered until it is back."""
+    (code, reason, then), now = why, inputs.now
+    left, leaves = before.left, before.leaves
+    left_now = before.listed and (code in MEASURED or code == "audit")
+    if left_now or (code == "tampered" and before.code != "tampered"):
+        # By the monitor's clock, as audits are: one that began since then counts, however late this run is.
+        left = health.measured_at if health else now
+        leaves = (*(at for at in leaves if at > now - inputs.settings.flap_window_seconds), now)
+    return replace(
+        before,
+        listed=False,
+        code=code,
+        reason=reason,
+        next=then,
+        since=before.since if before.code == code else now,
+        left=left,
+        leaves=leaves,
+        joined=None if code in HIDDEN else before.joined,
+    )
+
+
+def _refusal(former: Mapping[str, Standing], standings: Mapping[str, Standing], settings: Settings) -> str:
+    before = [name for name, one in former.items() if one.listed]
+    leaving = [name for name in before if not standings[name].listed]
+    why = "; ".join(f"{name}: {standings[name].reason}" for name in leaving[:20])
+    if before and not any(one.listed for one in standings.values()):
+        return f"the list would become empty, it has {len(before)} mirrors ({why})"
+    dropped = sum(standings[name].code not in AT_ONCE for name in leaving)
+    if dropped > max(1, settings.drop_share * len(before)):
+        share = settings.drop_share
+        return (
+            f"{dropped} of {len(before)} mirrors would leave at once, allowed is a share of {share} ({why})"
+        )
+    return ""
+
+
+def _events(former: Mapping[str, Standing], standings: Mapping[str, Standing], now: int) -> Iterator[Event]:
+    for name, one in standings.items():
+        before = former.get(name)
+        if one.listed and not (before and before.listed):
+            yield Event(now, name, "returned" if before and before.joined else "joined", "")
+        elif before and before.listed and not one.listed:
+            yield Event(now, name, "retired" if one.code in HIDDEN else "left", one.reason)

@@ -1,0 +1,200 @@
+"""A project and its files, read from the legacy JSON document that every fetcher stores.
+
+The document is `/pypi/NAME/json` as upstream serves it, with the additions our own tiers pass on:
+`project-status` (PEP 792) for the project, `core-metadata` (PEP 714) and `provenance` (PEP 740) for a file.
+"""
+
+import logging
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..common.names import InvalidNameError, served_path, shown
+
+log = logging.getLogger(__name__)
+
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,6})?Z")
+# bandersnatch cannot read an entry without upload time, so the legacy document says this for "unknown".
+UNKNOWN_TIME = "1970-01-01T00:00:00.000000Z"
+STATUSES = ("active", "archived", "quarantined", "deprecated")  # PEP 792
+
+
+class BadDocumentError(ValueError):
+    """A document that does not describe a project."""
+
+
+@dataclass(frozen=True)
+class File:
+    filename: str
+    path: str  # below the tree's root, "packages/…"
+    size: int
+    sha256: str
+    version: str
+    requires_python: str | None = None
+    yanked: str | bool = False  # a reason, or True without one
+    upload_time: str | None = None
+    core_metadata: str | None = None  # sha256 of the sidecar
+    provenance: str | None = None
+    legacy: dict[str, Any] = field(default_factory=dict, compare=False, hash=False)
+
+    @property
+    def is_wheel(self) -> bool:
+        return self.filename.endswith(".whl")
+
+
+@dataclass(frozen=True)
+class Project:
+    name: str
+    serial: int
+    files: tuple[File, ...]
+    versions: tuple[str, ...]
+    status: str = "active"
+    status_reason: str | None = None
+    legacy: dict[str, Any] = field(default_factory=dict, compare=False, hash=False)
+
+    @property
+    def quarantined(self) -> bool:
+        return self.status == "quarantined"
+
+
+def clean_text(value: Any) -> str | None:
+    """A text upstream gave, without what no page can carry; None for anything else or empty."""
+    if not isinstance(value, str):
+        return None
+    clean = "".join(c for c in value if c in "\t\n" or (ord(c) >= 32 and not 0x7F <= ord(c) <= 0x9F))
+    return clean.encode("utf-8", "ignore").decode() or None
+
+
+def _upload_time(entry: dict[str, Any]) -> str | None:
+    value = entry.get("upload_time_iso_8601")
+    if not isinstance(value, str) or not _TIME.fullmatch(value) or value == UNKNOWN_TIME:
+        return None
+    return value
+
+
+def _yanked(entry: dict[str, Any]) -> str | bool:
+    if not entry.get("yanked"):
+        return False
+    reason = entry["yanked"] if isinstance(entry["yanked"], str) else entry.get("yanked_reason")
+    return clean_text(reason) or True
+
+
+def clean_url(value: Any) -> str | None:
+    text = clean_text(value)
+    return text if text and re.fullmatch(r"https?://[^\s\"'<>\\]+", text) else None
+
+
+def parse_file(entry: Any, version: str) -> File:
+    """Check one file entry; InvalidNameError or BadDocumentError says what is wrong with it."""
+    if not isinstance(entry, dict):
+        raise BadDocumentError(f"not a file entry: {shown(entry)}")
+    filename, url = entry.get("filename"), entry.get("url")
+    if not isinstance(filename, str) or not isinstance(url, str):
+        raise BadDocumentError(f"file entry without filename or url in version {shown(version)}")
+    path = served_path(url, filename)
+    digests = entry.get("digests")
+    sha256 = digests.get("sha256") if isinstance(digests, dict) else None
+    if not isinstance(sha256, str) or not _SHA256.fullmatch(sha256):
+        raise BadDocumentError(f"no sha256 for {shown(filename)}")
+    size = entry.get("size")
+    if type(size) is not int or size < 0:
+        raise BadDocumentError(f"no size for {shown(filename)}")
+    metadata = entry.get("core-metadata")
+    core = metadata.get("sha256") if isinstance(metadata, dict) else None
+    return File(
+        filename=filename,
+        path=path,
+        size=size,
+        sha256=sha256,
+        version=version,
+        requires_python=clean_text(entry.get("requires_python")),
+        yanked=_yanked(entry),
+        upload_time=_upload_time(entry),
+        core_metadata=core if isinstance(core, str) and _SHA256.fullmatch(core) else None,
+        provenance=clean_url(entry.get("provenance")),
+        legacy=entry,
+    )
+
+
+def document_serial(document: Any) -> int:
+    serial = document.get("last_serial") if isinstance(document, dict) else None
+    if type(serial) is not int or serial < 0:
+        raise BadDocumentError(f"no last_serial, but {shown(serial)}")
+    return serial
+
+
+def parse_project(document: Any, name: str, only: Iterable[str] | None = None) -> Project:
+    """Read a stored document; `only` restricts it to file names that the fetcher completed."""
+    serial = document_serial(document)
+    if not isinstance(document.get("releases"), dict):
+        raise BadDocumentError("no releases")
+    wanted = None if only is None else set(only)
+    status = document.get("project-status")
+    status = status if isinstance(status, dict) else {}
+    state = status.get("status", "active")
+    files: dict[str, File] = {}
+    versions = []
+    for version, entries in document["releases"].items():
+        if not isinstance(entries, list) or clean_text(version) != version:
+            log.warning("project %s: release %s is refused: malformed", name, shown(version))
+            continue
+        before = len(files)
+        for entry in entries:
+            try:
+                file = parse_file(entry, version)
+            except (InvalidNameError, BadDocumentError) as error:
+                log.warning("project %s: a file is refused: %s", name, error)
+                continue
+            if wanted is None or file.filename in wanted:
+                files.setdefault(file.filename, file)
+        if len(files) > before or (wanted is None and not entries):
+            versions.append(version)
+    return Project(
+        name=name,
+        serial=serial,
+        files=() if state == "quarantined" else tuple(sorted(files.values(), key=lambda f: f.filename)),
+        versions=tuple(sorted(versions)),
+        status=state if state in STATUSES else "active",
+        status_reason=clean_text(status.get("reason")),
+        legacy=document,
+    )
+
+
+def _simple_file(entry: Any) -> File:
+    filename, url, hashes = entry["filename"], entry["url"], entry["hashes"]
+    if not isinstance(filename, str) or not isinstance(url, str) or not url.startswith("../../packages/"):
+        raise BadDocumentError(f"not a file of this tree: {shown(url)}")
+    core = entry.get("core-metadata") or {}
+    file = File(
+        filename=filename,
+        path=served_path(url.removeprefix("../.."), filename),
+        size=entry["size"],
+        sha256=hashes["sha256"],
+        version="",
+        core_metadata=core.get("sha256"),
+    )
+    digests = [file.sha256] if file.core_metadata is None else [file.sha256, file.core_metadata]
+    if (
+        type(file.size) is not int
+        or file.size < 0
+        or not all(_SHA256.fullmatch(digest) for digest in digests)
+    ):
+        raise BadDocumentError(f"size or hash of {shown(filename)}")
+    return file
+
+
+def parse_simple(document: Any) -> Project:
+    """What another tier's JSON page names. Nothing in it is left out: a page is taken whole or not at all."""
+    try:
+        files = tuple(_simple_file(entry) for entry in document["files"])
+        return Project(
+            name=document["name"],
+            serial=document["meta"]["_last-serial"],
+            files=files,
+            versions=tuple(document["versions"]),
+            status=document["project-status"]["status"],
+        )
+    except (InvalidNameError, KeyError, TypeError, AttributeError) as error:
+        raise BadDocumentError(f"not a page of this tree: {shown(repr(error))}") from error

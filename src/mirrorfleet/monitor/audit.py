@@ -1,0 +1,152 @@
+"""The verb audit: is a mirror a conforming index, does it tell the truth, is it complete?
+
+It asks as pip and uv ask, and compares pages with the trusted index and files with its hashes. One wrong hash is enough
+to keep a mirror off the list until a later audit passes (fleet/standing.py).
+"""
+
+import asyncio
+import contextlib
+import json
+import logging
+import random
+import time
+from pathlib import Path
+from typing import Any
+
+from ..common.config import ConfigError
+from ..common.files import write_atomically
+from ..common.guards import only_one
+from ..fleet import registry
+from ..fleet.markup import STYLE
+from . import reports
+from .client import CheckError
+from .conformance import Conformance
+from .reach import Reach
+from .report import Report
+from .report_page import page
+from .settings import MonitorConfig, load_monitor
+from .track import Store
+from .truth import Trusted, Truth, ask_trusted
+
+log = logging.getLogger(__name__)
+
+AT_ONCE = 8
+PATIENCE = 1800.0  # seconds
+LONGEST_RETRY = 3600  # seconds until an audit that did not pass is repeated, however long it fails
+_chance = random.SystemRandom()
+
+
+class Auditor:
+    def __init__(
+        self, config: MonitorConfig, known: registry.Registry, reach: Reach, trusted: Trusted
+    ) -> None:
+        self.config, self.known, self.reach, self.trusted = config, known, reach, trusted
+
+    async def audit(self, name: str) -> Report:
+        record, limit = self.known.mirrors[name], self.known.fleet["staleness_limit"]
+        report = Report(name, record["url"], int(time.time()))
+        reached = []
+        for family in record["address_families"]:
+            try:
+                place = await self.reach.mirror(record, family)
+            except CheckError as error:
+                report.tell("connection", False, str(error), family)
+                continue
+            async with self.reach.line(place) as line:
+                checks = Conformance(line, report, family, record, _chance.choice(sorted(self.trusted.pages)))
+                await checks.run()
+                if line.certificate_expires:
+                    reached.append(place)
+        if reached:
+            lines = [self.reach.line(place) for place in reached]
+            try:
+                await Truth(lines, report, record, self.trusted, self.config).run(limit)
+            finally:
+                for line in lines:
+                    line.close()
+        return report
+
+
+def due(config: MonitorConfig, known: registry.Registry, now: int) -> list[str]:
+    """Who was not audited for long, did not pass the last audit, or became well or served a wrong hash since then."""
+    with contextlib.closing(Store(config.state / "probe.sqlite")) as store:
+        tracks = store.tracks()
+    found = []
+    for name, record in known.mirrors.items():
+        if name in known.wrong or record["state"] != "active":
+            continue
+        report = reports.report(config.audits / f"{name}.json") or {"started": 0, "verdict": ""}
+        last, track = report["started"], tracks.get(name)
+        recovered = track is not None and track.well and (track.well_since or 0) > last
+        tampered = track is not None and (track.tampered_at or 0) > last
+        pause = config.audit_seconds
+        if report["verdict"] in ("failed", "tampered"):
+            failing = 0 if recovered or tampered else last - report.get("failed_since", last)
+            pause = min(pause, max(config.audit_retry_seconds, min(failing, LONGEST_RETRY)))
+        elif recovered or tampered:
+            pause = -1
+        if now - last > pause:
+            found.append(name)
+    return found
+
+
+def audit(path: Path, names: list[str], *, only_due: bool = False) -> tuple[bool, dict[str, Any]]:
+    """Audit mirrors and keep the reports; good when each of them passed."""
+    config = load_monitor(path)
+    known = registry.load(config.registry)
+    for name in names:
+        if name not in known.mirrors or name in known.wrong:
+            raise ConfigError(
+                f"{config.registry}: {name!r}: {known.wrong.get(name, 'is no mirror of the registry')}"
+            )
+    config.audits.mkdir(parents=True, exist_ok=True)
+    # Runs take turns, a person's and those of timer and path.
+    with only_one(config.state / "audit.lock", patience=PATIENCE):
+        if only_due:
+            config.audit_due.unlink(missing_ok=True)
+        if not names:
+            chosen = (
+                due(config, known, int(time.time()))
+                if only_due
+                else sorted(known.mirrors.keys() - known.wrong)
+            )
+            names = [name for name in chosen if known.mirrors[name]["state"] != "retired"]
+        try:
+            documents = asyncio.run(_audit_all(config, known, names))
+        except CheckError as error:
+            # Nothing can be said of any mirror: their last reports stay.
+            log.error("the trusted index %s: %s", config.reference.url, error)
+            return False, {"audited": 0, "verdicts": {}, "problem": str(error)}
+    verdicts = {document["mirror"]: document["verdict"] for document in documents}
+    good = all(verdict == "passed" for verdict in verdicts.values())
+    return good, {"audited": len(documents), "verdicts": verdicts, "problem": ""}
+
+
+async def _audit_all(
+    config: MonitorConfig, known: registry.Registry, names: list[str]
+) -> list[dict[str, Any]]:
+    if not names:
+        return []
+    reach = Reach(config)
+    auditor = Auditor(config, known, reach, await ask_trusted(config, reach))
+    slots = asyncio.Semaphore(AT_ONCE)
+    write_atomically(config.audits / "style.css", STYLE.encode())
+
+    async def one(name: str) -> dict[str, Any]:
+        async with slots:
+            report = await auditor.audit(name)
+        target = config.audits / f"{name}.json"
+        document = report.document(reports.report(target))
+        level = logging.INFO if document["verdict"] == "passed" else logging.WARNING
+        log.log(
+            level,
+            "%s: %s%s",
+            name,
+            document["verdict"],
+            f": {document['problem']}" if document["problem"] else "",
+        )
+        write_atomically(config.audits / f"{name}.html", page(document))
+        write_atomically(target, json.dumps(document, indent=1).encode() + b"\n")
+        return document
+
+    return list(await asyncio.gather(*(one(name) for name in names)))

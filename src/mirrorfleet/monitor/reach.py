@@ -1,0 +1,51 @@
+"""How a monitor reaches a mirror and the trusted index: at the addresses given for it, else at those of its name."""
+
+import contextlib
+import random
+import re
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any
+
+from .client import CheckError, Line, Place, resolve, trusting
+from .settings import MonitorConfig
+
+_chance = random.SystemRandom()
+
+
+class Reach:
+    def __init__(self, config: MonitorConfig) -> None:
+        self._config = config
+        self._context = trusting(config.ca_file)
+        self._resolvers = ThreadPoolExecutor(32, "resolve")
+
+    def line(self, place: Place) -> Line:
+        return Line(place, self._context, self._config.timeout)
+
+    async def mirror(self, record: dict[str, Any], family: str) -> Place:
+        """Where a mirror is in one family, at an address drawn by chance; CheckError when it has none."""
+        place = Place.of(record["url"], "")
+        given = self._config.connect_to.get(record["name"])
+        if given is None:
+            private = self._config.private_addresses
+            addresses = await resolve(place.host, family, self._resolvers, private=private)
+        else:
+            addresses = [one for one in given if (":" in one) == (family == "ipv6")]
+        if not addresses:
+            raise CheckError(f"{place.host} has no address in this family")
+        return replace(place, address=_chance.choice(addresses))
+
+    async def index(self) -> tuple[Place, str]:
+        """Where the trusted index is, and what its paths begin with; CheckError when its name does not resolve."""
+        place = Place.of(self._config.reference.url, "")
+        addresses = list(self._config.connect_to.get("reference", []))
+        # Through IPv6 when there is no IPv4: what counts is that it can be had.
+        for family in ("ipv4", "ipv6"):
+            if not addresses:
+                with contextlib.suppress(CheckError):
+                    addresses = await resolve(place.host, family, self._resolvers, private=True)
+        if not addresses:
+            raise CheckError(f"{place.host} does not resolve")
+        prefix = re.sub(r"^https://[^/]+", "", place.base).removesuffix("/simple")
+        base = f"https://{place.host}:{place.port}"
+        return replace(place, base=base, address=_chance.choice(addresses)), prefix

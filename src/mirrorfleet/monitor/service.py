@@ -1,0 +1,366 @@
+"""The verb probe: a service that takes a round of every mirror, again and again, and tells what it found."""
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import random
+import signal
+import time
+import zlib
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+from ..common import exposition
+from ..common.config import ConfigError
+from ..common.files import write_atomically
+from ..common.guards import only_one
+from ..common.schema import validate
+from ..fleet import documents, registry
+from ..fleet.health import Findings
+from ..fleet.registry import Registry
+from ..fleet.standing import printable
+from . import history, reports
+from .client import CheckError
+from .reach import Reach
+from .reference import Reference, ask
+from .round import Round
+from .settings import MonitorConfig, load_monitor
+from .track import DAYS_KEPT, Store, Track
+
+log = logging.getLogger(__name__)
+
+PROMETHEUS_TIMEOUT = 20.0  # seconds without a byte of its answer
+_chance = random.SystemRandom()
+
+
+class Monitor:
+    """The service: a task for each mirror, one for the reference, one that writes what is known."""
+
+    def __init__(self, config: MonitorConfig, store: Store) -> None:
+        self.config, self.store = config, store
+        self.started = int(time.time())
+        self.reference = Reference(serials=store.serials())
+        self.tracks = store.tracks()
+        self.registry: Registry = registry.load(config.registry)
+        self._stamp, self._unreadable = self._registry_stamp(), ""
+        self._reach = Reach(config)
+        self._history, self._history_problem = history.History(), ""
+        self._slots = asyncio.Semaphore(config.workers)
+        self._dirty: set[str] = set()
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._told = 0
+        self.late = 0.0  # seconds by which the last round began too late
+        self.rounds = 0
+
+    # --- one round ---
+
+    async def probe(self, name: str) -> None:
+        """One round of one mirror, in all its families at once."""
+        record, started = self.registry.mirrors[name], time.monotonic()
+        families, limit = record["address_families"], self.registry.fleet["staleness_limit"]
+        rounds = [Round(self.config, self._reach, self.reference, record, family) for family in families]
+        found = await asyncio.gather(*(one.run(limit) for one in rounds))
+        track = self.tracks.setdefault(name, Track())
+        before, well_since = track.good > 0, track.well_since
+        seconds, now = time.monotonic() - started, int(time.time())
+        track.add(dict(zip(families, found, strict=True)), self.reference, seconds, now, limit)
+        self._dirty.add(name)
+        self.rounds += 1
+        if track.well_since != well_since:  # new, or well again: nobody returns without an audit
+            self.config.audit_due.write_text(f"{name}\n")
+        if before != (track.good > 0) or any(one.tampered for one in found):
+            log.log(*(_NEWS if track.good else (logging.WARNING, "%s: %s")), name, track.problem)
+
+    # --- the service ---
+
+    async def once(self) -> None:
+        """Every mirror a single time."""
+        self.tell_targets()
+        await asyncio.gather(self._ask_reference(), self._ask_prometheus())
+        await asyncio.gather(*(self._slotted(name) for name in self._wanted()))
+        self.write()
+
+    async def serve(self) -> None:
+        """Until the process is told to end."""
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop.set)
+        self.tell_targets()
+        await self._ask_reference()
+        async with contextlib.AsyncExitStack() as stack:
+            if self.config.metrics_port:
+                for address in ("127.0.0.1", "::1"):
+                    with contextlib.suppress(OSError):  # a host without IPv6
+                        server = await asyncio.start_server(self._answer, address, self.config.metrics_port)
+                        await stack.enter_async_context(server)
+            always = [
+                asyncio.create_task(self._every(self.config.reference.seconds, self._ask_reference)),
+                asyncio.create_task(self._every(self.config.write_seconds, self._keep)),
+                asyncio.create_task(self._remember()),
+            ]
+            self._assign()
+            log.info("%d mirrors, a round every %g s", len(self._tasks), self.config.interval)
+            stopped = asyncio.create_task(stop.wait())
+            await asyncio.wait([stopped, *always], return_when=asyncio.FIRST_COMPLETED)
+            for task in (*always, *self._tasks.values()):
+                if task.done() and not task.cancelled() and (error := task.exception()):
+                    raise error  # systemd starts the service anew, and its log says why
+                task.cancel()
+        self.write()
+
+    async def _every(self, seconds: float, work: Callable[[], Awaitable[None]]) -> None:
+        while True:
+            await asyncio.sleep(seconds)
+            await work()
+
+    def _wanted(self) -> list[str]:
+        known = self.registry
+        return [
+            name
+            for name, one in known.mirrors.items()
+            if name not in known.wrong and one["state"] != "retired"
+        ]
+
+    def _assign(self) -> None:
+        """A task for each mirror that has a valid record, and for no other."""
+        wanted = set(self._wanted())
+        for name in self._tasks.keys() - wanted:
+            self._tasks.pop(name).cancel()
+        for name in wanted - self._tasks.keys():
+            self._tasks[name] = asyncio.create_task(self._watch(name))
+
+    async def _watch(self, name: str) -> None:
+        """Rounds of a mirror, at a place in the interval that is its own; up to a tenth of it by chance."""
+        loop, interval = asyncio.get_running_loop(), self.config.interval
+        place = zlib.crc32(name.encode()) / 2**32
+        due = loop.time() + place * self._pause(name)
+        while True:
+            before = self._pause(name)
+            await asyncio.sleep(max(due + 0.1 * before * _chance.random() - loop.time(), 0))
+            self.late = max(loop.time() - due - 0.1 * before, 0)
+            await self._slotted(name)
+            pause = self._pause(name)
+            # Those that changed together are spread again when they settle.
+            due = max(due + (pause if pause <= before else place * pause), loop.time() - interval)
+
+    def _pause(self, name: str) -> float:
+        """Seconds between two rounds; fewer while it is not yet clear whether a mirror is well."""
+        track = self.tracks.get(name)
+        settled = track is not None and max(track.good, track.bad) >= self.config.settled_rounds
+        return self.config.interval if settled else min(self.config.interval, self.config.transition_interval)
+
+    async def _slotted(self, name: str) -> None:
+        async with self._slots:
+            try:
+                await self.probe(name)
+            except Exception:  # one mirror must not end the measurement of all others
+                log.exception("%s: the probe itself failed", name)
+
+    async def _ask_reference(self) -> None:
+        before, wanted = self.reference.problem, self.config.reference
+        try:
+            place, prefix = await self._reach.index()
+            async with self._reach.line(place) as line:
+                await ask(line, prefix, self.reference, wanted.projects, int(time.time()))
+        except CheckError as error:
+            self.reference.problem = str(error)
+        if before and not self.reference.problem:
+            self.config.audit_due.write_text("reference\n")  # without it no audit could be done
+        if self.reference.problem != before:
+            log.log(
+                logging.WARNING if self.reference.problem else logging.INFO,
+                "reference %s: %s", wanted.url, self.reference.problem or "answers",
+            )  # fmt: skip
+
+    async def _remember(self) -> None:
+        await self._ask_prometheus()
+        await self._every(self.config.prometheus_seconds, self._ask_prometheus)
+
+    async def _ask_prometheus(self) -> None:
+        """What it said before stays when it cannot be asked: only the past is asked for."""
+        if not self.config.prometheus:
+            return
+        problem = ""
+        try:
+            self._history = await asyncio.to_thread(
+                history.ask, self.config.prometheus, DAYS_KEPT, int(time.time()), PROMETHEUS_TIMEOUT
+            )
+        except history.HistoryError as error:
+            problem = str(error)
+        if problem != self._history_problem:
+            log.log(
+                logging.WARNING if problem else logging.INFO,
+                "prometheus %s: %s", self.config.prometheus, problem or "answers",
+            )  # fmt: skip
+        self._history_problem = problem
+
+    async def _keep(self) -> None:
+        """Take a new registry over, write what changed."""
+        stamp = self._registry_stamp()
+        if stamp != self._stamp:
+            try:
+                self.registry = registry.load(self.config.registry)
+                self._stamp, self._unreadable = stamp, ""
+                self.tell_targets()
+                log.info("the registry changed: %d mirrors", len(self.registry.mirrors))
+            except ConfigError as error:  # tried again each time, told once
+                if str(error) != self._unreadable:
+                    log.error("the former registry stays in use: %s", error)
+                self._unreadable = str(error)
+        self._assign()
+        self.write()
+
+    def _registry_stamp(self) -> tuple[int, int]:
+        try:
+            status = os.stat(self.config.registry)
+        except OSError:
+            return (0, 0)
+        return (status.st_mtime_ns, status.st_ino)
+
+    # --- what it tells ---
+
+    def health(self, now: int) -> dict[str, Any]:
+        audits = reports.summaries(self.config.audits)
+        mirrors = {
+            name: self.tracks[name].document(now, self._history, name)
+            | ({"audit": audits[name]} if name in audits else {})
+            for name in self._wanted()
+            if name in self.tracks and self.tracks[name].measured_at
+        }
+        reference = {"problem": self.reference.problem[:500], "serial": self.reference.serial}
+        return {
+            "schema": 1,
+            "monitor": self.config.name,
+            "at": now,
+            "started": self.started,
+            "reference": reference,
+            "mirrors": mirrors,
+        }
+
+    def tell_targets(self) -> None:
+        if self.config.targets:
+            listed = documents.List(self.registry, {}, Findings(), {}, ())
+            write_atomically(self.config.targets / "metrics-targets.json", documents.metrics_targets(listed))
+            write_atomically(self.config.targets / "probe-targets.json", documents.probe_targets(listed))
+
+    def write(self) -> None:
+        now = int(time.time())
+        if now == self._told and not self._dirty:
+            return
+        document = self.health(now)
+        validate(document, "health")
+        self.store.save({name: self.tracks[name] for name in self._dirty}, self.reference.serials[-100:])
+        write_atomically(self.config.health, json.dumps(document).encode() + b"\n", durable=False)
+        if self.config.metrics:
+            write_atomically(self.config.metrics, self.exposition(), durable=False)
+        self._dirty.clear()
+        self._told = now
+
+    def exposition(self) -> bytes:
+        """What Prometheus reads."""
+        now = time.time()
+        seen = {name: self.tracks[name] for name in self._wanted() if name in self.tracks}
+
+        def each(
+            name: str, text: str, value: Callable[[Track], float | None]
+        ) -> tuple[str, str, list[exposition.Sample]]:
+            samples = [({"mirror": mirror}, value(track)) for mirror, track in seen.items()]
+            return (
+                f"mirrorfleet_probe_{name}",
+                text,
+                [(labels, one) for labels, one in samples if one is not None],
+            )
+
+        families = [
+            ({"mirror": mirror, "family": family}, float(not problem))
+            for mirror, track in seen.items()
+            for family, problem in track.families.items()
+        ]
+        failures: list[exposition.Sample] = [
+            ({"mirror": mirror, "family": family, "check": check, "problem": problem}, float(at))
+            for mirror, track in seen.items()
+            for family, check, problem, at in track.failures
+        ]
+        tampered: list[exposition.Sample] = [
+            ({"mirror": mirror, "problem": printable(track.tampered)}, 1.0)
+            for mirror, track in seen.items()
+            if track.tampered_at
+        ]
+        reference: list[exposition.Sample] = [({}, float(not self.reference.problem))]
+        return exposition.render(
+            [
+                ("mirrorfleet_probe_success", "Whether the last round of probes passed, by address family.", families),
+                each("good_rounds", "Good rounds in a row.", lambda one: one.good),
+                each("bad_rounds", "Failed rounds in a row.", lambda one: one.bad),
+                each("last_round_timestamp_seconds", "When the last round ended.", lambda one: one.measured_at),
+                each("last_modified_timestamp_seconds", "When it last had everything.", lambda one: one.last_modified),
+                each("serial", "Serial of the mirror's list of projects.", lambda one: one.serial),
+                each("lag_seconds", "Since when the reference has had what the mirror has not.", lambda one: one.lag),
+                each("certificate_expiry_timestamp_seconds", "End of the certificate.",
+                     lambda one: one.certificate_expires),
+                each("duration_seconds", "Mean length of the good rounds of a day.", lambda one: one.day()["duration"]),
+                each("tampered_timestamp_seconds", "When a file had a wrong hash.", lambda one: one.tampered_at),
+                ("mirrorfleet_probe_tampered_info", "What had a wrong hash then.", tampered),
+                each("since_timestamp_seconds", "When the present row of good or failed rounds began.",
+                     lambda one: one.since),
+                each("last_good_timestamp_seconds", "When a round was last good.", lambda one: one.last_good),
+                ("mirrorfleet_probe_failure_timestamp_seconds",
+                 "When this was last found wrong, in the present row of failed rounds.", failures),
+                *reports.metrics(self.config.audits, seen),
+                ("mirrorfleet_probe_active", "Whether its record says that it is to serve.",
+                 [({"mirror": name}, float(self.registry.mirrors[name]["state"] == "active")) for name in seen]),
+                ("mirrorfleet_monitor_reference_up", "Whether the trusted index answered.", reference),
+                ("mirrorfleet_monitor_reference_failure_info", "Why it did not.",
+                 [({"problem": printable(problem)}, 1.0) for problem in [self.reference.problem] if problem]),
+                ("mirrorfleet_monitor_staleness_limit_seconds", "Age at which a mirror is too old.",
+                 [({}, float(self.registry.fleet["staleness_limit"]))]),
+                ("mirrorfleet_monitor_transition_interval_seconds", "Between two rounds of one that changed lately.",
+                 [({}, min(self.config.interval, self.config.transition_interval))]),
+                ("mirrorfleet_monitor_fall_rounds", "Failed rounds until a mirror leaves.", [({}, self.config.fall)]),
+                ("mirrorfleet_monitor_rise_rounds", "Good rounds until it returns.", [({}, self.config.rise)]),
+                ("mirrorfleet_monitor_rounds", "Rounds since the start.", [({}, float(self.rounds))]),
+                ("mirrorfleet_monitor_late_seconds", "How late the last round began.", [({}, self.late)]),
+                ("mirrorfleet_monitor_written_timestamp_seconds", "When this was told.", [({}, now)]),
+            ]
+        )  # fmt: skip
+
+    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """GET /metrics, whatever is asked."""
+        try:
+            async with asyncio.timeout(10):
+                await reader.readuntil(b"\r\n\r\n")
+                body = self.exposition()
+                head = f"HTTP/1.1 200 OK\r\nContent-Type: text/plain; version=0.0.4\r\nContent-Length: {len(body)}\r\n"
+                writer.write(head.encode() + b"Connection: close\r\n\r\n" + body)
+                await writer.drain()
+        except (OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
+            return
+        finally:
+            writer.close()
+
+
+_NEWS = (logging.INFO, "%s: is well again%s")
+
+
+def probe(path: Path, *, once: bool = False) -> tuple[bool, dict[str, Any]]:
+    """The service, or one round of all; good when a round found every mirror well."""
+    config = load_monitor(path)
+    config.state.mkdir(parents=True, exist_ok=True)
+    with only_one(config.state / "lock"), contextlib.closing(Store(config.state / "probe.sqlite")) as store:
+
+        async def run() -> Monitor:
+            monitor = Monitor(config, store)
+            await (monitor.once() if once else monitor.serve())
+            return monitor
+
+        monitor = asyncio.run(run())
+    failing = {name: track.problem for name, track in monitor.tracks.items() if track.bad}
+    return not (once and (failing or monitor.reference.problem)), {
+        "mirrors": len(monitor.tracks),
+        "failing": failing,
+        "reference": monitor.reference.problem,
+    }

@@ -1,0 +1,99 @@
+"""monitor.json: what a monitor watches, how often, and what it audits."""
+
+import ipaddress
+import re
+import ssl
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ..common.config import ConfigError, bounded, load_as
+from ..fleet.standing import Settings
+
+
+@dataclass(frozen=True)
+class ReferenceSettings:
+    """The trusted index: an origin, a redirector, or upstream itself."""
+
+    url: str
+    projects: tuple[str, ...]  # small ones that every mirror carries
+    seconds: int = bounded(1, default=60)  # between two looks at it
+
+
+@dataclass(frozen=True)
+class MonitorConfig:
+    name: str
+    registry: Path
+    state: Path  # a folder
+    health: Path
+    reference: ReferenceSettings
+    ca_file: Path | None = None
+    targets: Path | None = None  # a folder for the targets of Prometheus (file_sd)
+    metrics: Path | None = None  # for node_exporter's textfile collector
+    metrics_port: int | None = bounded(1, 65535, default=None)  # on the loopback addresses
+    prometheus: str | None = None  # its URL on this host; asked for the days that it remembers
+    prometheus_seconds: int = bounded(1, default=6 * 3600)  # between two times that it is asked
+    interval: float = bounded(0.1, 86400, default=60)  # seconds between two rounds of a mirror
+    transition_interval: float = bounded(
+        0.1, 86400, default=20
+    )  # of one that is new, or changed a moment ago
+    settled_rounds: int = bounded(1, 1000, default=5)  # alike in a row, until it is neither
+    timeout: float = bounded(0.1, 3600, default=10)  # of one request
+    budget: float = bounded(0.1, 3600, default=30)  # of all requests of a round in one family
+    workers: int = bounded(1, 4096, default=100)
+    write_seconds: float = bounded(0.05, 3600, default=5)
+    largest_file: int = bounded(0, default=200_000)  # bytes up to which a file is fetched whole
+    private_addresses: bool = False  # mirrors may have them: a fleet within a network of its own
+    connect_to: dict[str, list[str]] = field(
+        default_factory=dict
+    )  # addresses by mirror, instead of its name's
+    fall: int = bounded(
+        1, 1000, default=Settings.fall
+    )  # as the list goes by: alerts say when a mirror leaves
+    rise: int = bounded(1, 1000, default=Settings.rise)
+    audit_seconds: int = bounded(60, default=86400)  # an audit is due when the last is older
+    audit_retry_seconds: int = bounded(1, default=300)  # until one that did not pass is repeated, at least
+    audit_projects: tuple[str, ...] = ()  # looked at by audits; default: those of the reference
+    removed_projects: tuple[str, ...] = ()  # that no mirror may serve any more
+    audit_bytes: int = bounded(0, default=100_000_000)  # largest amount that one audit fetches of files
+
+    @property
+    def audits(self) -> Path:
+        return self.state / "audits"
+
+    @property
+    def audit_due(self) -> Path:
+        """Is there when a mirror is new or became well; what watches it starts `audit --due`, which removes it."""
+        return self.state / "audit-due"
+
+
+def load_monitor(path: Path) -> MonitorConfig:
+    config = load_as(MonitorConfig, path)
+    if not re.fullmatch(r"https://[A-Za-z0-9.-]+(:[0-9]{1,5})?(/[A-Za-z0-9._~+/-]*)?", config.reference.url):
+        raise ConfigError(
+            f"{path}: reference.url: must be https://NAME[:PORT][/PATH], not {config.reference.url!r}"
+        )
+    if config.prometheus and not re.fullmatch(
+        r"http://(localhost|127\.0\.0\.1|\[::1\])(:[0-9]{1,5})?(/[A-Za-z0-9._~+-]+)*", config.prometheus
+    ):
+        raise ConfigError(
+            f"{path}: prometheus: must be http://127.0.0.1[:PORT][/PATH] (or localhost, [::1]), this host's own, not"
+            f" {config.prometheus!r}"
+        )
+    if not config.reference.projects:
+        raise ConfigError(
+            f"{path}: reference.projects: names none; small ones that every mirror carries are needed"
+        )
+    for at, name in enumerate((*config.reference.projects, *config.audit_projects, *config.removed_projects)):
+        if not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", name):
+            raise ConfigError(f"{path}: project {at + 1} is {name!r}, no normalised project name")
+    for name, addresses in config.connect_to.items():
+        for address in addresses:
+            try:
+                ipaddress.ip_address(address)
+            except ValueError as error:
+                raise ConfigError(f"{path}: connect_to.{name}: {address!r} is no address") from error
+    try:
+        ssl.create_default_context(cafile=config.ca_file)
+    except OSError as error:
+        raise ConfigError(f"{path}: ca_file: {config.ca_file} cannot be used: {error}") from error
+    return config

@@ -1,0 +1,173 @@
+"""The history of each mirror: what rounds found, summed up, and kept from one life of the service to the next."""
+
+import json
+import sqlite3
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..fleet import evidence
+from ..fleet.health import described
+from . import history
+from .reference import Reference
+
+HOUR, DAY = 3600, 86400
+DAYS_KEPT, HOURS_KEPT = 30, 24
+
+
+@dataclass
+class Found:
+    """What one round found in one family."""
+
+    address: str = ""
+    serial: int | None = None
+    last_modified: int | None = None
+    certificate_expires: int | None = None
+    failure: dict[str, str] | None = None
+    tampered: bool = False
+
+
+@dataclass
+class Track:
+    """The history of a mirror; its sums are kept by hour for a day and by day for thirty."""
+
+    measured_at: int = 0
+    good: int = 0
+    bad: int = 0
+    since: int | None = None
+    well: bool = False  # good, and fresh as far as the fleet's limit asks for it
+    well_since: int | None = None
+    last_good: int | None = None
+    problem: str = ""
+    families: dict[str, str] = field(default_factory=dict)
+    addresses: list[str] = field(default_factory=list)
+    serial: int | None = None
+    last_modified: int | None = None
+    lag: int | None = None
+    certificate_expires: int | None = None
+    tampered_at: int | None = None
+    tampered: str = ""  # what had a wrong hash then
+    failures: list[evidence.Failure] = field(default_factory=list)  # of the present row of failed rounds
+    hours: list[list[float]] = field(
+        default_factory=list
+    )  # hour, rounds, good, seconds, seconds², hours behind
+    days: list[list[float]] = field(default_factory=list)  # day, rounds, good
+
+    def add(
+        self, found: dict[str, Found], reference: Reference, seconds: float, now: int, staleness_limit: int
+    ) -> None:
+        failures = [one.failure for one in found.values() if one.failure]
+        good = not failures
+        if self.measured_at == 0 or good != (self.good > 0):
+            self.since = now
+        self.measured_at = now
+        self.good, self.bad = (self.good + 1, 0) if good else (0, self.bad + 1)
+        self.last_good = now if good else self.last_good
+        self.problem = described(failures) if failures else ""
+        self.families = {
+            name: one.failure["problem"][:300] if one.failure else "" for name, one in found.items()
+        }
+        self.addresses = sorted({one.address for one in found.values() if one.address})
+        if good:  # what a failed round did not get to know is no news
+            self.serial = _least(one.serial for one in found.values())
+            self.last_modified = _least(one.last_modified for one in found.values())
+        self.lag = reference.lag(self.serial, now)
+        self.certificate_expires = (
+            _least(one.certificate_expires for one in found.values()) or self.certificate_expires
+        )
+        self.failures = evidence.kept(self.failures if self.bad > 1 else [], failures, now)
+        if tampered := [one.failure for one in found.values() if one.tampered and one.failure]:
+            self.tampered_at, self.tampered = now, described(tampered)
+        age = max(now - self.last_modified, 0) if self.last_modified else 0
+        well = good and max(age, self.lag or 0) <= staleness_limit
+        if well and not self.well:
+            self.well_since = now
+        self.well = well
+        behind = age / HOUR
+        self._count(now, good, seconds, behind)
+
+    def _count(self, now: int, good: bool, seconds: float, behind: float) -> None:
+        if not self.hours or self.hours[-1][0] != now // HOUR:
+            self.hours = [
+                *(one for one in self.hours if one[0] > now // HOUR - HOURS_KEPT),
+                [now // HOUR, 0, 0, 0, 0, 0],
+            ]
+        if not self.days or self.days[-1][0] != now // DAY:
+            self.days = [*(one for one in self.days if one[0] > now // DAY - DAYS_KEPT), [now // DAY, 0, 0]]
+        sums = (1, good, seconds * good, seconds * seconds * good, behind)
+        self.hours[-1][1:] = [old + new for old, new in zip(self.hours[-1][1:], sums, strict=True)]
+        self.days[-1][1:] = [old + new for old, new in zip(self.days[-1][1:], sums, strict=False)]
+
+    def day(self) -> dict[str, float]:
+        rounds, good, seconds, squares, behind = (sum(one[at] for one in self.hours) for at in range(1, 6))
+        mean = seconds / good if good else 0.0
+        return {
+            "rounds": int(rounds),
+            "good": int(good),
+            "duration": round(mean, 4),
+            "deviation": round(max(squares / good - mean * mean, 0) ** 0.5, 4) if good else 0.0,
+            "delay": round(behind / rounds, 4) if rounds else 0.0,
+        }
+
+    def month(self, now: int, remembered: list[float | None] | None = None) -> list[float | None]:
+        """The share of good rounds of each day. What is remembered of days that ended comes first."""
+        days = month_of(now)
+        shares = {int(day): good / rounds for day, rounds, good in self.days if rounds}
+        shares |= {day: one for day, one in zip(days[:-1], remembered or [], strict=False) if one is not None}
+        return [history.share(shares.get(day)) for day in days]
+
+    def document(self, now: int, memory: history.History, name: str) -> dict[str, Any]:
+        told = asdict(self)
+        for own in ("hours", "failures", "tampered"):
+            del told[own]
+        days = month_of(now)
+        told |= {"day": self.day(), "days": self.month(now, memory.row("available", name, days))}
+        if rows := history.told(memory, name, days):
+            told["history"] = rows
+        return told
+
+
+def month_of(now: int) -> range:
+    """Thirty days, today last."""
+    return range(now // DAY - DAYS_KEPT + 1, now // DAY + 1)
+
+
+def _least(values: Any) -> int | None:
+    return min((value for value in values if value is not None), default=None)
+
+
+class Store:
+    """Histories and the reference's serials, from one life of the service to the next."""
+
+    def __init__(self, path: Path) -> None:
+        self._database = sqlite3.connect(path)
+        self._database.execute("PRAGMA journal_mode=WAL")
+        self._database.execute("PRAGMA synchronous=NORMAL")
+        with self._database:
+            self._database.execute(
+                "CREATE TABLE IF NOT EXISTS track (name TEXT PRIMARY KEY, document TEXT) STRICT"
+            )
+            self._database.execute(
+                "CREATE TABLE IF NOT EXISTS serial (serial INTEGER PRIMARY KEY, at INTEGER) STRICT"
+            )
+
+    def tracks(self) -> dict[str, Track]:
+        rows = self._database.execute("SELECT name, document FROM track")
+        return {name: Track(**json.loads(document)) for name, document in rows}
+
+    def serials(self) -> list[tuple[int, int]]:
+        return [
+            (at, serial)
+            for serial, at in self._database.execute("SELECT serial, at FROM serial ORDER BY serial")
+        ]
+
+    def save(self, tracks: dict[str, Track], serials: list[tuple[int, int]]) -> None:
+        with self._database:
+            rows = [(name, json.dumps(asdict(track))) for name, track in tracks.items()]
+            self._database.executemany("INSERT OR REPLACE INTO track VALUES (?, ?)", rows)
+            self._database.executemany(
+                "INSERT OR IGNORE INTO serial VALUES (?, ?)", [(serial, at) for at, serial in serials]
+            )
+
+    def close(self) -> None:
+        self._database.close()

@@ -1,0 +1,83 @@
+"""What a mirror tells node_exporter's textfile collector: one gauge per fact, written by one rename."""
+
+import logging
+import ssl
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+from .. import __version__
+from ..common.config import Config
+from ..common.exposition import Family, Sample, gauge, render
+from ..common.files import free_bytes, write_atomically
+from ..common.guards import BusyError, only_one
+from .state import State
+
+log = logging.getLogger(__name__)
+
+
+def certificate_expiry(path: Path) -> float | None:
+    """When the first certificate of a PEM file ends, as seconds since the epoch."""
+    command = ["openssl", "x509", "-noout", "-enddate", "-in", str(path)]
+    try:
+        shown = subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout
+        return float(ssl.cert_time_to_seconds(shown.strip().removeprefix("notAfter=")))
+    except subprocess.CalledProcessError as error:
+        log.warning("certificate %s: %s", path, error.stderr.strip())
+    except (OSError, subprocess.TimeoutExpired, ValueError) as error:
+        log.warning("certificate %s: %s", path, error)
+    return None
+
+
+def collect(config: Config, state: State) -> Iterator[Family]:
+    def one(name: str, help_text: str, value: float | None) -> Family:
+        return gauge(f"mirrorfleet_{name}", help_text, value)
+
+    versions = {"version": __version__, "mode": config.mode, "name": config.name}
+    versions["bandersnatch"] = state.get("versions", {}).get("bandersnatch", "")
+    yield "mirrorfleet_build_info", "Constant 1 with the versions and the mode as labels.", [(versions, 1.0)]
+    projects, files, size = state.totals()
+    troubles = state.troubles().values()
+    aside = sum(trouble.tries >= config.tries_before_set_aside for trouble in troubles)
+    success = state.get("last_success_at")
+    yield one("serial", "Serial of upstream that this mirror is known to have reached.", state.get("serial"))
+    yield one("upstream_serial", "Newest serial seen at upstream.", state.get("upstream_serial"))
+    lag = None if success is None else max(0.0, time.time() - float(success))
+    yield one("lag_seconds", "Seconds since this mirror last had everything upstream had.", lag)
+    yield one("projects", "Projects served.", projects)
+    yield one("files", "Package files served.", files)
+    yield one("bytes", "Bytes of package files served.", size)
+    yield one("last_success_timestamp_seconds", "Start of the last run that reached upstream.", success)
+    run = state.get("last_run", {})
+    yield one("last_run_timestamp_seconds", "End of the last run.", run.get("ended"))
+    yield one("last_run_duration_seconds", "How long the last run took.", run.get("seconds"))
+    good = run.get("good")
+    yield one("last_run_success", "Whether the last run's outcome was good.", None if good is None else good)
+    yield one("failing_projects", "Projects that failed and will be tried again.", len(troubles))
+    yield one("stuck_projects", "Projects set aside after repeated failure.", aside)
+    yield one(
+        "broken_files", "Files found lost or rotten and not yet repaired.", len(state.get("broken_files", []))
+    )
+    progress = state.get("progress")
+    if progress:
+        yield one("run_projects", "Projects that the running or last run has to do.", progress["total"])
+        yield one("run_projects_done", "Projects that the running or last run has done.", progress["done"])
+        yield one("run_bytes", "Bytes that the running or last run has fetched.", progress["bytes"])
+    if config.paths.certificate:
+        expiry = certificate_expiry(config.paths.certificate)
+        yield one("certificate_expiry_timestamp_seconds", "When the TLS certificate ends.", expiry)
+    free: list[Sample] = []
+    for path in (config.paths.fetched, config.paths.served):
+        if path.exists():
+            free.append(({"path": str(path)}, float(free_bytes(path))))
+    yield "mirrorfleet_free_bytes", "Bytes free for the mirror's user on the file system of a tree.", free
+
+
+def write(config: Config, state: State) -> None:
+    """Written by the timer and at the end of a run; while one of them writes, the other need not."""
+    if not config.paths.metrics:
+        return
+    with suppress(BusyError), only_one(config.paths.state / "metrics.lock"):
+        write_atomically(config.paths.metrics, render(list(collect(config, state))), durable=False)

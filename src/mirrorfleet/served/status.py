@@ -1,0 +1,48 @@
+"""The public status documents: last-modified (PEP 381) and mirror.json."""
+
+import json
+import platform
+import time
+from typing import Any
+
+from .. import __version__
+from ..common.config import Config
+from ..common.files import write_atomically
+from .state import State
+
+
+def status_document(config: Config, state: State, serial: int) -> dict[str, Any]:
+    projects, files, size = state.totals()
+    troubles = state.troubles().values()
+    return {
+        "schema": 1,
+        "name": config.name,
+        "url": config.url,
+        "mode": config.mode,
+        "upstream": config.upstream or config.index_url,
+        "serial": serial,
+        "projects": projects,
+        "files": files,
+        "bytes": size,
+        "last_success": state.get("last_success"),
+        "set_aside": sorted(t.name for t in troubles if t.tries >= config.tries_before_set_aside),
+        "versions": {
+            "mirrorfleet": __version__,
+            "python": platform.python_version(),
+            **state.get("versions", {}),
+        },
+    }
+
+
+def write_status(config: Config, state: State, serial: int, fetched_at: float | None) -> None:
+    """Only a run that reached upstream, begun at `fetched_at`, moves last-modified."""
+    served = config.paths.served
+    served.mkdir(parents=True, exist_ok=True)
+    state.put("serial", serial)
+    if fetched_at is not None:
+        state.put("last_success_at", fetched_at)
+        state.put("last_success", time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(fetched_at)))
+        stamp = time.strftime("%Y%m%dT%H:%M:%S\n", time.gmtime(fetched_at))
+        write_atomically(served / "last-modified", stamp.encode())
+    document = status_document(config, state, serial)
+    write_atomically(served / "mirror.json", json.dumps(document, indent=2).encode() + b"\n")

@@ -1,0 +1,408 @@
+"""The verb list: from registry, health and holds to the published documents, replaced one by one by rename."""
+
+import contextlib
+import gc
+import json
+import logging
+import os
+import ssl
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from ..common import exposition
+from ..common.config import ConfigError, bounded, load_as
+from ..common.files import entries, remove, write_atomically
+from ..common.guards import RefusedError, only_one
+from ..common.schema import InvalidDocumentError, schema
+from ..fleet import documents, registry
+from ..fleet.health import Findings, from_measurements, read
+from ..fleet.markup import STYLE
+from ..fleet.standing import HIDDEN, Event, Inputs, Settings, Standing, printable, step
+from . import mirror_page, status_page
+from .markup import ICON, SCRIPT
+
+log = logging.getLogger(__name__)
+
+EVENTS_KEPT = 100
+EVENTS_OF_A_MIRROR = 20
+# Mirrors' pages made in a run, beside those of mirrors whose standing changed: a large fleet's take turns.
+PAGES_A_RUN = 1000
+LARGEST_HEALTH = 256 << 20
+
+
+@dataclass(frozen=True)
+class Signing:
+    """A secret key without passphrase, readable by the user who publishes only."""
+
+    key: Path
+    tool: Literal["minisign", "signify"] = "minisign"
+    program: str | None = None
+    documents: tuple[str, ...] = ("mirrors.json", "mirrors.txt", "mirrors-ipv4.txt", "mirrors-ipv6.txt")
+
+
+@dataclass(frozen=True)
+class ListConfig:
+    registry: Path
+    documents: Path
+    state: Path
+    health: str | None = None  # a file, or the URL of the monitor's health.json
+    ca_file: Path | None = None  # for that URL
+    holds: Path | None = None  # one file a mirror, named after it, with the reason in it
+    metrics: Path | None = None  # for node_exporter's textfile collector
+    url: str | None = None
+    index_url: str | None = None
+    metrics_port: int = bounded(1, 65535, default=9100)
+    signing: Signing | None = None
+    settings: Settings = field(default_factory=Settings)
+
+
+@dataclass
+class Memory:
+    """What is remembered from run to run."""
+
+    standings: dict[str, Standing] = field(default_factory=dict)
+    letters: dict[str, int] = field(default_factory=dict)
+    events: list[Event] = field(default_factory=list)
+    history: dict[str, list[Event]] = field(default_factory=dict)  # by mirror
+    turn: int = 0  # whose page is the next to be made
+
+
+PATIENCE = 60.0  # seconds; a run takes a few at most
+
+
+def publish_list(path: Path, *, measurements: str = "", force: bool = False) -> tuple[bool, dict[str, Any]]:
+    """Whether all is well, and what the summary tells. RefusedError when a guard says no.
+
+    `measurements` is a file, or - for stdin, of what the module mirror_probe found: a single look at each mirror, that
+    a person asked for, decides instead of what a monitor knows. It cannot take back what an audit found.
+    """
+    config = load_as(ListConfig, path)
+    with collecting_later():
+        return _publish_in_turn(config, measurements, force=force)
+
+
+@contextlib.contextmanager
+def collecting_later() -> Iterator[None]:
+    """A run keeps what it made until its end and makes no cycles: looking for some takes an eighth of its time."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+def _publish_in_turn(config: ListConfig, measurements: str, *, force: bool) -> tuple[bool, dict[str, Any]]:
+    # The timer's run and a playbook's may meet, and so may two mirrors that are updated at once: each takes its turn.
+    with only_one(config.state.with_suffix(".lock"), patience=PATIENCE):
+        now = int(time.time())
+        known = registry.load(config.registry)
+        findings, settings = _decisive(config, known, measurements, now)
+        try:
+            good, summary = _publish(config, known, findings, settings, now, force=force)
+        except RefusedError:
+            _tell(config, now, known, refused=True)
+            raise
+        _tell(config, now, known, refused=False, listed=summary["listed"], kept=bool(summary["cut_off"]))
+        return good, summary
+
+
+def _decisive(
+    config: ListConfig, known: registry.Registry, measurements: str, now: int
+) -> tuple[Findings, Settings]:
+    if not measurements:
+        return _findings(config), config.settings
+    text = sys.stdin.buffer.read() if measurements == "-" else Path(measurements).read_bytes()
+    settings = replace(ONE_LOOK, silence_seconds=known.fleet["staleness_limit"])
+    return read(_looked(text, measurements, now)), settings
+
+
+def _tell(
+    config: ListConfig,
+    now: int,
+    known: registry.Registry,
+    *,
+    refused: bool,
+    listed: int | None = None,
+    kept: bool = False,
+) -> None:
+    """Metrics of this run, for the alerts of a monitor."""
+    if not config.metrics:
+        return
+
+    def one(name: str, text: str, value: float | None) -> exposition.Family:
+        return exposition.gauge(f"mirrorfleet_list_{name}", text, value)
+
+    families = [
+        one("run_timestamp_seconds", "When the list was last made, or refused.", now),
+        one("refused", "Whether the last run was refused: too many mirrors would have left.", refused),
+        one("kept", "Whether the list was kept as it was, for the monitor is cut off.", kept),
+        one("known_mirrors", "Mirrors of the registry.", len(known.mirrors)),
+        one("invalid_mirrors", "Mirrors whose record cannot be used.", len(known.wrong)),
+        one("listed_mirrors", "Mirrors on the list.", listed),
+    ]
+    try:
+        write_atomically(config.metrics, exposition.render(families), durable=False)
+    except OSError as error:  # a host without a monitoring agent; the list itself is published
+        log.warning("%s: %s", config.metrics, error)
+
+
+# By a single look there are no rounds to count; only a list that would become empty is refused.
+ONE_LOOK = Settings(
+    fall=1, rise=1, damping_seconds=0, audit_required=False, silence_seconds=1, cut_off_share=1, drop_share=1
+)
+
+
+def _looked(text: bytes, source: str, now: int) -> dict[str, Any]:
+    try:
+        return from_measurements(json.loads(text), now)
+    except (ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
+        raise ConfigError(
+            f"measurements {source}: not what the module mirror_probe returns: {error!r}"
+        ) from error
+
+
+def _publish(
+    config: ListConfig,
+    known: registry.Registry,
+    findings: Findings,
+    settings: Settings,
+    now: int,
+    *,
+    force: bool,
+) -> tuple[bool, dict[str, Any]]:
+    memory = _remember(config, known)
+    inputs = Inputs(
+        known, findings.health, findings.audits, _holds(config.holds), findings.monitor, settings, now
+    )
+    outcome = step(inputs, memory.standings, force=force)
+    if outcome.refused:
+        raise RefusedError(
+            f"{outcome.refused}; nothing was changed. Look at the monitor first: when every mirror seems dead, it is"
+            " usually cut off itself. --force (redirector_force) publishes all the same"
+        )
+    for name, problem in known.wrong.items():
+        log.error("registry: %s: %s", name, problem)
+    for event in outcome.events:
+        log.warning("%s %s%s", event.mirror, event.kind, f": {event.reason}" if event.reason else "")
+    former = memory.standings
+    memory.events = [*memory.events, *outcome.events][-EVENTS_KEPT:]
+    for event in outcome.events:
+        memory.history[event.mirror] = [*memory.history.get(event.mirror, []), event][-EVENTS_OF_A_MIRROR:]
+    memory.letters = _letters(memory.letters, outcome.standings)
+    memory.standings = outcome.standings
+    found = documents.List(
+        known, outcome.standings, findings, memory.letters, tuple(memory.events),
+        config.url or "", config.index_url or "", config.metrics_port, now, memory.history,
+    )  # fmt: skip
+    # All are rendered and checked before the first is replaced.
+    mirrors = documents.entries(found)
+    pages = {mirror["name"]: mirror_page.file_name(mirror["name"]) for mirror in mirrors}
+    due = _due(config.documents / mirror_page.FOLDER, pages, former, memory)
+    rendered = dict(render(found, mirrors, due))
+    folder = config.documents / mirror_page.FOLDER
+    if not folder.is_dir():
+        folder.mkdir(parents=True)
+        folder.chmod(0o755)
+    changed = [name for name, data in rendered.items() if _replace(config, name, data)]
+    _remove_others(folder, set(pages.values()))
+    write_atomically(config.state, json.dumps({"schema": 1, **vars(memory)}, default=vars).encode())
+    if outcome.cut_off:
+        log.error("the list is kept as it is: %s", outcome.cut_off)
+    return not outcome.cut_off, {
+        "listed": sum(one.listed for one in outcome.standings.values()),
+        "known": len(known.mirrors),
+        "invalid": len(known.wrong),
+        "changed": [name for name in changed if "/" not in name],
+        "pages": sum("/" in name for name in changed),
+        "events": [f"{event.mirror} {event.kind}" for event in outcome.events],
+        "cut_off": outcome.cut_off,
+    }
+
+
+def _due(folder: Path, pages: dict[str, str], former: dict[str, Standing], memory: Memory) -> set[str]:
+    """Whose page is made: all in a fleet of up to PAGES_A_RUN; of a larger one who stands where it did not, whose page
+    is not there, and those whose turn it is."""
+    there = {entry.name for entry in entries(folder)}
+    due = {
+        name
+        for name, file in pages.items()
+        if file not in there or former.get(name) != memory.standings[name]
+    }
+    names = list(pages)
+    due.update(names[memory.turn : memory.turn + PAGES_A_RUN])
+    memory.turn = memory.turn + PAGES_A_RUN if memory.turn + PAGES_A_RUN < len(names) else 0
+    return due
+
+
+def _remove_others(folder: Path, kept: set[str]) -> None:
+    """Pages of mirrors that are gone, and what a killed run left."""
+    for entry in entries(folder):
+        if entry.name not in kept:
+            remove(Path(entry.path))
+
+
+def render(
+    found: documents.List, mirrors: list[dict[str, Any]], due: set[str]
+) -> Iterator[tuple[str, bytes]]:
+    """Every document by its name, the list itself last: who sees it new finds the others new, too."""
+    index = documents.best(found, mirrors)
+    main = documents.mirrors_json(found, mirrors)
+    yield "mirrors.schema.json", json.dumps(schema("mirrors"), indent=2).encode() + b"\n"
+    yield "style.css", STYLE.encode()
+    yield "icon.svg", ICON.encode()
+    yield "sort.js", SCRIPT.encode()
+    yield "pip.conf", f"[global]\nindex-url = {index}\n".encode()
+    yield "uv.toml", f'[[index]]\nurl = "{index}"\ndefault = true\n'.encode()
+    yield "mirrors.zone", documents.zone(found, mirrors)
+    yield "metrics-targets.json", documents.metrics_targets(found)
+    yield "probe-targets.json", documents.probe_targets(found)
+    yield "feed.atom", documents.feed(found)
+    for mirror in mirrors:
+        if mirror["name"] in due:
+            page = mirror_page.render(found, mirror)
+            yield f"{mirror_page.FOLDER}/{mirror_page.file_name(mirror['name'])}", page
+    yield "index.html", status_page.render(found, mirrors, index)
+    yield "mirrors-ipv4.txt", documents.mirrors_txt(mirrors, "ipv4")
+    yield "mirrors-ipv6.txt", documents.mirrors_txt(mirrors, "ipv6")
+    yield "mirrors.txt", documents.mirrors_txt(mirrors)
+    yield "mirrors.json", main
+
+
+def _remember(config: ListConfig, known: registry.Registry) -> Memory:
+    """What the last run knew. Without it, the published list itself says who was listed."""
+    try:
+        document = json.loads(config.state.read_bytes())
+        return Memory(
+            {
+                name: Standing(**{**one, "leaves": tuple(one["leaves"])})
+                for name, one in document["standings"].items()
+            },
+            dict(document["letters"]),
+            [Event(**event) for event in document["events"]],
+            {
+                name: [Event(**event) for event in events]
+                for name, events in document.get("history", {}).items()
+            },
+            int(document.get("turn", 0)),
+        )
+    except FileNotFoundError:
+        log.info("%s: not there; the published list says who was listed", config.state)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        log.warning("%s: cannot be used (%s); the published list says who was listed", config.state, error)
+    try:
+        lines = set((config.documents / "mirrors.txt").read_text("ascii").split())
+    except (FileNotFoundError, UnicodeDecodeError):
+        lines = set()
+    listed = [
+        name
+        for name, record in known.mirrors.items()
+        if name not in known.wrong and f"{record['url']}/simple/" in lines
+    ]
+    now = int(time.time())
+    return Memory({name: Standing(True, "listed", "", now, joined=now) for name in listed})
+
+
+def _findings(config: ListConfig) -> Findings:
+    """What the monitor found. That it cannot be had is no reason not to publish what a person decided."""
+    if not config.health:
+        raise ConfigError("health: names neither a file nor a URL, and no --measurements are given")
+    try:
+        return read(json.loads(_fetch(config.health, config.ca_file)))
+    except (OSError, ValueError, RecursionError) as error:
+        log.error("%s: %s", config.health, printable(error))
+        return Findings()
+
+
+def _fetch(source: str, ca_file: Path | None) -> bytes:
+    if not source.startswith("https://"):
+        return Path(source).read_bytes()
+    context = ssl.create_default_context(cafile=ca_file)
+    with urllib.request.urlopen(source, timeout=30, context=context) as answer:  # noqa: S310 - https only
+        data: bytes = answer.read(LARGEST_HEALTH + 1)
+    if len(data) > LARGEST_HEALTH:
+        raise InvalidDocumentError(f"is longer than {LARGEST_HEALTH} bytes")
+    return data
+
+
+def _holds(folder: Path | None) -> dict[str, str]:
+    found = {}
+    for entry in entries(folder) if folder else ():
+        if not entry.name.startswith(".") and entry.is_file():
+            found[entry.name] = Path(entry.path).read_text("utf-8", "replace")
+    return found
+
+
+def _letters(before: dict[str, int], standings: dict[str, Standing]) -> dict[str, int]:
+    """A mirror keeps its letter while it is known; the lowest that is free goes to who is listed next."""
+    kept = {
+        name: at for name, at in before.items() if name in standings and standings[name].code not in HIDDEN
+    }
+    free = iter(sorted(set(range(len(standings) + len(kept) + 1)) - set(kept.values())))
+    for name, standing in sorted(standings.items()):
+        if standing.listed and name not in kept:
+            kept[name] = next(free)
+    return kept
+
+
+def _replace(config: ListConfig, name: str, data: bytes) -> bool:
+    """Only what differs is written, so that who asks again is told that nothing changed."""
+    path = config.documents / name
+    signature = _signature(config, name)
+    same = path.is_file() and not path.is_symlink() and path.read_bytes() == data
+    if same and (signature is None or signature.is_file()):
+        return False
+    if signature is not None and config.signing:
+        write_atomically(signature, sign(config.signing, data, config.documents))
+    # Of mirrors' pages there are thousands; one that a power cut empties is made anew, for it differs.
+    write_atomically(path, data, durable=path.parent == config.documents)
+    return True
+
+
+def _signature(config: ListConfig, name: str) -> Path | None:
+    if not config.signing or name not in config.signing.documents:
+        return None
+    return config.documents / (name + {"minisign": ".minisig", "signify": ".sig"}[config.signing.tool])
+
+
+def sign(signing: Signing, data: bytes, folder: Path) -> bytes:
+    """The signature of a document, by the stock tool."""
+    unsigned, signature = folder / ".unsigned", folder / ".signature"
+    commands = {
+        "minisign": ["minisign", "-S", "-s", str(signing.key), "-m", str(unsigned), "-x", str(signature)],
+        "signify": [
+            "signify-openbsd",
+            "-S",
+            "-s",
+            str(signing.key),
+            "-m",
+            str(unsigned),
+            "-x",
+            str(signature),
+        ],
+    }
+    command = commands[signing.tool]
+    if signing.program:
+        command[0] = signing.program
+    try:
+        unsigned.write_bytes(data)
+        done = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=30, check=False
+        )
+        if done.returncode:
+            why = printable(done.stderr or done.stdout)
+            raise ConfigError(f"signing.key: {command[0]} cannot sign with {signing.key}: {why}")
+        return signature.read_bytes()
+    except FileNotFoundError as error:
+        raise ConfigError(f"signing.program: {command[0]} is not installed") from error
+    except subprocess.TimeoutExpired as error:
+        raise ConfigError(f"signing.key: {command[0]} waits: has {signing.key} a passphrase?") from error
+    finally:
+        for path in (unsigned, signature):
+            if path.exists():
+                os.unlink(path)

@@ -1,0 +1,130 @@
+"""rsync mode: a tier-2's served tree from a tier-1's, by its change journal.
+
+The journal says which projects have another snapshot. A snapshot never changes once it has its name, so
+what is fetched under that name is exactly what the journal meant, and what it lists says which files
+are needed. A full pass, which compares the current snapshot of every project and the size of every file,
+is taken when the journal cannot be followed and now and then as an audit.
+"""
+
+import hashlib
+import json
+import logging
+import time
+
+from ..common.config import Config
+from ..common.files import regular_size
+from ..common.guards import require_free_space
+from ..common.names import SIDECAR
+from ..common.progress import Progress
+from ..fetch.rsync import Transfer
+from ..served.state import State
+from ..served.status import write_status
+from ..served.tree import Result, ServedTree
+from .changes import Above, Changes
+from .snapshots import Stage
+
+log = logging.getLogger(__name__)
+
+
+class Puller:
+    def __init__(self, config: Config, state: State, progress: Progress, lock: int | None) -> None:
+        assert config.rsync is not None
+        self._config = config
+        self._state = state
+        self._full_pass_seconds = config.rsync.full_pass_hours * 3600
+        self._source = config.rsync.source
+        self._transfer = Transfer(config.rsync, lock)
+        # The private tree of this mode.
+        self._above = Above(self._source, self._transfer, config.paths.fetched / "upstream", state)
+        self._stage = Stage(config, state, self._transfer, progress)
+
+    def run(self, *, full: bool, allow_shrink: bool) -> Result:
+        with self._stage:
+            return self._pass(full=full, allow_shrink=allow_shrink)
+
+    def _pass(self, *, full: bool, allow_shrink: bool) -> Result:
+        above = self._above.ask()
+        self._tree = ServedTree(self._config, self._state, None)
+        before = self._state.totals()[0]
+        changes, position = self._above.follow(above.head)
+        # What is newly selected may have changed long ago.
+        other_wish = self._state.get("pull_wish") not in (None, self._wish())
+        if full or other_wish or changes is None or self._full_pass_is_due():
+            log.info("full pass")
+            changes = Changes(pages=self._transfer.current_snapshots(None))
+            changes.gone = self._state.projects().keys() - changes.pages.keys()
+            damaged = self._damaged()
+            self._state.put("full_pass_at", time.time())
+        else:
+            damaged = set(self._state.get("pull_again", []))
+            changes.pages |= self._transfer.current_snapshots(damaged) if damaged else {}
+        gone = {name for name in changes.gone if self._state.is_published(name)} | self._deselected()
+        # Refused before anything changes.
+        leavers = self._tree.leavers(gone, before, allow_shrink=allow_shrink, what=self._source)
+        wanted = {
+            name: snapshot
+            for name, snapshot in sorted(changes.pages.items())
+            if self._is_selected(name) and (name in damaged or not self._has(name, snapshot))
+        }
+        self._stage.take(wanted, self._tree)
+        leavers += self._tree.strays(lambda: self._state.projects().keys() | changes.pages.keys())
+        incomplete = self._tree.result.incomplete
+        serial = self._state.get("serial") if incomplete else above.serial
+        result = self._tree.finish(leavers, int(serial or 0))
+        self._state.put("pull_again", sorted(incomplete))
+        self._state.put("pull_position", position)
+        self._state.put("pull_wish", self._wish())
+        write_status(self._config, self._state, int(serial or 0), None if incomplete else above.fetched_at)
+        return result
+
+    def _deselected(self) -> set[str]:
+        """Looked for among all projects only when the selection is another than at the last pass."""
+        if self._state.get("pull_wish") == self._wish():
+            return set()
+        gone = {name for name in self._state.projects() if not self._is_selected(name)}
+        with self._state.transaction():
+            self._state.decide_leaving(gone, "deselected")
+        return gone
+
+    def _wish(self) -> str:
+        wish = sorted(self._config.selection.projects), sorted(self._config.selection.blocklist)
+        return hashlib.sha256(json.dumps(wish).encode()).hexdigest()
+
+    def _is_selected(self, name: str) -> bool:
+        selection = self._config.selection
+        if selection.projects:
+            return selection.includes(name)
+        return name not in selection.blocklist
+
+    def _has(self, name: str, snapshot: str) -> bool:
+        """Served and noted: a kill comes between the two."""
+        return self._tree.current(name) == snapshot == self._state.published_snapshot(name)
+
+    def _full_pass_is_due(self) -> bool:
+        return time.time() - float(self._state.get("full_pass_at", 0)) > self._full_pass_seconds
+
+    def _damaged(self) -> set[str]:
+        """Projects whose own files are not all there: a full pass is an audit too."""
+        damaged, path = set(), ""
+        while rows := self._state.files_after(path, 10_000):
+            for item in rows:
+                path = item.path
+                sidecar = self._config.paths.served / (path + SIDECAR)
+                if regular_size(self._config.paths.served / path) != item.size or (
+                    item.core_metadata and regular_size(sidecar) is None
+                ):
+                    damaged.add(item.project)
+        return damaged
+
+
+def pull(
+    config: Config,
+    state: State,
+    progress: Progress,
+    lock: int | None,
+    *,
+    full: bool = False,
+    allow_shrink: bool = False,
+) -> Result:
+    require_free_space(config.paths.served, config.minimum_free_bytes)
+    return Puller(config, state, progress, lock).run(full=full, allow_shrink=allow_shrink)

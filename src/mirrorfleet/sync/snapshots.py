@@ -1,0 +1,177 @@
+"""Snapshots of the tier above, taken into the served tree.
+
+Everything is fetched into a private stage, checked against its hashes, moved into the served tree and only then
+switched, by the same code that publishes.
+"""
+
+import os
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Self
+
+from ..common.config import Config
+from ..common.files import regular_size, remove, sha256_of
+from ..common.guards import require_free_space
+from ..common.names import SIDECAR, shown
+from ..common.progress import Progress
+from ..fetch.fetched import MAX_DOCUMENT, decode_json
+from ..fetch.rsync import Transfer
+from ..index.project import BadDocumentError, Project, parse_simple
+from ..served.journal import Line
+from ..served.state import State
+from ..served.tree import BATCH, PAGES, Ready, ServedTree, snapshot_name
+
+
+@dataclass(frozen=True)
+class Part:
+    """A file that a page names; a sidecar's size is not named anywhere."""
+
+    sha256: str
+    size: int
+    is_sidecar: bool = False
+
+
+class Stage:
+    """A folder on the served tree's file system, emptied by every run and after every batch."""
+
+    def __init__(self, config: Config, state: State, transfer: Transfer, progress: Progress) -> None:
+        self._stage = config.paths.fetched / "stage"
+        self._config, self._state = config, state
+        self._transfer, self._progress = transfer, progress
+
+    def __enter__(self) -> Self:
+        remove(self._stage)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        remove(self._stage)
+
+    def take(self, wanted: dict[str, str], tree: ServedTree) -> None:
+        """Have the tree serve these snapshots, by their projects; a project that cannot be had is set back."""
+        self._tree = tree
+        self._progress.begin("pulling", len(wanted))
+        remaining = iter(wanted.items())
+        while batch := dict(islice(remaining, BATCH)):
+            self._take_batch(batch)
+            remove(self._stage)
+            for name in batch:
+                self._progress.step(name)
+
+    def _take_batch(self, batch: dict[str, str]) -> None:
+        listed = (f"pages/{name}/{snapshot}/" for name, snapshot in batch.items())
+        self._transfer.fetch(listed, self._stage, f"--max-size={MAX_DOCUMENT}", "--exclude=*.gz")
+        staged: list[tuple[Project, str, dict[str, bytes]]] = []
+        for name, snapshot in batch.items():
+            try:
+                contents = self._read_snapshot(name, snapshot)
+                staged.append((_project(name, snapshot, contents), snapshot, contents))
+            except (OSError, BadDocumentError) as error:
+                self._tree.set_back(name, f"snapshot {snapshot}: {error}")
+        needed = {path: part for project, _, _ in staged for path, part in self._needed(project).items()}
+        size = sum(part.size for part in needed.values())
+        require_free_space(self._config.paths.served, self._config.minimum_free_bytes + size)
+        self._tree.claim(project for project, _, _ in staged)
+        self._fetch_parts(needed)
+        bad = {path: problem for path, part in needed.items() if (problem := self._problem(path, part))}
+        ready: list[Ready] = []
+        announced: list[Line] = []
+        for project, snapshot, contents in staged:
+            paths = [path for path in _parts(project) if path in needed]
+            problems = [bad[path] for path in paths if path in bad]
+            if problems:
+                self._tree.set_back(project.name, problems[0])
+                continue
+            announced += [self._move(path, needed[path]) for path in paths]
+            self._tree.take_snapshot(
+                project.name, snapshot, self._staged_snapshot(project.name, snapshot), contents
+            )
+            ready.append(Ready(project, snapshot, snapshot))
+        self._tree.commit(ready, announced)
+
+    def _fetch_parts(self, needed: dict[str, Part]) -> None:
+        """Into one flat directory, which spares both sides three directories a file."""
+        self._staged: dict[str, Path] = {}
+        flat, names, nested = self._stage / "flat", set[str](), []
+        for path in needed:
+            name = path.rpartition("/")[2]
+            if name in names:
+                nested.append(path)
+                self._staged[path] = self._stage / path
+            else:
+                names.add(name)
+                self._staged[path] = flat / name
+        self._transfer.fetch((p for p in needed if p not in nested), flat, "--no-relative")
+        self._transfer.fetch(nested, self._stage)
+
+    def _staged_snapshot(self, name: str, snapshot: str) -> Path:
+        return self._stage / "pages" / name / snapshot
+
+    def _read_snapshot(self, name: str, snapshot: str) -> dict[str, bytes]:
+        directory = self._staged_snapshot(name, snapshot)
+        contents = {}
+        for page in PAGES:
+            if regular_size(directory / page) is None:
+                raise BadDocumentError(f"{page} did not come")
+            contents[page] = (directory / page).read_bytes()
+        if snapshot_name(_serial(snapshot), contents) != snapshot:
+            raise BadDocumentError("its pages have another hash")
+        return contents
+
+    def _needed(self, project: Project) -> dict[str, Part]:
+        """The parts of a project that are not here as they should be."""
+        held = self._state.files_of(project.name)
+        needed = {}
+        for path, part in _parts(project).items():
+            size = regular_size(self._tree.root / path)
+            known = held.get(path.removesuffix(SIDECAR))
+            digest = None if known is None else known.core_metadata if part.is_sidecar else known.sha256
+            if (
+                size is None
+                or (not part.is_sidecar and size != part.size)
+                or (digest != part.sha256 and sha256_of(self._tree.root / path) != part.sha256)
+            ):
+                needed[path] = part
+        return needed
+
+    def _problem(self, path: str, part: Part) -> str | None:
+        staged = self._staged[path]
+        size = regular_size(staged)
+        if size is None:
+            # Another project of this batch may have moved a file that both name.
+            return f"{path} did not come"
+        if not part.is_sidecar and size != part.size:
+            return f"{path} is {size} bytes, not {part.size}"
+        if sha256_of(staged) != part.sha256:
+            return f"{path} has another hash"
+        self._progress.add_bytes(size)
+        return None
+
+    def _move(self, path: str, part: Part) -> Line:
+        staged, target = self._staged[path], self._tree.root / path
+        size = regular_size(staged)
+        if size is not None:  # else another project of this batch names it too and moved it
+            target.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(staged, target)
+        return ("file", path, part.size if size is None else size, part.sha256)
+
+
+def _serial(snapshot: str) -> int:
+    return int(snapshot.split("-")[1])
+
+
+def _parts(project: Project) -> dict[str, Part]:
+    """Everything that a project's pages name: files and sidecars."""
+    parts = {}
+    for file in project.files:
+        parts[file.path] = Part(file.sha256, file.size)
+        if file.core_metadata:
+            parts[file.path + SIDECAR] = Part(file.core_metadata, 0, is_sidecar=True)
+    return parts
+
+
+def _project(name: str, snapshot: str, contents: dict[str, bytes]) -> Project:
+    project = parse_simple(decode_json(contents["simple/index.v1_json"]))
+    if (project.name, project.serial) != (name, _serial(snapshot)):
+        raise BadDocumentError(f"it is of {shown(project.name)} at serial {project.serial}")
+    return project

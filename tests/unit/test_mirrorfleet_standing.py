@@ -1,0 +1,364 @@
+"""Who is listed: a table of cases, and properties over random histories."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from listing_material import NOW, record, registry
+
+from mirrorfleet.fleet.registry import parse
+from mirrorfleet.fleet.standing import (
+    MEASURED,
+    Audit,
+    Health,
+    Inputs,
+    Monitor,
+    Outcome,
+    Settings,
+    Standing,
+    damping,
+    step,
+)
+
+ONE_SHOT = Settings(fall=1, rise=1, damping_seconds=0, audit_required=False)
+STRICT = Settings(fall=3, rise=5, damping_seconds=1800)
+
+
+def health(**changes: Any) -> Health:
+    return replace(Health(NOW - 5, good=9, last_modified=NOW - 60, serial=12), **changes)
+
+
+def bad(rounds: int, **changes: Any) -> Health:
+    return health(good=0, bad=rounds, problem="connection over ipv6: connection refused", **changes)
+
+
+LISTED = Standing(True, "listed", "", NOW - 10**6, joined=NOW - 10**6)
+AUDITED = Audit(passed_at=NOW - 100)
+
+
+def run(
+    seen: dict[str, Health],
+    former: dict[str, Standing] | None = None,
+    *,
+    audits: dict[str, Audit] | None = None,
+    holds: dict[str, str] | None = None,
+    rules: Settings = STRICT,
+    monitor: Monitor | None = None,
+    now: int = NOW,
+    force: bool = False,
+    **changes: Any,
+) -> Outcome:
+    """What becomes of mirrors of which the first has a record that is changed so."""
+    of = registry(*seen, **changes)
+    inputs = Inputs(parse(of, "test"), seen, audits or {}, holds or {}, monitor or Monitor(now), rules, now)
+    return step(inputs, former or {}, force=force)
+
+
+def one(*args: Any, **options: Any) -> Standing:
+    return run(*args, **options).standings["one"]
+
+
+def test_a_good_mirror_is_listed_after_an_audit() -> None:
+    found = run({"one": health()}, audits={"one": AUDITED})
+    assert found.standings["one"] == Standing(True, "listed", "", NOW, joined=NOW)
+    assert [(event.kind, event.mirror) for event in found.events] == [("joined", "one")]
+    assert one({"one": health()}).code == "audit"
+    assert one({"one": health()}, rules=ONE_SHOT).listed
+
+
+@pytest.mark.parametrize(
+    ("changes", "seen", "code", "reason"),
+    [
+        ({"state": "drained"}, health(), "drained", "drained by its operator"),
+        ({"agreement": {"version": "2020-01", "accepted_on": "2020-01-01", "expires_on": None}}, health(), "agreement",
+         "its agreement is not the fleet's current one"),
+        ({"agreement": {"version": "2026-11", "accepted_on": "2020-01-01", "expires_on": "2027-01-14"}}, health(),
+         "agreement", "its agreement is not the fleet's current one"),
+        ({"bandwidth": 0}, health(), "invalid", "its record is not valid: record.bandwidth is 0, expected at least 1"),
+        ({}, bad(3), "failing", "connection over ipv6: connection refused"),
+        ({}, health(measured_at=NOW - 901), "silent", "not measured for 15 minutes"),
+        ({}, health(last_modified=NOW - 86401), "stale", "stale: last synced 24 hours ago"),
+        ({}, health(last_modified=NOW - 3 * 86400), "stale", "stale: last synced 3 days ago"),
+        ({}, health(last_modified=NOW + 301), "stale", "claims to be fresh as of 5 minutes from now"),
+        ({}, health(last_modified=None), "stale", "does not say how fresh it is (/last-modified)"),
+        ({}, health(lag=90_000), "stale", "stale: lacks what the reference has had for 25 hours"),
+        ({}, health(tampered_at=NOW - 50), "tampered", "served a file with a wrong hash at 2027-01-15 07:59 UTC"),
+    ],
+)  # fmt: skip
+def test_why_a_mirror_leaves(changes: dict[str, Any], seen: Health, code: str, reason: str) -> None:
+    former = {"one": LISTED, "two": LISTED}
+    found = run({"one": seen, "two": health()}, former, audits={"one": AUDITED}, **changes)
+    first = found.standings["one"]
+    assert (first.listed, first.code, first.reason) == (False, code, reason)
+    assert first.left == (seen.measured_at if code in MEASURED else None)
+    assert [(event.kind, event.reason) for event in found.events] == [("left", reason)]
+    assert found.standings["two"].listed
+
+
+@pytest.mark.parametrize(
+    ("changes", "seen"),
+    [
+        ({}, bad(2)),
+        ({}, health(measured_at=NOW - 900)),
+        ({}, health(last_modified=NOW - 86400)),
+        ({}, health(last_modified=NOW + 300)),
+        ({}, health(lag=86400)),
+        ({"mode": "cache"}, health(last_modified=None, serial=None)),
+        (
+            {"agreement": {"version": "2026-11", "accepted_on": "2026-01-01", "expires_on": "2027-01-15"}},
+            health(),
+        ),
+    ],
+)
+def test_what_is_just_good_enough(changes: dict[str, Any], seen: Health) -> None:
+    assert one({"one": seen}, {"one": LISTED}, **changes).listed
+
+
+def test_what_happens_next_is_told() -> None:
+    assert one({"one": bad(2)}, {"one": LISTED}).next == "leaves when 1 more rounds fail"
+    left = Standing(False, "failing", "x", NOW - 60, left=NOW - 60, leaves=(NOW - 60,), joined=1)
+    assert one({"one": health(good=2)}, {"one": left}).next == "needs 3 more"
+    assert one({"one": health()}, {"one": left}).next == "returns at 2027-01-15 08:29 UTC at the earliest"
+    gone = replace(left, left=NOW - 3600, leaves=(NOW - 3600,))
+    failed = Audit(problem="PEP 691: no JSON")
+    waits = one({"one": health()}, {"one": gone}, audits={"one": failed})
+    assert (waits.reason, waits.next) == (
+        "awaits an audit; the last one: PEP 691: no JSON",
+        "is listed when an audit passes",
+    )
+    assert one({"one": health()}, {"one": gone}, audits={"one": Audit(passed_at=NOW - 3600)}).listed
+
+
+def test_a_hold_counts_at_once_and_ends_at_once() -> None:
+    both = {"one": health(), "two": health()}
+    held = run(both, {"one": LISTED, "two": LISTED}, holds={"one": "being updated"})
+    assert held.standings["one"].reason == "held: being updated"
+    released = run(both, held.standings)
+    assert released.standings["one"].listed
+    assert [event.kind for event in released.events] == ["returned"]
+
+
+def test_who_fails_its_audits_leaves_though_its_rounds_are_good() -> None:
+    def seen(audit: Audit, before: Standing = LISTED) -> Standing:
+        return run(
+            {"one": health(), "two": health()}, {"one": before, "two": LISTED}, audits={"one": audit}
+        ).standings["one"]
+
+    assert seen(Audit(passed_at=NOW - 9000, problem="lacks files", failures=1)).listed
+    failed = seen(Audit(passed_at=NOW - 9000, problem="lacks files", failures=2))
+    assert (failed.code, failed.reason, failed.left) == (
+        "audit",
+        "failed 2 audits: lacks files",
+        health().measured_at,
+    )
+    again = seen(
+        Audit(passed_at=NOW - 9000, problem="lacks files", failures=3), replace(failed, left=NOW - 3600)
+    )
+    assert again.code == "audit"
+    assert seen(Audit(passed_at=NOW - 100), replace(failed, left=NOW - 3600)).listed
+
+
+def test_after_a_pause_of_the_monitor_nobody_was_silent_who_is_listed() -> None:
+    """What it measured before it paused is old; that is no mirror's fault."""
+    old, started = health(measured_at=NOW - 5000), Monitor(NOW, started=NOW - 800)
+    assert run({"one": old}, {"one": LISTED}, monitor=started).standings["one"].listed
+    assert run({"one": old}, {}, monitor=started).standings["one"].code == "silent"
+    longer = Monitor(NOW, started=NOW - 901)
+    assert (
+        run({"one": old, "two": health()}, {"one": LISTED, "two": LISTED}, monitor=longer)
+        .standings["one"]
+        .code
+        == "silent"
+    )
+
+
+OTHERS = ("two", "three", "four")  # for a list that would lose too many at once is refused
+
+
+def test_while_a_monitor_falls_silent_nobody_leaves_before_it_does() -> None:
+    """A mirror's last round is older than the monitor's last report."""
+    former = dict.fromkeys(("one", *OTHERS), LISTED)
+    for age in range(840, 920):
+        at = NOW - age
+        seen = {"one": health(measured_at=at - 59)} | dict.fromkeys(OTHERS, health(measured_at=at))
+        found = run(seen, former, monitor=Monitor(at, started=at - 9000))
+        assert found.standings["one"].listed, age
+        assert bool(found.cut_off) is (age > 900)
+
+
+def test_who_returned_after_a_wrong_hash_stays_when_nobody_can_tell_of_its_audit() -> None:
+    returned = replace(LISTED, tampered_at=NOW - 5000)
+    former = dict.fromkeys(OTHERS, LISTED)
+    gone = Inputs(parse(registry("one", *OTHERS), "test"), {}, {}, {}, None, STRICT, NOW)
+    assert step(gone, former | {"one": returned}).standings["one"].listed
+    off = replace(returned, listed=False, code="tampered")
+    assert step(gone, former | {"one": off}).standings["one"].code == "tampered"
+    # Another wrong hash is another matter.
+    seen = {"one": health(tampered_at=NOW - 9)} | dict.fromkeys(OTHERS, health())
+    again = run(seen, former | {"one": returned}, audits=dict.fromkeys(seen, AUDITED))
+    assert again.standings["one"].code == "tampered"
+
+
+def test_a_pause_doubles_with_each_leave_and_is_bounded() -> None:
+    left = replace(LISTED, leaves=(1, 2, 3))
+    assert damping(left, STRICT) == 4 * 1800
+    assert damping(replace(LISTED, leaves=tuple(range(60))), STRICT) == 86400
+    assert damping(LISTED, STRICT) == 1800
+
+
+@pytest.mark.parametrize(
+    ("monitor", "words"),
+    [
+        (Monitor(NOW - 901), "the monitor has been silent for 15 minutes"),
+        (Monitor(NOW, "no answer in time"), "the monitor cannot reach the reference: no answer in time"),
+        (Monitor(NOW), "3 of 4 listed mirrors fail at once"),
+    ],
+)
+def test_a_monitor_that_is_cut_off_changes_nothing_and_says_so(monitor: Monitor, words: str) -> None:
+    names = ["one", "two", "three", "four"]
+    seen = dict.fromkeys(names[:3], bad(9)) | {"four": health()}
+    former = dict.fromkeys(names, LISTED)
+    found = run(seen, former, monitor=monitor)
+    assert words in found.cut_off
+    assert all(standing.listed for standing in found.standings.values())
+    assert run(seen, former, monitor=monitor, force=True).standings["one"].code == "failing"
+    # What a person decided counts all the same.
+    assert not run(seen, former, monitor=monitor, state="drained").standings["one"].listed
+
+
+def test_a_list_is_not_emptied_and_loses_no_more_than_a_share() -> None:
+    gone = run({"one": bad(9), "two": bad(9)}, {"one": LISTED, "two": LISTED})
+    assert gone.refused.startswith("the list would become empty, it has 2 mirrors (one: connection over ipv6")
+    assert gone.standings == {"one": LISTED, "two": LISTED}
+    names = [f"m{n}" for n in range(20)]
+    seen = {name: bad(9) if n < 7 else health() for n, name in enumerate(names)}
+    former = dict.fromkeys(names, LISTED)
+    assert run(seen, former).refused.startswith(
+        "7 of 20 mirrors would leave at once, allowed is a share of 0.3"
+    )
+    assert not run(seen | {"m6": health()}, former).refused
+    assert not run(seen, former, force=True).refused
+    # A registry that lost most of its records is a mistake, too.
+    few = step(
+        Inputs(parse(registry("m0"), "x"), {"m0": health()}, {}, {}, Monitor(NOW), STRICT, NOW), former
+    )
+    assert "19 of 20 mirrors would leave" in few.refused
+    # Mirrors that forge are not protected by how many they are.
+    forged = {name: health(tampered_at=NOW) if n < 7 else health() for n, name in enumerate(names)}
+    assert sum(not one.listed for one in run(forged, former).standings.values()) == 7
+
+
+def test_a_record_of_a_name_that_is_there_twice_is_not_listed() -> None:
+    of = registry("one", "two")
+    of["mirrors"].append(record("one"))
+    inputs = Inputs(parse(of, "x"), {"one": health(), "two": health()}, {}, {}, Monitor(NOW), ONE_SHOT, NOW)
+    found = step(inputs, {}).standings
+    assert (found["one"].code, found["two"].code) == ("invalid", "listed")
+
+
+# --- properties, over histories of everything that can happen ---
+
+NAMES = ["one", "two", "three", "four", "five"]
+BROKEN = st.sampled_from(
+    [{}] * 12 + [{"state": "drained"}, {"state": "retired"}, {"bandwidth": -1}, {"tier": "x"}]
+)
+ROUND = st.fixed_dictionaries(
+    {
+        "seconds": st.sampled_from([1, 60, 60, 60, 600, 3600]),
+        "good": st.lists(st.booleans(), min_size=5, max_size=5),
+        "stale": st.sampled_from([None] * 8 + NAMES),
+        "record": BROKEN,
+        "hold": st.sampled_from([None] * 8 + NAMES),
+        "tamper": st.sampled_from([None] * 12 + NAMES),
+        "audit": st.sampled_from([None, *NAMES]),
+        "cut_off": st.sampled_from([""] * 8 + ["x"]),
+        "force": st.sampled_from([False] * 8 + [True]),
+        "silent": st.sampled_from([False] * 8 + [True]),
+    }
+)
+
+
+@settings(max_examples=400, deadline=None)
+@given(
+    st.lists(ROUND, max_size=60),
+    st.integers(1, 4),
+    st.integers(1, 4),
+    st.sampled_from([0, 120, 1800]),
+    st.booleans(),
+)
+def test_what_holds_whatever_happens(
+    rounds: list[dict[str, Any]], fall: int, rise: int, pause: int, audit_required: bool
+) -> None:
+    rules = Settings(
+        fall=fall, rise=rise, damping_seconds=pause, audit_required=audit_required, drop_share=0.5
+    )
+    now = NOW
+    former: dict[str, Standing] = {}
+    seen = {name: Health(now) for name in NAMES}
+    audits: dict[str, Audit] = {}
+    left_at: dict[str, int] = {}
+    for this in rounds:
+        now += this["seconds"]
+        for name, good in zip(NAMES, this["good"], strict=True):
+            old = seen[name]
+            seen[name] = Health(
+                now, old.good + 1 if good else 0, 0 if good else old.bad + 1, "x", 1,
+                now - (10**6 if this["stale"] == name else 5), 0, now if this["tamper"] == name else old.tampered_at,
+            )  # fmt: skip
+        if this["audit"]:
+            audits[this["audit"]] = Audit(passed_at=now)
+        of = parse(registry(*NAMES, **copy.deepcopy(this["record"])), "x")
+        holds = {this["hold"]: "x"} if this["hold"] else {}
+        monitor = Monitor(now - 10_000 if this["silent"] else now, this["cut_off"])
+        inputs = Inputs(of, dict(seen), dict(audits), holds, monitor, rules, now)
+        found = step(inputs, former, force=this["force"])
+        again = step(inputs, found.standings, force=this["force"])
+        listed = {name for name, standing in found.standings.items() if standing.listed}
+        before = {name for name, standing in former.items() if standing.listed}
+
+        if found.refused:
+            assert found.standings == former
+            assert not found.events
+            continue
+        assert not this["force"] or not found.cut_off
+        # The same input again changes nothing.
+        assert again.standings == found.standings or again.refused or again.cut_off != found.cut_off
+        # No invalid, retired, drained or held record is ever listed.
+        assert not ("one" in listed and this["record"])
+        assert this["hold"] not in listed
+        for name, standing in found.standings.items():
+            assert standing.listed == (standing.code == "listed") == (not standing.reason)
+            # Whoever served a wrong hash is listed only after an audit that passed since.
+            tampered, passed = seen[name].tampered_at, audits.get(name, Audit()).passed_at
+            assert not (standing.listed and tampered is not None and (passed is None or passed <= tampered))
+        # A monitor that is cut off moves nobody for what it measured, and brings nobody back.
+        if found.cut_off:
+            assert listed <= before
+            assert {found.standings[name].code for name in before - listed} <= {
+                "invalid", "retired", "drained", "held", "tampered"
+            }  # fmt: skip
+        for name in listed - before:
+            # Nobody returns before its pause is over, in fewer good rounds than are asked for, or without an audit.
+            assert seen[name].good >= rise
+            assert now - left_at.get(name, -(10**9)) >= pause
+            if audit_required and (
+                name in left_at or former.get(name, Standing(False, "gone", "", 0)).joined is None
+            ):
+                assert name in audits and audits[name].passed_at is not None
+                assert audits[name].passed_at >= left_at.get(name, 0)  # type: ignore[operator]
+            left_at.pop(name, None)
+        for name in before - listed:
+            if found.standings[name].code in MEASURED:
+                left_at[name] = now
+                assert seen[name].bad >= fall or found.standings[name].code in {"stale", "tampered", "silent"}
+        # Nobody stays who failed often enough, unless the monitor is cut off.
+        for name in listed & before:
+            assert found.cut_off or seen[name].bad < fall
+        # The list is not emptied but by force.
+        assert listed or not before or this["force"]
+        former = found.standings
