@@ -35,6 +35,11 @@ def record(name: str, **changes: Any) -> dict[str, Any]:
     } | changes
 
 
+def broken(name: str, problem: Any = "mirror_bandwidth is text ('fast')") -> dict[str, Any]:
+    """The entry of a mirror whose record in the inventory is wrong."""
+    return {"name": name, "problem": problem}
+
+
 def registry(*names: str, **changes: Any) -> dict[str, Any]:
     """A registry of such mirrors; what is changed is changed in the first."""
     fleet = {

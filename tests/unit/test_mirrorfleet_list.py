@@ -15,10 +15,10 @@ import jsonschema
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from listing_material import record
+from listing_material import broken, record, registry
 from site_material import Site, health
 
-from mirrorfleet.common.schema import InvalidDocumentError, compile_schema, schema, validate
+from mirrorfleet.common.schema import InvalidDocumentError, checker, compile_schema, schema, validate
 from mirrorfleet.fleet import documents
 from mirrorfleet.fleet.health import from_measurements, read
 from mirrorfleet.site import publish
@@ -344,6 +344,37 @@ def test_the_page_needs_nothing_else(site: Site) -> None:
     assert len(text) < 26_000  # of which the map's outline is 20,000
 
 
+def test_a_mirror_of_which_there_is_only_a_problem_costs_nobody_else_anything(
+    site: Site, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It was listed until its record was broken; the monitor told of it last."""
+    assert site.publish() == 0
+    without = {name: site.read(name) for name in ("metrics-targets.json", "probe-targets.json")}
+    site.registry["mirrors"].append(broken("three"))
+    site.health["mirrors"]["three"] = dict(site.health["mirrors"]["one"])
+    state = json.loads((site.folder / "state.json").read_text())
+    state["standings"]["three"] = state["standings"]["one"]
+    (site.folder / "state.json").write_text(json.dumps(state))
+    capsys.readouterr()
+    assert site.publish() == 0
+    out, err = capsys.readouterr()
+    assert "registry: three: mirror_bandwidth is text ('fast')\n" in err
+    summary = json.loads(out.splitlines()[-1])
+    assert (summary["listed"], summary["known"], summary["invalid"]) == (2, 3, 1)
+    three = json.loads((site.folder / "state.json").read_text())["standings"]["three"]
+    assert (three["listed"], three["code"]) == (False, "invalid")
+    assert three["reason"] == "its record is not valid: mirror_bandwidth is text ('fast')"
+    assert site.listed == {"one": True, "two": True}
+    assert {name: site.read(name) for name in without} == without
+    for name in ("mirrors.txt", "mirrors.zone", "index.html"):
+        assert "one.example.org" in site.read(name) and "three" not in site.read(name)
+    assert "three left" in site.read("feed.atom")
+    assert not (site.documents / "mirror" / "three.html").exists()
+    (site.folder / "state.json").unlink()  # the published list alone says who was listed
+    assert site.publish() == 0
+    assert site.listed == {"one": True, "two": True}
+
+
 HOSTILE = st.text(max_size=40) | st.sampled_from(
     ["<script>alert(1)</script>", '"><img src=x onerror=alert(1)>', "</table>", "&lt;", "{name}", "'", "\u202e", "]]>",
      "-->", "\x00", "\ud800"]
@@ -440,6 +471,22 @@ def test_what_a_newer_monitor_tells_more_is_left_out_and_what_is_wrong_stays_wro
     for wrong in (told | {"schema": 2}, newer | {"at": "now"}, {"weather": 1}, newer | {"mirrors": [1]}):
         with pytest.raises(InvalidDocumentError):
             read(wrong)
+
+
+def test_a_registry_may_say_of_a_mirror_only_what_is_wrong_with_it() -> None:
+    def problem(*mirrors: Any) -> str:
+        document = registry("one") | {"mirrors": list(mirrors)}
+        told = checker("registry")(document)
+        assert jsonschema.Draft202012Validator(schema("registry")).is_valid(document) == (not told)
+        return told
+
+    assert problem(broken("one"), record("two")) == ""
+    assert problem({"name": "one"}) == ".mirrors[0] lacks address_families"
+    assert problem({"problem": "x"}) == ".mirrors[0] lacks name"
+    assert problem(broken("one", "")) == ".mirrors[0].problem is '', expected at least 1 characters"
+    assert problem(broken("one", 1)) == ".mirrors[0].problem is 1, expected string"
+    assert problem(record("one") | broken("one")).startswith(".mirrors[0] has the unknown key")
+    assert problem("one") == ".mirrors[0] is 'one', expected object"
 
 
 def test_the_schemas_are_schemas_and_ours_are_all_read() -> None:

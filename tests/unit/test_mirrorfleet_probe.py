@@ -19,7 +19,7 @@ import jsonschema
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from listing_material import record
+from listing_material import broken, record
 from mirror_material import FILES
 from monitor_sandbox import Sandbox
 
@@ -134,6 +134,32 @@ def test_what_listens_and_speaks_no_tls_or_no_http(sandbox: Sandbox) -> None:
         assert time.monotonic() - started < 4
     assert sandbox.probe() == 1
     assert sandbox.one()["problem"] == "connection over ipv4: connection refused"
+
+
+def test_a_mirror_of_which_there_is_only_a_problem_is_left_alone(
+    sandbox: Sandbox, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It was measured until its record was broken, and what was found then is not forgotten."""
+    mirror = sandbox.add("one")
+    sandbox.add("two")
+    sandbox.config |= {"targets": str(sandbox.folder), "metrics": str(sandbox.folder / "probe.prom")}
+    assert sandbox.probe() == 0
+    whole, asked = sandbox.registry["mirrors"][0], len(mirror.asked)
+    sandbox.registry["mirrors"][0] = broken("one")
+    assert sandbox.probe() == 0
+    assert sandbox.health["mirrors"].keys() == {"two"}
+    for name in ("probe.prom", "metrics-targets.json", "probe-targets.json"):
+        text = (sandbox.folder / name).read_text()
+        assert '"two"' in text and '"one"' not in text
+    assert sandbox.audit() == sandbox.audit("--due") == 0
+    capsys.readouterr()
+    assert sandbox.audit("one") == 2
+    assert "registry.json: 'one': mirror_bandwidth is text ('fast')" in capsys.readouterr().err
+    assert not (sandbox.folder / "state/audits/one.json").exists()
+    assert len(mirror.asked) == asked
+    sandbox.registry["mirrors"][0] = whole
+    assert sandbox.probe() == 0
+    assert (sandbox.one("one")["good"], sandbox.one("two")["good"]) == (2, 3)
 
 
 def test_a_cache_owes_neither_serial_nor_date(sandbox: Sandbox) -> None:
@@ -351,7 +377,7 @@ def test_the_service_remembers_takes_a_new_registry_and_tells_prometheus(sandbox
     try:
         service.until(lambda now: now.get("one") == "")
         sandbox.add("two")
-        sandbox.registry["mirrors"].append({"name": "wrong"})
+        sandbox.registry["mirrors"].extend([{"name": "wrong"}, broken("broken")])
         sandbox.write()
         service.until(lambda now: now.get("two") and "two" in sandbox.health["mirrors"])
         # The running service was not told where to connect: it asks for the name.

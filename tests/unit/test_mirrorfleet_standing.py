@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from listing_material import NOW, record, registry
+from listing_material import NOW, broken, record, registry
 
 from mirrorfleet.fleet.registry import parse
 from mirrorfleet.fleet.standing import (
@@ -98,6 +98,36 @@ def test_why_a_mirror_leaves(changes: dict[str, Any], seen: Health, code: str, r
     assert first.left == (seen.measured_at if code in MEASURED else None)
     assert [(event.kind, event.reason) for event in found.events] == [("left", reason)]
     assert found.standings["two"].listed
+
+
+@pytest.mark.parametrize(
+    ("problem", "told"),
+    [
+        ("mirror_bandwidth is text ('fast')", "mirror_bandwidth is text ('fast')"),
+        ("mirror_url:\nlisted\x1b[2J\u202e", "mirror_url: listed [2J"),
+        ("<b>" + "x" * 10**6, "<b>" + "x" * 197),
+        ("", "no reason given"),
+        (" \n", "no reason given"),
+        (["fast"], "record.problem is ['fast'], expected string"),
+        (None, "record.problem is None, expected string"),
+    ],
+)
+def test_a_record_that_the_inventory_has_wrong_says_so(problem: Any, told: str) -> None:
+    of = registry("one", "two")
+    of["mirrors"][0] = broken("one", problem)
+    known = parse(of, "test")
+    assert known.wrong == {"one": told}
+    seen, former = {"one": health(), "two": health()}, {"one": LISTED, "two": LISTED}
+    found = step(Inputs(known, seen, {"one": AUDITED}, {}, Monitor(NOW), STRICT, NOW), former).standings
+    assert (found["one"].listed, found["one"].code) == (False, "invalid")
+    assert found["one"].reason == f"its record is not valid: {told}"
+    assert found["two"].listed
+
+
+def test_of_two_entries_of_a_name_neither_counts() -> None:
+    of = registry("one", "two")
+    of["mirrors"].append(broken("one"))
+    assert parse(of, "test").wrong == {"one": "the registry has several records of that name"}
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,10 @@ from typing import Any
 from xml.etree import ElementTree
 
 from ..common.schema import InvalidDocumentError, validate
+from .evidence import printable
 from .health import Findings
 from .registry import Registry, host_of, page_of
-from .standing import HIDDEN, Event, Standing, printable
+from .standing import HIDDEN, Event, Standing
 
 # What an entry takes over from the registry: nothing about a person but the name and page they chose.
 PUBLIC = ("name", "url", "urls", "mode", "tier", "location", "bandwidth", "address_families")

@@ -2,12 +2,16 @@
 
 from typing import Any
 
-from .standing import printable
-
 Failure = list[Any]  # family, check, problem, when it was last found
 
 MOST = 5  # kinds of failure of a mirror told at a time
 VARYING = "something else each time"
+
+
+def printable(words: object) -> str:
+    """Words of others, a mirror's answer say, on one bounded line."""
+    text = "".join(character if character.isprintable() else " " for character in str(words)[:200])
+    return text.strip() or "no reason given"
 
 
 def kept(former: list[Failure], failures: list[dict[str, str]], now: int) -> list[Failure]:

@@ -1,7 +1,8 @@
 """The registry: what the inventory says of a fleet's mirrors, as the control node wrote it.
 
 A record that keeps not its schema is kept with what is wrong with it, so that one bad record costs one mirror
-its place and not the fleet its list.
+its place and not the fleet its list. Of a record that is wrong already in the inventory, the control node writes
+the name and the problem.
 """
 
 import functools
@@ -13,6 +14,7 @@ from typing import Any
 
 from ..common.config import ConfigError, read_json
 from ..common.schema import Check, InvalidDocumentError, compile_schema, schema, shown, validate
+from .evidence import printable
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,8 @@ def page_of(url: str) -> str:
 
 def _problem(record: Any) -> str:
     """What is wrong with a record: a document may not be lost for one of them."""
+    if isinstance(record, dict) and isinstance(record.get("problem"), str):
+        return printable(record["problem"])
     if problem := _record()(record):
         return f"record{problem}"
     if not re.fullmatch(r"[^/\x00.][^/\x00]*", record["name"]):

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from ..common.config import bounded
+from .evidence import printable
 from .registry import Registry
 
 Code = Literal[
@@ -109,12 +110,6 @@ class Outcome:
     events: list[Event] = field(default_factory=list)
     cut_off: str = ""  # why nothing was changed for what was measured
     refused: str = ""  # why nothing was changed at all
-
-
-def printable(words: object) -> str:
-    """Words of others, a mirror's answer say, on one bounded line."""
-    text = "".join(character if character.isprintable() else " " for character in str(words)[:200])
-    return text.strip() or "no reason given"
 
 
 def span(seconds: int) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 from ..common.exposition import Family
 from ..common.files import entries
 from ..common.schema import InvalidDocumentError, validate
-from ..fleet.standing import printable
+from ..fleet.evidence import printable
 
 log = logging.getLogger(__name__)
 

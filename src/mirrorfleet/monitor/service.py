@@ -19,9 +19,9 @@ from ..common.files import write_atomically
 from ..common.guards import only_one
 from ..common.schema import validate
 from ..fleet import documents, registry
+from ..fleet.evidence import printable
 from ..fleet.health import Findings
 from ..fleet.registry import Registry
-from ..fleet.standing import printable
 from . import history, reports
 from .client import CheckError
 from .reach import Reach

@@ -21,9 +21,10 @@ from ..common.files import entries, remove, write_atomically
 from ..common.guards import RefusedError, only_one
 from ..common.schema import InvalidDocumentError, schema
 from ..fleet import documents, registry
+from ..fleet.evidence import printable
 from ..fleet.health import Findings, from_measurements, read
 from ..fleet.markup import STYLE
-from ..fleet.standing import HIDDEN, Event, Inputs, Settings, Standing, printable, step
+from ..fleet.standing import HIDDEN, Event, Inputs, Settings, Standing, step
 from . import mirror_page, status_page
 from .markup import ICON, SCRIPT
 
