@@ -143,7 +143,7 @@ def test_check_mode_reports_no_change_and_no_error():
 
 
 def test_too_little_disk_is_told_before_anything_is_changed():
-    path = add_mirror("mirror9", 19, disk="300m")
+    paths = add_mirror("mirror9", 19, disk="300m")
     try:
         playbook("sandbox").ok()
         run = playbook("provision", "--limit", "mirror9")
@@ -152,7 +152,8 @@ def test_too_little_disk_is_told_before_anything_is_changed():
         assert "Nothing was changed" in run.output
         assert run.changed == {"mirror9": 0}
     finally:
-        path.unlink()
+        for path in paths:
+            path.unlink()
 
 
 def test_check_mode_on_a_bare_host():
