@@ -13,6 +13,8 @@ from collections.abc import Callable
 from importlib import resources
 from typing import Any
 
+from .names import escaped
+
 # What is wrong with a value, beginning with where in it; empty when nothing is. The path is put together only then.
 Check = Callable[[Any], str]
 
@@ -87,10 +89,7 @@ def _known(value: Any, node: dict[str, Any]) -> Any:
 
 
 def shown(value: Any) -> str:
-    try:
-        text = ascii(value)
-    except RecursionError:  # what could just be read is nested too deep to be written
-        return "nested too deep"
+    text = escaped(value)
     return text if len(text) <= 80 else f"{text[:79]}…"
 
 
