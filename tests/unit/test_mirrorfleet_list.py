@@ -468,7 +468,13 @@ def test_what_a_newer_monitor_tells_more_is_left_out_and_what_is_wrong_stays_wro
     newer["mirrors"]["one"] |= {"colour": "green"}
     newer["reference"] |= {"kind": [1]}
     assert read(newer) == read(told)
-    for wrong in (told | {"schema": 2}, newer | {"at": "now"}, {"weather": 1}, newer | {"mirrors": [1]}):
+    for wrong in (
+        told | {"schema": 2},
+        newer | {"at": "now"},
+        {"weather": 1},
+        newer | {"mirrors": [1]},
+        told | {"at": float(now)},
+    ):
         with pytest.raises(InvalidDocumentError):
             read(wrong)
 

@@ -96,3 +96,10 @@ def test_what_is_shown_is_one_short_printable_line(value: str) -> None:
     text = shown(value)
     assert text.isprintable()
     assert len(text) < 150
+
+
+def test_what_is_nested_too_deep_to_be_written_is_said_to_be() -> None:
+    value: list[object] = []
+    for _ in range(100_000):
+        value = [value]
+    assert shown(value) == "nested too deep"

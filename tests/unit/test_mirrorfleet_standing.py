@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from listing_material import NOW, broken, record, registry
 
-from mirrorfleet.fleet.registry import parse
+from mirrorfleet.common.config import ConfigError
+from mirrorfleet.fleet.registry import load, parse
 from mirrorfleet.fleet.standing import (
     MEASURED,
     Audit,
@@ -122,6 +125,22 @@ def test_a_record_that_the_inventory_has_wrong_says_so(problem: Any, told: str) 
     assert (found["one"].listed, found["one"].code) == (False, "invalid")
     assert found["one"].reason == f"its record is not valid: {told}"
     assert found["two"].listed
+
+
+def test_a_value_that_can_be_read_and_not_be_written_costs_one_mirror(tmp_path: Path) -> None:
+    """The deepest that Python reads is a little deeper than what it writes: each depth around is tried."""
+    file, text = tmp_path / "registry.json", json.dumps(registry("one", "two"))
+    refused = 0
+    for depth in (*range(900, 1000), 9_000, 100_000):
+        file.write_text(text.replace('"networks": []', f'"networks": {"[" * depth}{"]" * depth}', 1))
+        try:
+            wrong = load(file).wrong
+        except ConfigError as error:
+            refused += 1
+            assert "not JSON: maximum recursion depth" in str(error)
+        else:
+            assert wrong.keys() == {"one"} and len(wrong["one"]) < 150
+    assert refused
 
 
 def test_of_two_entries_of_a_name_neither_counts() -> None:

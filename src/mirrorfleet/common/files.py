@@ -6,7 +6,7 @@ import hashlib
 import os
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -37,6 +37,15 @@ def write_atomically(path: Path, data: bytes, *, durable: bool = True) -> None:
         raise
 
 
+def _put(path: Path, make: Callable[[Path], None]) -> None:
+    """Replace `path` by a link that is made anew; one rename."""
+    temporary = temporary_for(path)
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(temporary)
+    make(temporary)
+    os.replace(temporary, path)
+
+
 def replace_symlink(path: Path, target: str) -> bool:
     """Make `path` a link to `target` by one rename; says whether anything changed."""
     try:
@@ -45,11 +54,7 @@ def replace_symlink(path: Path, target: str) -> bool:
     except OSError:
         if path.is_dir() and not path.is_symlink():
             raise
-    temporary = temporary_for(path)
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(temporary)
-    os.symlink(target, temporary)
-    os.replace(temporary, path)
+    _put(path, lambda temporary: os.symlink(target, temporary))
     return True
 
 
@@ -63,11 +68,7 @@ def link_file(source: Path, target: Path) -> bool:
     except FileExistsError:
         if os.path.samefile(source, target):
             return False
-    temporary = temporary_for(target)
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(temporary)
-    os.link(source, temporary)
-    os.replace(temporary, target)
+    _put(target, lambda temporary: os.link(source, temporary))
     return True
 
 

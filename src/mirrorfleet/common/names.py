@@ -17,9 +17,17 @@ class InvalidNameError(ValueError):
     """A name that must not become a path."""
 
 
+def escaped(value: object) -> str:
+    """As Python writes it, in ASCII; what could just be read may be nested too deep for that."""
+    try:
+        return ascii(value)
+    except RecursionError:
+        return "nested too deep"
+
+
 def shown(value: object) -> str:
     """A hostile value, short and printable, for a log line."""
-    text = ascii(value)
+    text = escaped(value)
     length = len(value) if isinstance(value, str) else len(text)
     return text if len(text) <= 120 else f"{text[:100]}… ({length} characters)"
 

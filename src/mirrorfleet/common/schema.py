@@ -1,6 +1,7 @@
 """JSON Schema, as much of it as our own schemas use: a document is checked before it replaces the former one.
 
-Tests hold it against the full implementation. A keyword that is not known here is an error when a schema is
+Tests hold it against the full implementation, but for one thing: 1.0 is no integer, for programs count with what is
+one. Why this is ours is in docs/architecture.md. A keyword that is not known here is an error when a schema is
 read, not a rule that is silently left out. A schema is compiled once, for a list may have thousands of mirrors.
 """
 
@@ -11,6 +12,8 @@ import re
 from collections.abc import Callable
 from importlib import resources
 from typing import Any
+
+from .names import escaped
 
 # What is wrong with a value, beginning with where in it; empty when nothing is. The path is put together only then.
 Check = Callable[[Any], str]
@@ -86,7 +89,7 @@ def _known(value: Any, node: dict[str, Any]) -> Any:
 
 
 def shown(value: Any) -> str:
-    text = ascii(value)
+    text = escaped(value)
     return text if len(text) <= 80 else f"{text[:79]}…"
 
 

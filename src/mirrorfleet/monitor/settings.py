@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..common.config import ConfigError, bounded, load_as
+from ..common.names import InvalidNameError, own_name
 from ..fleet.standing import Settings
 
 
@@ -84,8 +85,10 @@ def load_monitor(path: Path) -> MonitorConfig:
             f"{path}: reference.projects: names none; small ones that every mirror carries are needed"
         )
     for at, name in enumerate((*config.reference.projects, *config.audit_projects, *config.removed_projects)):
-        if not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", name):
-            raise ConfigError(f"{path}: project {at + 1} is {name!r}, no normalised project name")
+        try:
+            own_name(name)
+        except InvalidNameError as error:
+            raise ConfigError(f"{path}: project {at + 1} is {name!r}, no normalised project name") from error
     for name, addresses in config.connect_to.items():
         for address in addresses:
             try:
