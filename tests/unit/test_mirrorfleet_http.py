@@ -80,7 +80,7 @@ def test_a_parse_error_is_never_told_as_a_servers_400(says: Says, answer: bytes)
     with pytest.raises(FetchError, match=f"{url}: .*an answer that is no HTTP: ") as other:
         asyncio.run(page())
     for caught in (one, other):
-        assert "400" not in str(caught.value)
+        assert "400" not in str(caught.value).replace(url, "")
         assert str(caught.value).isprintable()
 
 
