@@ -27,6 +27,8 @@ class Raw:
 
     def __init__(self, certificate: Any) -> None:
         self.says: list[bytes] = []  # one for each request; the last one again
+        self.first = b""  # before it is asked
+        self.asked = 0
         self.forever = b""  # and then this, without end
         self.pause = 0.0
         self.connections = 0
@@ -50,8 +52,12 @@ class Raw:
         try:
             with self._context.wrap_socket(plain, server_side=True) as connection:
                 connection.settimeout(20)
+                connection.sendall(self.first)
                 at = 0
                 while connection.recv(65536):
+                    self.asked += 1
+                    if self.first:
+                        continue
                     connection.sendall(self.says[min(at, len(self.says) - 1)])
                     at += 1
                     while self.forever:
@@ -103,6 +109,9 @@ def test_one_connection_serves_a_round_and_another_follows_when_it_ends(raw: Raw
         (b"HTTP/1.0 200 \r\nContent-length:3\r\n\r\nabc", b"abc"),
         (HEAD + b"Content-Length: 9\r\n\r\n123456789", b"12345"),  # up to the limit
         (HEAD + b"Transfer-Encoding: chunked\r\n\r\n9\r\n123456789\r\n0\r\n\r\n", b"12345"),
+        (HEAD + b"Server: one\r\nServer: other\r\nContent-Length: 1\r\n\r\nx", b"x"),
+        (HEAD + b"X: \xff\ty\r\nContent-Length: 1\r\n\r\nx", b"x"),
+        (HEAD + b"Content-Encoding: gzip\r\nContent-Length: 1\r\n\r\nx", b"x"),  # as it came
     ],
 )
 def test_answers_that_are_in_order(raw: Raw, authority: Any, said: bytes, body: bytes) -> None:
@@ -147,6 +156,117 @@ def test_answers_that_are_not(raw: Raw, authority: Any, said: bytes, words: str)
     assert str(caught.value).isprintable()
 
 
+@pytest.mark.parametrize(
+    "said",
+    [
+        b"HTTP/1.1 200 OK\nContent-Length: 2\n\nok",
+        HEAD + b"X: y\nContent-Length: 2\r\n\r\nok",
+        HEAD + b"X: y\rContent-Length: 2\r\n\r\nok",
+        HEAD + b"Content-Length: 2\r\n\n\r\n\r\nok",
+        HEAD + b"Transfer-Encoding: chunked\r\n\r\n2\nok\r\n0\r\n\r\n",
+        HEAD + b"Transfer-Encoding: chunked\r\n\r\n2;x\ny\r\nok\r\n0\r\n\r\n",
+        HEAD + b"Transfer-Encoding: chunked\r\n\r\n2\r\nok\n0\r\n\r\n",
+        HEAD + b"Transfer-Encoding: chunked\r\n\r\n0\r\nX: y\nZ: z\r\n\r\n",
+        HEAD + b"X: \x00\r\nContent-Length: 2\r\n\r\nok",
+        HEAD + b"X: \x1b[2J\r\nContent-Length: 2\r\n\r\nok",
+        HEAD + b"X\x1b: y\r\nContent-Length: 2\r\n\r\nok",
+        b"HTTP/1.1 200 \x1b[2J\r\nContent-Length: 2\r\n\r\nok",
+        HEAD + b"X : y\r\nContent-Length: 2\r\n\r\nok",
+        HEAD + b"X: y\r\n folded\r\nContent-Length: 2\r\n\r\nok",
+        HEAD + b"Content-Length: 2\r\nContent-Length: 3\r\n\r\nok",
+        HEAD + b"Content-Length: 2\r\nContent-Length: 2\r\n\r\nok",
+        HEAD + b"Content-Length: +2\r\n\r\nok",
+        HEAD + b"Content-Length: " + b"9" * 10_000 + b"\r\n\r\nok",
+        HEAD + b"Content-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n",
+        HEAD + b"X: y\r\n" * 129 + b"Content-Length: 2\r\n\r\nok",
+        HEAD + b"Transfer-Encoding: chunked\r\n\r\n2;" + b"x" * 100_000 + b"\r\nok\r\n0\r\n\r\n",
+        b"HTTP/1.1 " + b"2" * 100_000 + b"\r\n\r\n",
+        b"HTTP/2.0 200 OK\r\nContent-Length: 2\r\n\r\nok",
+        b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: tcp\r\nConnection: upgrade\r\n\r\nok",
+    ],
+)
+def test_what_other_clients_forgive_is_no_http(raw: Raw, authority: Any, said: bytes) -> None:
+    raw.says = [said]
+    with pytest.raises(CheckError, match=r"^/ got an answer that is no HTTP: ") as caught:
+        ask(raw, authority, timeout=5)
+    assert str(caught.value).isprintable()
+    assert "400" not in str(caught.value)
+    assert raw.connections == 1
+
+
+@pytest.mark.parametrize("first", [b"HTTP/1.1 200 OK\nX: y\n\n", HEAD + b"Content-Length: 2\r\n\r\nok"])
+def test_who_speaks_before_being_asked_is_held_to_the_same(raw: Raw, authority: Any, first: bytes) -> None:
+    raw.first = first
+
+    async def run() -> bytes:
+        place = Place.of(f"https://{NAME}:{raw.port}", "127.0.0.1")
+        async with Line(place, trusting(authority.pem), 2) as line:
+            await line.connect()
+            await asyncio.sleep(0.2)
+            return (await line.ask("/")).body
+
+    if b"\r" in first:
+        assert asyncio.run(run()) == b"ok"
+    else:
+        with pytest.raises(CheckError, match="an answer that is no HTTP"):
+            asyncio.run(run())
+
+
+def test_a_head_says_how_long_the_body_would_be(raw: Raw, authority: Any) -> None:
+    raw.says = [HEAD + b"Content-Length: 99999999999\r\n\r\n"]
+    for answer in ask(raw, authority, "/a", "/b", method="HEAD"):
+        assert (answer.body, answer.headers["content-length"]) == (b"", "99999999999")
+    assert raw.connections == 1
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        HEAD + b"Content-Length: 9\r\n\r\nabc",  # and then nothing
+        HEAD + b"Content-Length: 900\r\n\r\n" + b"x" * 900,  # more than is wanted
+        b"SSH-2.0-OpenSSH_9.2\r\n\r\n",
+        HEAD + b"Content-Length: 2\r\n\r\nok and more",
+    ],
+)
+def test_after_an_answer_that_was_none_a_new_connection_is_made(
+    raw: Raw, authority: Any, first: bytes
+) -> None:
+    raw.says = [first]
+
+    async def run() -> list[bytes]:
+        place, found = Place.of(f"https://{NAME}:{raw.port}", "127.0.0.1"), []
+        async with Line(place, trusting(authority.pem), 1) as line:
+            for said in (first, HEAD + b"Content-Length: 2\r\n\r\nok"):
+                raw.says = [said]
+                try:
+                    found.append((await line.ask("/", limit=5)).body)
+                except CheckError:
+                    found.append(b"")
+        return found
+
+    assert asyncio.run(run())[-1] == b"ok"
+    assert raw.connections == 2
+
+
+def test_a_name_is_proven_before_anything_is_asked(raw: Raw, authority: Any) -> None:
+    async def run(name: str, trusted: Any) -> None:
+        async with Line(Place.of(f"https://{name}:{raw.port}", "127.0.0.1"), trusting(trusted), 2) as line:
+            await line.ask("/")
+
+    raw.says = [HEAD + b"Content-Length: 2\r\n\r\nok"]
+    for name, trusted in (("other.example.test", authority.pem), (NAME, None)):
+        with pytest.raises(CheckError, match=f"the certificate is not valid for {name}: "):
+            asyncio.run(run(name, trusted))
+    assert raw.asked == 0
+
+
+def test_who_hangs_up_on_a_new_connection_is_asked_once(raw: Raw, authority: Any) -> None:
+    raw.says, raw.close = [b""], True
+    with pytest.raises(CheckError, match="the answer ended too early"):
+        ask(raw, authority)
+    assert raw.connections == 1
+
+
 def test_an_answer_that_ends_too_early(raw: Raw, authority: Any) -> None:
     raw.says, raw.close = [HEAD + b"Content-Length: 10\r\n\r\nabc"], True
     with pytest.raises(CheckError, match="the answer ended too early"):
@@ -160,6 +280,9 @@ def test_an_answer_that_ends_too_early(raw: Raw, authority: Any) -> None:
         (HEAD, b"X: y\r\n", 0.05),
         (HEAD, b"X: " + b"y" * 10_000 + b"\r\n", 0),
         (b"HTTP/1.1 100 Continue\r\n\r\n", b"HTTP/1.1 100 Continue\r\n\r\n", 0.01),
+        (b"HTTP/1.1 100 Continue\r\n\r\n", b"HTTP/1.1 100 Continue\r\n\r\n" * 1000, 0),
+        (HEAD + b"Transfer-Encoding: chunked\r\n\r\n2;", b"x" * 10_000, 0),
+        (HEAD + b"Transfer-Encoding: chunked\r\n\r\n0\r\n", b"X: y\r\n" * 1000, 0),
         (HEAD + b"Transfer-Encoding: chunked\r\n\r\n0\r\n", b"X: y\r\n", 0.05),
     ],
 )

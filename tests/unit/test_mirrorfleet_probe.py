@@ -398,6 +398,35 @@ def test_the_service_remembers_takes_a_new_registry_and_tells_prometheus(sandbox
     assert sandbox.one()["good"] > before  # killed, and nothing forgotten
 
 
+def test_who_asks_for_the_metrics_cannot_keep_the_service_from_its_end(sandbox: Sandbox) -> None:
+    sandbox.add("one")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    sandbox.config["metrics_port"] = port
+    service = Service(sandbox)
+    try:
+        service.until(lambda now: now.get("one") == "")
+        with (
+            socket.create_connection(("127.0.0.1", port)) as silent,
+            socket.create_connection(("::1", port)) as kept,
+            socket.create_connection(("127.0.0.1", port)) as rude,
+        ):
+            rude.sendall(b"\x16\x03\x01 what\r\n\r\n")
+            kept.sendall(b"GET /whatever HTTP/1.1\r\nHost: x\r\n\r\n")
+            said = kept.recv(65536)
+            assert said.startswith(b"HTTP/1.1 200 OK\r\nContent-Type: text/plain; version=0.0.4\r\n")
+            started = time.monotonic()
+            service.process.send_signal(signal.SIGTERM)
+            service.process.wait(10)
+            assert time.monotonic() - started < 5
+            assert silent.recv(1) == b""
+    finally:
+        _, err = service.end()
+    assert service.process.returncode == 0, err
+    assert "GET /whatever" not in err, "scrapes are not logged"
+    assert "Traceback" not in err
+
+
 def test_promtool_finds_nothing_wrong_with_the_metrics(sandbox: Sandbox) -> None:
     sandbox.config["metrics"] = str(sandbox.folder / "probe.prom")
     sandbox.add("one")

@@ -1,6 +1,6 @@
 """Talking to upstream: bounded, retried, and never trusted for size or content.
 
-aiohttp is imported where it is used: a run that asks upstream nothing would spend most of its time on that.
+The client is imported where it is used: a run that asks upstream nothing would spend most of its time on that.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .. import __version__
 from ..common.files import temporary_for
 
 if TYPE_CHECKING:
@@ -27,7 +26,6 @@ log = logging.getLogger(__name__)
 
 SIMPLE_JSON = "application/vnd.pypi.simple.v1+json"
 MAX_PAGE = 256 << 20
-_CHUNK = 1 << 18
 
 
 class FetchError(Exception):
@@ -60,18 +58,18 @@ class Upstream:
         self._tries = tries
 
     async def page(self, url: str, accept: str = "application/json", limit: int | None = None) -> Page:
+        from ..common import http  # noqa: PLC0415 - see above
+
         limit = MAX_PAGE if limit is None else limit
 
         async def attempt() -> Page:
             async with self._session.get(url, headers={"Accept": accept}) as response:
                 self._check(response, url)
-                parts, size = [], 0
-                async for chunk in response.content.iter_chunked(_CHUNK):
-                    size += len(chunk)
-                    if size > limit:
-                        raise FetchError(f"{url}: longer than {limit} bytes")
-                    parts.append(chunk)
-                return Page(response.content_type, b"".join(parts), str(response.url))
+                try:
+                    body = await http.body(response, limit)
+                except http.TooLongError as error:
+                    raise FetchError(f"{url}: {error}") from error
+                return Page(response.content_type, body, str(response.url))
 
         page: Page = await self._retried(attempt, url)
         return page
@@ -107,10 +105,12 @@ class Upstream:
     async def _receive(
         self, url: str, stream: Any, sha256: str, size: int | None, on_bytes: Callable[[int], None]
     ) -> int:
+        from ..common import http  # noqa: PLC0415 - see above
+
         digest, received = hashlib.sha256(), 0
         async with self._session.get(url, headers={"Accept-Encoding": "identity"}) as response:
             self._check(response, url)
-            async for chunk in response.content.iter_chunked(_CHUNK):
+            async for chunk in response.content.iter_chunked(http.CHUNK):
                 received += len(chunk)
                 if size is not None and received > size:
                     raise FetchError(f"{url}: longer than the {size} bytes announced")
@@ -131,7 +131,7 @@ class Upstream:
             raise FetchError(f"{url}: HTTP {response.status}")
 
     async def _retried(self, attempt: Callable[[], Any], url: str) -> Any:
-        import aiohttp  # noqa: PLC0415 - see above
+        from ..common import http  # noqa: PLC0415 - see above
 
         for number in range(1, self._tries + 1):
             try:
@@ -139,8 +139,8 @@ class Upstream:
                     return await attempt()
             except AbsentError:
                 raise
-            except (FetchError, aiohttp.ClientError, TimeoutError, ConnectionError) as error:
-                problem = str(error) if isinstance(error, FetchError) else f"{url}: {_named(error)}"
+            except (FetchError, *http.FAILURES) as error:
+                problem = str(error) if isinstance(error, FetchError) else f"{url}: {http.named(error)}"
                 if number == self._tries:
                     raise FetchError(problem) from error
                 pause = min(30.0, 0.5 * 2**number) * random.uniform(0.5, 1)  # noqa: S311 - spread, not secrecy
@@ -149,23 +149,10 @@ class Upstream:
         raise AssertionError("at least one try")
 
 
-def _named(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-
-
 @asynccontextmanager
 async def upstream(*, workers: int, timeout: float, tries: int) -> AsyncIterator[Upstream]:
     """A session that uses the system's trust store and proxy settings."""
-    import aiohttp  # noqa: PLC0415 - see above
+    from ..common import http  # noqa: PLC0415 - see above
 
-    limits = aiohttp.ClientTimeout(total=None, sock_connect=timeout, sock_read=timeout)
-    headers = {"User-Agent": f"mirrorfleet/{__version__}"}
-    async with aiohttp.ClientSession(
-        timeout=limits,
-        headers=headers,
-        trust_env=True,
-        connector=aiohttp.TCPConnector(limit=workers),
-        max_line_size=1 << 16,
-        max_field_size=1 << 16,
-    ) as session:
+    async with http.session(timeout=timeout, connections=workers, proxies=True) as session:
         yield Upstream(session, workers, tries)

@@ -22,6 +22,8 @@ from types import TracebackType
 from typing import Any, Literal, Self
 from urllib.parse import urljoin, urlsplit
 
+from ..common import http
+
 Family = Literal["ipv4", "ipv6"]
 FAMILIES: dict[str, socket.AddressFamily] = {"ipv4": socket.AF_INET, "ipv6": socket.AF_INET6}
 HTML = "text/html"
@@ -48,9 +50,8 @@ UV = {
     '"ci":null}',
 }
 LARGEST_PAGE = 8 << 20  # a hundred of them at once have to fit into memory
-_LARGEST_HEAD = 1 << 16
 _REDIRECTS = 3
-_STATUS = re.compile(rb"HTTP/1\.[01] ([1-5][0-9]{2})(?: |$)")
+_KEEP = {"Connection": "keep-alive"}
 
 
 class CheckError(Exception):
@@ -157,10 +158,12 @@ class Line:
     """One client's connection to a mirror, opened when it is first needed and again when the mirror closed it."""
 
     def __init__(self, place: Place, context: ssl.SSLContext, timeout: float) -> None:
-        self.place, self._context, self._timeout = place, context, timeout
-        self._reader: asyncio.StreamReader | None = None
-        self._writer: asyncio.StreamWriter | None = None
-        self.certificate_expires: int | None = None
+        self.place, self._timeout = place, timeout
+        self._there = http.Pinned(place.address, place.port, place.host, context)
+
+    @property
+    def certificate_expires(self) -> int | None:
+        return self._there.certificate_expires
 
     async def __aenter__(self) -> Self:
         return self
@@ -171,19 +174,15 @@ class Line:
         self.close()
 
     def close(self) -> None:
-        """Without waiting for the other side, which may never answer."""
-        if self._writer:
-            self._writer.transport.abort()
-        self._reader = self._writer = None
+        self._there.end()
 
     async def connect(self) -> None:
         """Do now what the first request would do; CheckError when it cannot be done."""
         try:
             async with asyncio.timeout(self._timeout):
-                await self._open()
-        except TimeoutError as error:
-            raise CheckError("no answer in time") from error
-        except (OSError, asyncio.IncompleteReadError) as error:
+                if not self._there.kept:
+                    await self._there.open()
+        except (OSError, TimeoutError) as error:
             raise CheckError(explain(error, self.place.host)) from error
 
     async def ask(
@@ -212,127 +211,39 @@ class Line:
         return (target.path or "/") + (f"?{target.query}" if target.query else "")
 
     async def _bounded(self, method: str, path: str, headers: Mapping[str, str], limit: int) -> Answer:
-        fresh = self._writer is None
+        kept = self._there.kept
         try:
             async with asyncio.timeout(self._timeout):
-                return await self._exchange(method, path, headers, limit)
-        except TimeoutError as error:
-            self.close()
-            raise CheckError("no answer in time") from error
-        except (OSError, asyncio.IncompleteReadError) as error:
-            self.close()
-            if not fresh and isinstance(error, (ConnectionError, asyncio.IncompleteReadError)):
-                return await self._bounded(
-                    method, path, headers, limit
-                )  # a kept connection may end at any time
-            raise CheckError(explain(error, self.place.host)) from error
-        except (asyncio.LimitOverrunError, ValueError) as error:
-            self.close()
-            raise CheckError(f"{path} got an answer that is no HTTP: {shown(str(error))}") from error
+                if not kept:
+                    await self._there.open()
+                told = await self._there.ask(method, path, {**headers, **_KEEP}, limit)
+                return Answer(told.status, told.headers, told.body, path)
+        except (OSError, *http.FAILURES) as error:
+            self._there.drop()
+            gone = http.hung_up(error) or isinstance(error.__cause__ or error, ConnectionError)
+            if kept and gone:  # a kept connection may end at any time
+                return await self._bounded(method, path, headers, limit)
+            raise CheckError(explain(error, self.place.host, path)) from error
         except BaseException:
-            self.close()
+            self._there.drop()
             raise
 
-    async def _exchange(self, method: str, path: str, headers: Mapping[str, str], limit: int) -> Answer:
-        reader, writer = await self._open()
-        port = "" if self.place.port == 443 else f":{self.place.port}"
-        lines = [f"{method} {path} HTTP/1.1", f"Host: {self.place.host}{port}"]
-        lines += [f"{name}: {value}" for name, value in headers.items()]
-        writer.write(("\r\n".join([*lines, "Connection: keep-alive"]) + "\r\n\r\n").encode("latin-1"))
-        status, found = await self._head(reader)
-        keep = found.get("connection", "").lower() != "close"
-        if method == "HEAD" or status in (204, 304):
-            body, whole = b"", True
-        else:
-            body, whole = await _body(reader, found, limit)
-            keep = keep and ("content-length" in found or "transfer-encoding" in found)
-        if not whole or not keep:
-            self.close()
-        return Answer(status, found, body, path)
 
-    async def _open(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        if self._reader is None or self._writer is None:
-            place = self.place
-            self._reader, self._writer = await asyncio.open_connection(
-                place.address, place.port, ssl=self._context, server_hostname=place.host, limit=_LARGEST_HEAD
-            )
-            ends = (self._writer.get_extra_info("peercert") or {}).get("notAfter")
-            self.certificate_expires = int(ssl.cert_time_to_seconds(ends)) if ends else None
-        return self._reader, self._writer
-
-    @staticmethod
-    async def _head(reader: asyncio.StreamReader) -> tuple[int, dict[str, str]]:
-        while True:
-            first, *lines = (await reader.readuntil(b"\r\n\r\n"))[:-4].split(b"\r\n")
-            matched = _STATUS.match(first)
-            if not matched:
-                raise ValueError(first[:60].decode("latin-1"))
-            if int(matched[1]) >= 200:
-                break
-        headers: dict[str, str] = {}
-        for line in lines:
-            name, colon, value = line.decode("latin-1").partition(":")
-            if not colon or not name or name != name.strip():
-                raise ValueError(line[:60].decode("latin-1"))
-            headers[name.lower()] = value.strip()
-        return int(matched[1]), headers
-
-
-async def _body(reader: asyncio.StreamReader, headers: Mapping[str, str], limit: int) -> tuple[bytes, bool]:
-    """The body up to a limit, and whether that was all of it."""
-    if headers.get("transfer-encoding", "").lower() == "chunked":
-        return await _chunks(reader, limit)
-    length = headers.get("content-length")
-    if length is None:
-        body = await _up_to(reader, limit + 1)
-        return body[:limit], len(body) <= limit
-    if not re.fullmatch(r"[0-9]{1,18}", length):
-        raise ValueError(f"Content-Length: {length}")
-    return await reader.readexactly(min(int(length), limit)), int(length) <= limit
-
-
-async def _up_to(reader: asyncio.StreamReader, limit: int) -> bytes:
-    parts: list[bytes] = []
-    left = limit
-    while left and (part := await reader.read(min(left, 1 << 18))):
-        parts.append(part)
-        left -= len(part)
-    return b"".join(parts)
-
-
-async def _chunks(reader: asyncio.StreamReader, limit: int) -> tuple[bytes, bool]:
-    parts: list[bytes] = []
-    left = limit
-    while True:
-        line = (await reader.readuntil(b"\r\n"))[:-2].partition(b";")[0].strip()
-        if not re.fullmatch(rb"[0-9A-Fa-f]{1,15}", line):
-            raise ValueError(f"a chunk of the size {line[:20]!r}")
-        size = int(line, 16)
-        if size == 0:
-            while await reader.readuntil(b"\r\n") != b"\r\n":
-                pass
-            return b"".join(parts), True
-        if size > left:
-            parts.append(await reader.readexactly(left))
-            return b"".join(parts), False
-        parts.append(await reader.readexactly(size))
-        left -= size
-        await reader.readexactly(2)
-
-
-def explain(error: Exception, host: str) -> str:
+def explain(error: Exception, host: str, path: str = "") -> str:
     """Why there was no answer, in words."""
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return f"the certificate is not valid for {host}: {error.verify_message}"
-    known: list[tuple[type[Exception], str]] = [
-        (ssl.SSLError, f"TLS failed: {getattr(error, 'reason', None) or error}"),
-        (ConnectionRefusedError, "connection refused"),
-        (asyncio.IncompleteReadError, "the answer ended too early"),
-    ]
-    for kind, words in known:
-        if isinstance(error, kind):
-            return words
-    return f"connection failed: {shown(str(error) or error.__class__.__name__)}"
+    cause = error.__cause__ or error
+    if isinstance(cause, ssl.SSLCertVerificationError):
+        return f"the certificate is not valid for {host}: {cause.verify_message}"
+    if isinstance(cause, ssl.SSLError):
+        return f"TLS failed: {cause.reason or cause}"
+    if isinstance(error, TimeoutError):
+        return "no answer in time"
+    if isinstance(cause, ConnectionRefusedError):
+        return "connection refused"
+    if isinstance(error, OSError):
+        return f"connection failed: {shown(str(cause) or type(cause).__name__)}"
+    told = http.words(error)
+    return f"{path} got {told}" if http.NO_HTTP in told else told
 
 
 def trusting(ca_file: Any) -> ssl.SSLContext:

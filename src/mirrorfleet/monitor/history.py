@@ -1,14 +1,12 @@
 """What Prometheus remembers of each mirror, a value a day: asked now and then, on the loopback address."""
 
-import http.client
 import json
 import math
-import urllib.error
-import urllib.parse
-import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
+
+from ..common import http
 
 DAY = 86400
 LARGEST_ANSWER = 64 << 20
@@ -62,25 +60,21 @@ def _answer(
     url: str, what: str, arguments: dict[str, Any], timeout: float
 ) -> Iterator[tuple[str, int, float]]:
     """Mirror, time and value of every sample."""
-    # Never through a proxy: this host is asked.
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    data = urllib.parse.urlencode(arguments).encode()
     try:
-        with opener.open(f"{url}/api/v1/{what}", data, timeout) as answer:
-            body = answer.read(LARGEST_ANSWER + 1)
-        if len(body) > LARGEST_ANSWER:
-            raise HistoryError(f"answers with more than {LARGEST_ANSWER} bytes")
+        # Never through a proxy: this host is asked.
+        body = http.fetch(f"{url}/api/v1/{what}", data=arguments, limit=LARGEST_ANSWER, timeout=timeout)
         document = json.loads(body)
         for series in document["data"]["result"]:
             samples = series["values"] if what == "query_range" else [series["value"]]
             for at, text in samples:
                 if math.isfinite(value := float(text)):
                     yield str(series["metric"]["mirror"]), int(at), value
-    except urllib.error.HTTPError as error:
-        raise HistoryError(f"HTTP {error.code}: {error.read(300).decode('utf-8', 'replace')}") from error
-    except (OSError, http.client.HTTPException) as error:
-        # Such an exception may have no words of its own.
-        raise HistoryError(str(error) or type(error).__name__) from error
+    except http.StatusError as error:
+        raise HistoryError(f"HTTP {error.status}: {error.body.decode('utf-8', 'replace')}") from error
+    except http.TooLongError as error:
+        raise HistoryError(f"answers with more than {LARGEST_ANSWER} bytes") from error
+    except OSError as error:
+        raise HistoryError(str(error)) from error
     except (ValueError, RecursionError, KeyError, TypeError) as error:
         raise HistoryError(f"{what}: not what its API promises: {error!r}") from error
 

@@ -13,6 +13,8 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
+from aiohttp import web
+
 from ..common import exposition
 from ..common.config import ConfigError
 from ..common.files import write_atomically
@@ -93,10 +95,12 @@ class Monitor:
         await self._ask_reference()
         async with contextlib.AsyncExitStack() as stack:
             if self.config.metrics_port:
+                runner = web.ServerRunner(web.Server(self._answer, access_log=None), shutdown_timeout=1)
+                await runner.setup()
+                stack.push_async_callback(runner.cleanup)
                 for address in ("127.0.0.1", "::1"):
                     with contextlib.suppress(OSError):  # a host without IPv6
-                        server = await asyncio.start_server(self._answer, address, self.config.metrics_port)
-                        await stack.enter_async_context(server)
+                        await web.TCPSite(runner, address, self.config.metrics_port).start()
             always = [
                 asyncio.create_task(self._every(self.config.reference.seconds, self._ask_reference)),
                 asyncio.create_task(self._every(self.config.write_seconds, self._keep)),
@@ -328,19 +332,9 @@ class Monitor:
             ]
         )  # fmt: skip
 
-    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """GET /metrics, whatever is asked."""
-        try:
-            async with asyncio.timeout(10):
-                await reader.readuntil(b"\r\n\r\n")
-                body = self.exposition()
-                head = f"HTTP/1.1 200 OK\r\nContent-Type: text/plain; version=0.0.4\r\nContent-Length: {len(body)}\r\n"
-                writer.write(head.encode() + b"Connection: close\r\n\r\n" + body)
-                await writer.drain()
-        except (OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
-            return
-        finally:
-            writer.close()
+    async def _answer(self, _: web.BaseRequest) -> web.Response:
+        """The metrics, whatever is asked."""
+        return web.Response(body=self.exposition(), headers={"Content-Type": "text/plain; version=0.0.4"})
 
 
 _NEWS = (logging.INFO, "%s: is well again%s")

@@ -9,7 +9,6 @@ import ssl
 import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -323,12 +322,13 @@ def _findings(config: ListConfig) -> Findings:
 def _fetch(source: str, ca_file: Path | None) -> bytes:
     if not source.startswith("https://"):
         return Path(source).read_bytes()
+    from ..common import http  # noqa: PLC0415 - a list with its monitor on the same host asks nobody
+
     context = ssl.create_default_context(cafile=ca_file)
-    with urllib.request.urlopen(source, timeout=30, context=context) as answer:  # noqa: S310 - https only
-        data: bytes = answer.read(LARGEST_HEALTH + 1)
-    if len(data) > LARGEST_HEALTH:
-        raise InvalidDocumentError(f"is longer than {LARGEST_HEALTH} bytes")
-    return data
+    try:
+        return http.fetch(source, limit=LARGEST_HEALTH, timeout=30, context=context, proxies=True)
+    except http.TooLongError as error:
+        raise InvalidDocumentError(f"is {error}") from error
 
 
 def _holds(folder: Path | None) -> dict[str, str]:
