@@ -403,6 +403,24 @@ def test_what_a_record_may_not_hold(fleet: Fleet, key: str, value: Any, said: st
     ]
 
 
+@pytest.mark.parametrize("playbook", ["provision.yml", "update.yml"])
+def test_who_waits_for_a_wrong_record_is_left_as_it_is(fleet: Fleet, playbook: str) -> None:
+    """Still a mirror, measured and listed; but no play that changes hosts has it."""
+    path = fleet.folder / "mirrors/akl1.yml"
+    path.write_text(path.read_text().replace("mirror_bandwidth: 1000", "mirror_bandwidth: much"))
+    done = fleet.run("ansible-playbook", ROOT / "playbooks" / playbook, "--list-hosts")
+    plays = dict(
+        re.findall(r"^  play #\d+ \([^)]*\): (.*?)\tTAGS.*?\n(.*?)(?=^$|\Z)", done.stdout, re.M | re.S)
+    )
+    assert plays and "redirector.example.org" in done.stdout
+    for name, hosts in plays.items():
+        assert ("nbo1.example.org" in hosts) == (name == "Publish the list of mirrors"), done.stdout
+    assert (
+        "nbo1.example.org (mirrors/nbo1.example.org.yml:3): mirror_upstream is akl1, whose record is wrong"
+        in (" ".join(done.stderr.split()))
+    )
+
+
 def test_files_beside_the_records_are_named(fleet: Fleet) -> None:
     (fleet.folder / "mirrors/akl2.yaml").write_text("mirror_mode: cache\n")
     (fleet.folder / "mirrors/old").mkdir()
