@@ -24,6 +24,7 @@ class Sandbox:
         self.topic, self.scenario = topic, scenario
         self.environment = os.environ | {
             "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
+            "ANSIBLE_INVENTORY_ENABLED": "script",
             "MOLECULE_SCENARIO_NAME": scenario,
         }
         self.inventory: dict[str, Any] = json.loads(self.run("the inventory", INVENTORY, "--list"))

@@ -39,6 +39,19 @@ def fleet_addresses(names: list[str], resolved: list[str]) -> list[str]:
     return sorted(found)
 
 
+def fleet_ports(inputs: dict[str, Any], resolved: list[str], http3: bool = False) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = []
+    if inputs["names"]:
+        found += [{"port": 80}, {"port": 443}]
+        if http3 in (True, "true", "True", "yes"):
+            found.append({"port": 443, "protocol": "udp"})
+    # Open to those alone whose address is known: an empty list of sources would let nobody in, none at all everybody.
+    for port, names in ((873, inputs.get("rsync_clients", [])), (9100, inputs["monitors"])):
+        if sources := fleet_addresses(names, resolved):
+            found.append({"port": port, "sources": sources})
+    return found
+
+
 def mailed_by(contacts: dict[str, Any], relay: dict[str, Any]) -> dict[str, Any]:
     report = Report("all")
     checked = contract.one("fleet_mail_relay", relay, contract.FLEET, report) if relay else {}
@@ -116,6 +129,7 @@ class FilterModule:
     def filters(self) -> dict[str, Callable[..., Any]]:
         return {
             "fleet_addresses": as_filter(fleet_addresses),
+            "fleet_ports": as_filter(fleet_ports),
             "input_problems": as_filter(input_problems, as_given=("hostvars",)),
             "mailed_by": as_filter(mailed_by),
             "mirror_config": as_filter(host_config.mirror_config),

@@ -43,13 +43,8 @@ fleet_name: Example fleet
 """
 
 FILE, FOLDER = "fleet.yml", "mirrors"
-OWN = (
-    "mirror_",
-    "origin_",
-    "redirector_",
-    "monitor_",
-    "client_",
-)  # keys of a host that are shown as its variables
+# What playbooks ask of a record; all else that it says is in what it becomes, fleet_inputs.
+OWN = ("mirror_mode", "mirror_state", "mirror_upstream", "mirror_address_families")
 NAME_IT = (
     "name the fleet's file: -i FOLDER/fleet.yml, or ANSIBLE_INVENTORY=FOLDER/fleet.yml (docs/inventory.md)"
 )
@@ -172,19 +167,11 @@ class InventoryModule(BaseInventoryPlugin):  # type: ignore[misc]
         for templates in (wiring.TEMPLATES, wiring.package_templates()):
             for group, values in templates.items():
                 self._set(group, trusted(values))
+        self._set("fleet", wired.alike)
         for name in fleet.hosts:
-            own = {key: plainly(one) for key, one in fleet.records[name].items() if key.startswith(OWN)}
+            own = {key: one for key, one in fleet.records[name].items() if key in OWN}
             self._set(name, own | {"fleet_inputs": wired.inputs(name)})
 
     def _set(self, name: str, values: dict[str, Any]) -> None:
         for key, value in values.items():
             self.inventory.set_variable(name, key, value)
-
-
-def plainly(value: Any) -> Any:
-    """As JSON has it."""
-    if isinstance(value, datetime.datetime):
-        return value.isoformat()
-    if isinstance(value, dict):
-        return {key: plainly(one) for key, one in value.items()}
-    return [plainly(one) for one in value] if isinstance(value, list) else value

@@ -132,7 +132,7 @@ def certificate_file(value: Any) -> str:
     return path
 
 
-FORMATS: dict[str, Check] = {
+_FORMATS: dict[str, Check] = {
     "line": v.text,
     "email": v.email,
     "page-url": lambda value: v.url(value, schemes=("https", "http"), path=True),
@@ -156,6 +156,13 @@ FORMATS: dict[str, Check] = {
     "local-path": local_path,
     "host-path": host_path,
     "certificate-file": certificate_file,
+}
+
+
+# Each value is looked at twice: whether it is right, and what its normal form is.
+FORMATS: dict[str, Check] = {
+    name: functools.lru_cache(maxsize=65536)(check) if name != "certificate-file" else check
+    for name, check in _FORMATS.items()
 }
 
 
@@ -206,6 +213,19 @@ def schema(name: str) -> dict[str, Any]:
     return found
 
 
+def _validator(shape: dict[str, Any]) -> Any:
+    """A shape's validator, made once for the two that a thousand records are checked by."""
+    known = _VALIDATORS.get(id(shape))
+    if known is None:
+        known = _Validator(shape, format_checker=_checker)
+        if any(shape is schema(name) for name in (RECORD, FLEET)):
+            _VALIDATORS[id(shape)] = known
+    return known
+
+
+_VALIDATORS: dict[int, Any] = {}
+
+
 def keys(name: str) -> dict[str, dict[str, Any]]:
     """The keys that a document of this kind may have, each with its schema."""
     found: dict[str, dict[str, Any]] = schema(name)["properties"]
@@ -225,8 +245,7 @@ def checked(values: dict[str, Any], shape: dict[str, Any], report: Report) -> di
             path,
         )
     told: set[tuple[Place, str]] = set()
-    errors = _Validator(shape, format_checker=_checker).iter_errors(values)
-    for error in sorted(errors, key=lambda one: list(map(str, one.path))):
+    for error in sorted(_validator(shape).iter_errors(values), key=lambda one: list(map(str, one.path))):
         path = tuple(error.absolute_path)
         if path and path[0] in wrong and _is_template(error.instance):
             continue
@@ -358,7 +377,7 @@ def _check_of(shape: dict[str, Any], value: Any) -> Check:
         return v.list_of(id, least=shape.get("minItems", 0), most=shape.get("maxItems", v.MAX_NAMES))
     choices = shape.get("enum") or ([shape["const"]] if "const" in shape else [])
     if "format" in shape or choices:
-        return FORMATS[shape["format"]] if "format" in shape else v.choice(*choices)
+        return _FORMATS[shape["format"]] if "format" in shape else v.choice(*choices)
     for kind in kinds:
         if kind in CHECK_OF_KIND:
             return CHECK_OF_KIND[kind](shape)

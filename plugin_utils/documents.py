@@ -119,24 +119,26 @@ class _Reader:
 
     def value(self, event: Any, path: Place) -> Any:
         self.left -= 1
-        where = dotted(path)
         if len(path) > MAX_DEPTH or self.left < 0:
             raise UnreadableError(
-                "is too large or nested too deeply", event.start_mark, f"at most {MAX_DEPTH} levels", where
+                "is too large or nested too deeply",
+                event.start_mark,
+                f"at most {MAX_DEPTH} levels",
+                dotted(path),
             )
         if isinstance(event, yaml.AliasEvent) or event.anchor is not None:
             raise UnreadableError(
                 f"has the YAML {'alias *' if isinstance(event, yaml.AliasEvent) else 'anchor &'}{event.anchor}",
                 event.start_mark,
                 "write the value out",
-                where,
+                dotted(path),
             )
         if event.tag is not None:
             raise UnreadableError(
                 f"has the YAML tag {shown(event.tag)}",
                 event.start_mark,
                 "remove the tag: a record is plain data",
-                where,
+                dotted(path),
             )
         if isinstance(event, yaml.ScalarEvent):
             return event.value if event.style else plain_scalar(event.value)

@@ -1,6 +1,7 @@
 """What /etc/mirrorfleet/mirror.json of a mirror or origin says.
 
-The fleet gives all of it but the upstream of those that name none: that one is discovered when a playbook runs.
+The fleet gives what differs from host to host, but for the upstream of those that name none: that one is discovered
+when a playbook runs.
 """
 
 from __future__ import annotations
@@ -18,6 +19,10 @@ PATHS = {
     "state": "/var/lib/mirrorfleet",
     "metrics": "/var/lib/prometheus/node-exporter/mirrorfleet.prom",
     "certificate": "/etc/mirrorfleet/tls/fullchain.pem",
+}
+BANDERSNATCH = {
+    "program": "/opt/bandersnatch/current/bin/bandersnatch",
+    "config": "/etc/mirrorfleet/bandersnatch.conf",
 }
 SETTINGS: dict[str, tuple[Any, Any]] = {
     "minimum_free_bytes": (v.whole(0, 2**60), 1024**3),
@@ -47,11 +52,6 @@ def host_config(fleet: Fleet, name: str) -> dict[str, Any]:
         "upstream": named or "",
         "index_url": f"{named}/simple/" if named else "",
         "selection": SELECTION_DEFAULTS | chosen,
-        "paths": dict(PATHS),
-        "bandersnatch": {
-            "program": "/opt/bandersnatch/current/bin/bandersnatch",
-            "config": "/etc/mirrorfleet/bandersnatch.conf",
-        },
     }
 
 
@@ -76,7 +76,9 @@ def mirror_config(
     if not site:
         site, index = _discovered(config, discovered or {}, report)
     report.raise_if_any()
-    whole = config | {"upstream": site, "index_url": index} | tuned
+    whole = (
+        config | {"upstream": site, "index_url": index, "paths": PATHS, "bandersnatch": BANDERSNATCH} | tuned
+    )
     if config["mode"] == "rsync":
         whole["rsync"] = {"source": f"rsync://{site.split('://', 1)[1].split(':')[0]}/mirror"}
     return whole

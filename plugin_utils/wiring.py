@@ -45,14 +45,11 @@ def _packages(*roles: str) -> str:
 
 _TREE: dict[str, str] = {
     "__fleet_config": "{{ fleet_inputs.config | mirror_config(__fleet_upstream | default({})) }}",
-    "host_baseline_open_ports": "{{ __fleet_web_ports + __fleet_rsync_port + __fleet_metrics_port }}",
     "web_server_names": "{{ fleet_inputs.names }}",
     "web_server_nginx_version": "{{ fleet_versions.nginx[__fleet_platform] }}",
     "web_server_bandwidth": "{{ fleet_inputs.bandwidth }}",
     # A tree is offered by rsync to the mirrors that name its host as their upstream, and to nobody else.
-    "rsync_server_clients": "{{ __fleet_rsync_clients }}",
-    "__fleet_rsync_clients": "{{ fleet_inputs.rsync_clients | fleet_addresses(__fleet_resolved_lines) }}",
-    "__fleet_rsync_port": "{{ [{'port': 873, 'sources': __fleet_rsync_clients}] if __fleet_rsync_clients else [] }}",
+    "rsync_server_clients": "{{ fleet_inputs.rsync_clients | fleet_addresses(__fleet_resolved_lines) }}",
 }
 TEMPLATES: dict[str, dict[str, str]] = {
     "fleet": {
@@ -75,15 +72,9 @@ TEMPLATES: dict[str, dict[str, str]] = {
         "__fleet_authority": "{{ tls_authority_dir }}/ca.pem",
         # Names are resolved on the host that uses them, by tasks/resolve.yml.
         "__fleet_resolved_lines": "{{ (__fleet_resolved | default({})).stdout_lines | default([]) }}",
-        "__fleet_metrics_sources": "{{ fleet_inputs.monitors | fleet_addresses(__fleet_resolved_lines) }}",
-        # Metrics are for the fleet's monitors only.
-        "__fleet_metrics_port": (
-            "{{ [{'port': 9100, 'sources': __fleet_metrics_sources}] if __fleet_metrics_sources else [] }}"
-        ),
         # HTTP/3 is QUIC, over UDP.
-        "__fleet_web_ports": (
-            "{{ [{'port': 80}, {'port': 443}]"
-            " + ([{'port': 443, 'protocol': 'udp'}] if web_server_http3 | default(false) | bool else []) }}"
+        "host_baseline_open_ports": (
+            "{{ fleet_inputs | fleet_ports(__fleet_resolved_lines, web_server_http3 | default(false)) }}"
         ),
         # Seen "from outside" means seen from there.
         "__fleet_vantage_python": (
@@ -127,7 +118,6 @@ TEMPLATES: dict[str, dict[str, str]] = {
             " + (redirector_packages if 'redirectors' in group_names else [])"
             " + (monitoring_server_packages if 'monitors' in group_names else []) }}"
         ),
-        "host_baseline_open_ports": "{{ __fleet_web_ports + __fleet_metrics_port }}",
         "document_server_names": "{{ fleet_inputs.names }}",
         "document_server_nginx_version": "{{ fleet_versions.nginx[__fleet_platform] }}",
         "document_server_paths": "{{ fleet_inputs.paths }}",
@@ -155,7 +145,6 @@ TEMPLATES: dict[str, dict[str, str]] = {
     "clients": {
         # A host that uses the fleet as everybody does: the local fleet's client, and its vantage point.
         "host_baseline_packages": "{{ fleet_inputs.packages }}",
-        "host_baseline_open_ports": "{{ __fleet_metrics_port }}",
     },
 }
 
@@ -206,6 +195,12 @@ class Wiring:
         sites = sorted({*groups["redirectors"], *groups["monitors"], *groups["origins"]})
         self.nodes = {name: fleet.addresses(name)[0] for name in sites}
         self.common_projects = common_projects(fleet)
+        # What all hosts have alike needs no template of each.
+        self.tls = [key for key in contract.keys(contract.RECORD) if key.startswith("tls_")]
+        values = {key: [fleet.records[name].get(key, "") for name in fleet.hosts] for key in self.tls}
+        self.alike = {
+            key: found[0] for key, found in values.items() if found and found.count(found[0]) == len(found)
+        }
         self.reference_url = next((fleet.urls(name)[0] for name in groups["origins"]), "")
 
     def _all(self, names: Iterable[str]) -> list[str]:
@@ -221,7 +216,7 @@ class Wiring:
             "monitors": self.monitors,
             "packages": (["python3-pip"] if name in self.vantage else [])
             + (["curl", "python3-pip"] if "clients" in of else []),
-            **{key: record.get(key, "") for key in contract.keys(contract.RECORD) if key.startswith("tls_")},
+            **{key: record.get(key, "") for key in self.tls if key not in self.alike},
         }
         if of & {"mirrors", "origins"}:
             fed = [one for one in fleet.fed_by(name) if fleet.records[one]["mirror_state"] != "retired"]

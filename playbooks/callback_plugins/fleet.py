@@ -10,6 +10,7 @@ from typing import Any
 
 from ansible import constants
 from ansible.plugins.callback import CallbackBase
+from ansible.template import Templar, trust_as_template
 
 DOCUMENTATION = """
 name: fleet
@@ -53,6 +54,10 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]
             )
             raise SystemExit(4)
         self.told = getattr(data, "left_out_by_fleet", self.told)
+        # Each worker is a fork: filters that are loaded before it are loaded once, not once for each task and host.
+        Templar(loader=play.get_loader(), variables={}).template(
+            trust_as_template("{{ [] | fleet_addresses([]) }}")
+        )
 
     def v2_playbook_on_stats(self, stats: Any) -> None:  # noqa: ARG002 -- the signature is Ansible's
         if self.told:

@@ -107,6 +107,18 @@ def test_addresses_of_names_are_those_that_the_host_knows() -> None:
     assert FILTERS["fleet_addresses"](["b.example.org"], lines) == []
 
 
+def test_ports_are_open_to_those_whose_address_is_known() -> None:
+    lines = ["m.example.org 192.0.2.9", "t.example.org 2001:db8::7"]
+    inputs = {"names": ["a.example.org"], "monitors": ["m.example.org"], "rsync_clients": ["t.example.org"]}
+    web, metrics = [{"port": 80}, {"port": 443}], {"port": 9100, "sources": ["192.0.2.9"]}
+    rsync = {"port": 873, "sources": ["2001:db8::7"]}
+    assert FILTERS["fleet_ports"](inputs, lines) == [*web, rsync, metrics]
+    udp = {"port": 443, "protocol": "udp"}
+    assert FILTERS["fleet_ports"](inputs, lines, True) == [*web, udp, rsync, metrics]
+    assert FILTERS["fleet_ports"](inputs, []) == web, "a port without sources would be open to all"
+    assert FILTERS["fleet_ports"]({"names": [], "monitors": ["m.example.org"]}, lines) == [metrics]
+
+
 RELAY = {"address": "relay.example.org:587", "from": "fleet@example.org"}
 
 

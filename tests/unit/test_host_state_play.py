@@ -71,6 +71,7 @@ class House:
         ]
         environment = os.environ | {
             "ANSIBLE_CONFIG": str(HOUSE / "ansible.cfg"),
+            "ANSIBLE_INVENTORY_ENABLED": "host_list",
             "ANSIBLE_ROLES_PATH": str(self.root / "roles"),
             "ANSIBLE_LOCAL_TEMP": str(self.root / "tmp"),
             "ANSIBLE_NOCOLOR": "1",
@@ -312,7 +313,10 @@ def test_what_cannot_be_rendered_is_named_and_nothing_is_changed(house: House) -
 
 def test_the_documentation_is_found_by_ansible_doc(house: House) -> None:
     command = [sys.executable, "-m", "ansible", "doc", "--type", "module", "--json", "host_state"]
-    environment = os.environ | {"ANSIBLE_CONFIG": str(HOUSE / "ansible.cfg")}
+    environment = os.environ | {
+        "ANSIBLE_CONFIG": str(HOUSE / "ansible.cfg"),
+        "ANSIBLE_INVENTORY_ENABLED": "host_list",
+    }
     run = subprocess.run(
         command, cwd=house.root, env=environment, capture_output=True, text=True, check=False
     )

@@ -28,7 +28,11 @@ COMMAND = [
 ]
 # Not molecule's own settings: its colours, for one, would be in the text that is looked at.
 ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith("ANSIBLE_")}
-ENVIRONMENT |= {"ANSIBLE_CONFIG": str(HOUSE / "ansible.cfg"), "MOLECULE_SCENARIO_NAME": "host_state"}
+ENVIRONMENT |= {
+    "ANSIBLE_CONFIG": str(HOUSE / "ansible.cfg"),
+    "ANSIBLE_INVENTORY_ENABLED": "script",
+    "MOLECULE_SCENARIO_NAME": "host_state",
+}
 SECRET = "correct-horse-battery-staple"
 NEW_SECRET = "tr0ub4dor-and-three"
 
