@@ -19,6 +19,17 @@ NOT_MEASURED: dict[str, Any] = {
     "history": {"behind": [], "independent": []}, "audit": {},
 }  # fmt: skip
 NOT_TOLD = {"hashed": 0, "sampled": 0, "complete": (0, 1), "failed": ()}
+MODES = {
+    "bandersnatch": "copy of the index by bandersnatch",
+    "rsync": "copy of another mirror by rsync",
+    "cache": "cache: passes on what is asked for, and keeps it",
+}
+VERDICTS = {
+    "passed": ("good", "passed"),
+    "failed": ("bad", "failed"),
+    "tampered": ("bad", "found a file with a wrong hash"),
+    "inconclusive": ("quiet", "could not be brought to an end"),
+}
 
 
 def file_name(name: str) -> str:
@@ -40,11 +51,13 @@ def render(found: List, mirror: dict[str, Any]) -> bytes:
         fleet=fleet["name"],
         measured=measured,
         now=found.now,
+        mode=MODES[mirror["mode"]],
         carries=carries(record),
         agreement=record["agreement"],
         availability=availability(days, history["independent"], last),
         freshness=freshness(history["behind"], fleet["staleness_limit"], last),
         audit=NOT_TOLD | audit if "verdict" in audit else None,
+        verdict=VERDICTS.get(audit.get("verdict")),
         events=found.history.get(name, ()),
     )
     return checked(page, f"{FOLDER}/{file_name(name)}")

@@ -2,76 +2,70 @@
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from typing import NamedTuple
 
 from ..fleet.documents import rfc3339
+from ..fleet.standing import span
 
 DAY = 86400
 GROUND, STEP = 66, 20
 
 
-@dataclass(frozen=True)
-class Plot:
+class Plot(NamedTuple):
+    """The bars, the line across them if there is one, and what is told of both, about a day in the midst of it."""
+
+    title: str
+    top: str
     bars: str
-    line: str  # across the bars; none when empty
+    kind: str
+    line: str
+    told: str
+    worst_on: int | None
+    more: str
     first: str
     last: str
-    worst: float
-    worst_on: int
 
 
-@dataclass(frozen=True)
-class Availability(Plot):
-    mean: float
-    independent: float  # the mean of the line
-
-
-@dataclass(frozen=True)
-class Freshness(Plot):
-    top: int
-    limit: int
-
-
-def availability(days: list[float | None], other: list[float | None], last: int) -> Availability | None:
+def availability(days: list[float | None], other: list[float | None], last: int) -> Plot | None:
     known = [(share, at) for at, share in enumerate(days) if share is not None]
     if not known:
         return None
     worst, at = min(known)
-    independent = [share for share in other if share is not None]
-    return Availability(
-        bars=_bars(days),
-        line=line(other, STEP, STEP // 2, _height),
-        worst=worst,
-        mean=sum(share for share, _ in known) / len(known),
-        independent=sum(independent) / len(independent) if independent else 0,
-        **_dates(len(days), last, at),
-    )
+    mean = sum(share for share, _ in known) / len(known)
+    told = f"Availability, share of good probes by day: {100 * mean:.2f} % in the mean"
+    if worst < 1:
+        told += f", {100 * worst:.1f} % on "
+    more = "."
+    if independent := [share for share in other if share is not None]:
+        mean = sum(independent) / len(independent)
+        more = f"; the line: an independent probe of the index page, {100 * mean:.2f} % in the mean."
+    first = last - len(days) + 1
+    return Plot(
+        "Availability by day", "100 %", _bars(days), "other", line(other, STEP, STEP // 2, _height),
+        told, (first + at) * DAY if worst < 1 else None, more, _day(first), _day(last),
+    )  # fmt: skip
 
 
-def freshness(behind: list[int | None], limit: int, last: int) -> Freshness | None:
+def freshness(behind: list[int | None], limit: int, last: int) -> Plot | None:
     known = [(seconds, at) for at, seconds in enumerate(behind) if seconds is not None]
     if not known:
         return None
     worst, at = max(known)
     top = max(worst, limit)
-    return Freshness(
-        bars=_bars([None if seconds is None else seconds / top for seconds in behind]),
-        line=f"M0 {GROUND - 60 * limit / top:.4g}h600",
-        worst=worst,
-        top=top,
-        limit=limit,
-        **_dates(len(behind), last, at),
-    )
+    drawn = _bars([None if seconds is None else seconds / top for seconds in behind])
+    told = f"Freshness, the longest that it was behind the index by day: at most {span(worst)}"
+    if worst:
+        told += ", on "
+    first = last - len(behind) + 1
+    return Plot(
+        "Time behind the index by day", span(top), drawn, "limit", f"M0 {GROUND - 60 * limit / top:.4g}h600",
+        told, (first + at) * DAY if worst else None, f"; beyond {span(limit)} (dashed) it is stale.",
+        _day(first), _day(last),
+    )  # fmt: skip
 
 
-def _dates(count: int, last: int, worst: int) -> dict[str, Any]:
-    first = last - count + 1
-    return {
-        "first": rfc3339(first * DAY)[:10],
-        "last": rfc3339(last * DAY)[:10],
-        "worst_on": (first + worst) * DAY,
-    }
+def _day(at: int) -> str:
+    return rfc3339(at * DAY)[:10]
 
 
 def _bars(shares: list[float | None]) -> str:
