@@ -1,6 +1,7 @@
 """A page for each mirror: where it stands and why, who runs it, how it did for a month, what its last audit found.
 
-What it shows is made ready here, how it shows it is in templates/mirror.html.
+What it shows is made ready here and in plots.py, how it shows it is in templates/mirror.html. A page takes
+0.15 ms, 0.08 by f-strings: a run makes a thousand, but a fleet's first makes all.
 """
 
 import hashlib
