@@ -12,6 +12,7 @@ from xml.etree import ElementTree
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from jinja2 import UndefinedError
 from listing_material import record
 from site_material import DAY, FAILED, Site, health
 
@@ -207,6 +208,24 @@ def test_a_memory_from_before_histories_is_read(site: Site) -> None:
 
 
 # --- what it says ---
+
+
+@pytest.mark.parametrize(
+    ("template", "value", "said"),
+    [
+        ("{{ value }}", '<b>"x" & y\x07\u202ez', "&lt;b&gt;&#34;x&#34; &amp; y  z"),
+        ("{{ value }}", "{{ 7 * 7 }}", "{{ 7 * 7 }}"),
+        ("{{ value.items }}", {"items": "<"}, "&lt;"),
+    ],
+)
+def test_what_a_template_says_is_words(template: str, value: object, said: str) -> None:
+    assert markup.PAGES.from_string(template).render(value=value) == said
+
+
+@pytest.mark.parametrize("template", ["{{ other }}", "{{ value.other }}", "{% if value.other %}{% endif %}"])
+def test_a_template_that_says_what_is_not_there_fails(template: str) -> None:
+    with pytest.raises(UndefinedError):
+        markup.PAGES.from_string(template).render(value={})
 
 
 def test_a_mirror_that_nobody_measured_has_a_page(site: Site) -> None:

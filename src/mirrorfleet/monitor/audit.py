@@ -17,7 +17,7 @@ from ..common.config import ConfigError
 from ..common.files import write_atomically
 from ..common.guards import only_one
 from ..fleet import registry
-from ..fleet.markup import STYLE
+from ..fleet.markup import static
 from . import reports
 from .client import CheckError
 from .conformance import Conformance
@@ -130,7 +130,7 @@ async def _audit_all(
     reach = Reach(config)
     auditor = Auditor(config, known, reach, await ask_trusted(config, reach))
     slots = asyncio.Semaphore(AT_ONCE)
-    write_atomically(config.audits / "style.css", STYLE.encode())
+    write_atomically(config.audits / "style.css", static("style.css"))
 
     async def one(name: str) -> dict[str, Any]:
         async with slots:

@@ -22,10 +22,9 @@ from ..common.schema import InvalidDocumentError, schema
 from ..fleet import documents, registry
 from ..fleet.evidence import printable
 from ..fleet.health import Findings, from_measurements, read
-from ..fleet.markup import STYLE
+from ..fleet.markup import static
 from ..fleet.standing import HIDDEN, Event, Inputs, Settings, Standing, step
 from . import mirror_page, status_page
-from .markup import ICON, SCRIPT
 
 log = logging.getLogger(__name__)
 
@@ -254,9 +253,10 @@ def render(
     index = documents.best(found, mirrors)
     main = documents.mirrors_json(found, mirrors)
     yield "mirrors.schema.json", json.dumps(schema("mirrors"), indent=2).encode() + b"\n"
-    yield "style.css", STYLE.encode()
-    yield "icon.svg", ICON.encode()
-    yield "sort.js", SCRIPT.encode()
+    yield "style.css", static("style.css")
+    # Browsers ask for one unasked, and the policy of the site lets them have it from here only.
+    yield "icon.svg", static("icon.svg", __package__)
+    yield "sort.js", static("sort.js", __package__)
     yield "pip.conf", f"[global]\nindex-url = {index}\n".encode()
     yield "uv.toml", f'[[index]]\nurl = "{index}"\ndefault = true\n'.encode()
     yield "mirrors.zone", documents.zone(found, mirrors)

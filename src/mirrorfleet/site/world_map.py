@@ -4,10 +4,13 @@ import functools
 import json
 import math
 from collections.abc import Iterable
+from dataclasses import dataclass
 from importlib import resources
 from typing import Any
 
-from ..fleet.markup import escape
+from markupsafe import Markup
+
+from .markup import PAGES
 
 WIDTH, HEIGHT = 960, 468
 # Mirrors nearer to each other than this share a marker, so that a thousand of them stay a map.
@@ -51,41 +54,43 @@ def located(mirrors: Iterable[dict[str, Any]]) -> dict[tuple[int, int, bool], li
     return cells
 
 
-def world_map(mirrors: list[dict[str, Any]]) -> str:
+@dataclass(frozen=True)
+class Marker:
+    """A circle, or the path of a cross where mirrors are not listed."""
+
+    title: str
+    x: str
+    y: str
+    radius: str
+    cross: str
+
+
+def world_map(mirrors: list[dict[str, Any]]) -> Markup:
     """A figure that says in words what it shows; who needs each mirror by name has the table."""
     cells = located(mirrors)
     listed = sum(len(group) for (_, _, well), group in cells.items() if well)
     shown = sum(len(group) for group in cells.values())
-    words = f"World map: {listed} listed mirrors and {shown - listed} that are not listed, where they stand"
-    absent = len(mirrors) - shown
     # The larger circles first, then the smaller, then the crosses: none hides another.
     drawn = sorted(cells.items(), key=lambda one: (not one[0][2], -len(one[1]), one[0][:2]))
-    markers = "".join(_marker(group, well) for (_, _, well), group in drawn)
-    return (
-        f'<figure>\n<svg class="map" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(words)}">\n'
-        f'<path class="land" d="{outline()}"/>\n{markers}</svg>\n'
-        f"<figcaption>{KEY}{f' Not on the map, for want of coordinates: {absent}.' if absent else ''}"
-        "</figcaption>\n</figure>\n"
+    figure = PAGES.get_template("map.html").render(
+        width=WIDTH,
+        height=HEIGHT,
+        listed=listed,
+        others=shown - listed,
+        absent=len(mirrors) - shown,
+        outline=outline(),
+        markers=[_marker(group, well) for (_, _, well), group in drawn],
     )
+    return Markup(figure)  # noqa: S704 - escaped by its template
 
 
-def _marker(group: list[dict[str, Any]], listed: bool) -> str:
+def _marker(group: list[dict[str, Any]], listed: bool) -> Marker:
     spots = [project(one["location"]["longitude"], one["location"]["latitude"]) for one in group]
     x, y = (round(sum(column) / len(group), 1) for column in zip(*spots, strict=True))
     names = ", ".join(one["name"] for one in group[:5]) + (", …" if len(group) > 5 else "")
     count = f"{len(group)} mirrors: " if len(group) > 1 else ""
-    title = f"<title>{escape(f'{count}{names}')}{'' if listed else ' (not listed)'}</title>"
     size = round(min(5 + 1.5 * math.sqrt(len(group) - 1), 12), 1)
-    if listed:
-        return f'<circle class="up" cx="{x:g}" cy="{y:g}" r="{size:g}">{title}</circle>\n'
     cross = (
         f"M{x - size:.1f} {y - size:.1f}l{2 * size:g} {2 * size:g}m0 {-2 * size:g}l{-2 * size:g} {2 * size:g}"
     )
-    return f'<path class="down" d="{cross}">{title}</path>\n'
-
-
-KEY = (
-    '<svg class="key" width="14" height="14" aria-hidden="true"><circle class="up" cx="7" cy="7" r="4"/></svg> listed;'
-    ' <svg class="key" width="14" height="14" aria-hidden="true"><path class="down" d="M3 3l8 8m0 -8l-8 8"/></svg>'
-    " not listed; larger where several stand close together."
-)
+    return Marker(f"{count}{names}", f"{x:g}", f"{y:g}", f"{size:g}", "" if listed else cross)
