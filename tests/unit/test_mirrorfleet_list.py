@@ -349,6 +349,9 @@ def test_a_mirror_of_which_there_is_only_a_problem_costs_nobody_else_anything(
 ) -> None:
     """It was listed until its record was broken; the monitor told of it last."""
     assert site.publish() == 0
+    assert "invalid" not in json.loads(site.read("mirrors.json")) and "Not valid" not in site.read(
+        "index.html"
+    )
     without = {name: site.read(name) for name in ("metrics-targets.json", "probe-targets.json")}
     site.registry["mirrors"].append(broken("three"))
     site.health["mirrors"]["three"] = dict(site.health["mirrors"]["one"])
@@ -366,8 +369,14 @@ def test_a_mirror_of_which_there_is_only_a_problem_costs_nobody_else_anything(
     assert three["reason"] == "its record is not valid: mirror_bandwidth is text ('fast')"
     assert site.listed == {"one": True, "two": True}
     assert {name: site.read(name) for name in without} == without
-    for name in ("mirrors.txt", "mirrors.zone", "index.html"):
+    for name in ("mirrors.txt", "mirrors.zone"):
         assert "one.example.org" in site.read(name) and "three" not in site.read(name)
+    # It is named, and nothing else is told of it.
+    (told,) = json.loads(site.read("mirrors.json"))["invalid"]
+    assert told == {"name": "three", "reason": "its record is not valid", "since": three["since"]}
+    page = site.read("index.html")
+    assert page.count("three") == 1 and "<h2>Not valid</h2>" in page
+    assert "mirror_bandwidth" not in page
     assert "three left" in site.read("feed.atom")
     assert not (site.documents / "mirror" / "three.html").exists()
     (site.folder / "state.json").unlink()  # the published list alone says who was listed

@@ -135,9 +135,11 @@ class Client:
     def listed(self, redirector: str = "redirector") -> list[str]:
         return self.run(f"curl -sSf https://{redirector}.fleet.test/mirrors.txt").split()
 
+    def document(self) -> dict:
+        return json.loads(self.run("curl -sSf https://redirector.fleet.test/mirrors.json"))
+
     def entry(self, mirror: str) -> dict:
-        document = json.loads(self.run("curl -sSf https://redirector.fleet.test/mirrors.json"))
-        return next(m for m in document["mirrors"] if m["name"] == mirror)
+        return next(m for m in self.document()["mirrors"] if m["name"] == mirror)
 
     def status(self, url: str, *options: str) -> int:
         return int(

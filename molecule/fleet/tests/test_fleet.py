@@ -193,7 +193,8 @@ def test_a_wrong_record_stops_its_own_mirror_and_nothing_else(client):
         told = "mirror2 (mirrors/mirror2.yml:5): mirror_bandwidth is text ('fast')"
         assert told in run.output.partition("PLAY [")[0] and told in run.output.partition("PLAY RECAP")[2]
         assert client.listed() == [f"{MIRRORS[0]}/simple/", "https://mirror3.fleet.test/simple/"]
-        assert "its record is not valid: mirror_bandwidth is text" in client.entry("mirror2")["reason"]
+        (invalid,) = client.document()["invalid"]
+        assert (invalid["name"], invalid["reason"]) == ("mirror2", "its record is not valid")
         assert client.status(f"{MIRRORS[1]}/simple/six/") == 200
         assert playbook("provision", "--limit", "mirror1").ok().changed == {"mirror1": 0}
         assert playbook("provision", "--limit", "mirror2").code != 0

@@ -48,6 +48,15 @@ def entries(found: List) -> list[dict[str, Any]]:
     ]
 
 
+def invalid(found: List) -> list[dict[str, Any]]:
+    """Mirrors whose record is wrong: that they are there. What is wrong may be hostile, and is not repeated in public."""
+    return [
+        {"name": printable(name)[:253] or "?", "reason": "its record is not valid", "since": standing.since}
+        for name, standing in sorted(found.standings.items())
+        if name in found.registry.wrong and standing.code == "invalid"
+    ]
+
+
 def _entry(found: List, name: str, standing: Standing) -> dict[str, Any]:
     record, more = found.registry.mirrors[name], found.findings.more.get(name, {})
     health = found.findings.health.get(name)
@@ -86,7 +95,7 @@ def mirrors_json(found: List, mirrors: list[dict[str, Any]]) -> bytes:
         "agreement_version": fleet["agreement_version"],
         "staleness_limit": fleet["staleness_limit"],
         "mirrors": mirrors,
-    }
+    } | ({"invalid": wrong} if (wrong := invalid(found)) else {})
     validate(document, "mirrors")
     # A line a mirror: to be read, compared and, in a large fleet, written in no time.
     lines = ",\n".join(json.dumps(mirror, sort_keys=True) for mirror in mirrors)

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from ..fleet.documents import List
+from ..fleet.documents import List, invalid
 from ..fleet.markup import checked
 from .markup import PAGES
 from .mirror_page import file_name
@@ -21,6 +21,7 @@ def render(found: List, mirrors: list[dict[str, Any]], index: str) -> bytes:
         fleet=found.registry.fleet["name"],
         listed=sum(mirror["listed"] for mirror in mirrors),
         rows=rows,
+        invalid=invalid(found),
         now=found.now,
         index=index,
         map=world_map(mirrors),
