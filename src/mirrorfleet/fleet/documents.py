@@ -49,7 +49,7 @@ def entries(found: List) -> list[dict[str, Any]]:
 
 
 def invalid(found: List) -> list[dict[str, Any]]:
-    """Mirrors whose record is wrong: that they are there. What is wrong may be hostile, and is not repeated in public."""
+    """Mirrors whose record is wrong: that they are there. What is wrong may be hostile, and is not repeated."""
     return [
         {"name": printable(name)[:253] or "?", "reason": "its record is not valid", "since": standing.since}
         for name, standing in sorted(found.standings.items())
