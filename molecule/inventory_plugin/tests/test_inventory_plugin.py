@@ -110,7 +110,8 @@ def attacked(host):
     "command",
     [
         "ansible-inventory --list",
-        f"ansible-inventory --host {ATTACKER}",
+        # It has the registry, which says all that is told of every mirror.
+        "ansible-inventory --host redirector.example.org",
         "ansible-playbook /srv/attacked/play.yml",
     ],
     ids=["list", "host", "play"],
