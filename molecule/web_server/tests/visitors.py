@@ -50,7 +50,12 @@ def clients(scenario, folder, *command, **options):
     authority = str(scenario.dir / "site/ca.pem")
     done = subprocess.run(
         [str(part) for part in command],
-        env={name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
+        # Who has an environment active does not mean these clients to sync it.
+        env={
+            name: value
+            for name, value in os.environ.items()
+            if not name.lower().endswith("_proxy") and name != "VIRTUAL_ENV"
+        }
         | {
             "PYTHONPATH": str(HOUSE / "molecule/web_server/clients"),
             "TEST_ADDRESSES": " ".join(
