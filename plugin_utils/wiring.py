@@ -72,17 +72,14 @@ TEMPLATES: dict[str, dict[str, str]] = {
         "__fleet_authority": "{{ tls_authority_dir }}/ca.pem",
         # Names are resolved on the host that uses them, by tasks/resolve.yml.
         "__fleet_resolved_lines": "{{ (__fleet_resolved | default({})).stdout_lines | default([]) }}",
+        # On a monitor: what it sees of mirrors, without a trace.
+        "__fleet_look": (
+            "{{ ['runuser', '--user', 'fleet-monitor', '--', '/opt/mirrorfleet/current/bin/mirrorfleet', 'probe',"
+            " '--once'] }}"
+        ),
         # HTTP/3 is QUIC, over UDP.
         "host_baseline_open_ports": (
             "{{ fleet_inputs | fleet_ports(__fleet_resolved_lines, web_server_http3 | default(false)) }}"
-        ),
-        # Seen "from outside" means seen from there.
-        "__fleet_vantage_python": (
-            "{{ ansible_playbook_python if fleet_vantage_host == 'localhost' else '/usr/bin/python3' }}"
-        ),
-        "__fleet_vantage_authority": (
-            "{{ authority_dir ~ '/trusted.pem' if fleet_vantage_host == 'localhost' and __fleet_authority is file"
-            " else '/etc/ssl/certs/ca-certificates.crt' }}"
         ),
     },
     "mirrors": {
@@ -143,7 +140,7 @@ TEMPLATES: dict[str, dict[str, str]] = {
         "monitoring_server_nodes": "{{ fleet_inputs.nodes }}",
     },
     "clients": {
-        # A host that uses the fleet as everybody does: the local fleet's client, and its vantage point.
+        # A host that uses the fleet as everybody does.
         "host_baseline_packages": "{{ fleet_inputs.packages }}",
     },
 }
@@ -173,7 +170,6 @@ def shared(fleet: Fleet) -> dict[str, dict[str, Any]]:
             "fleet_list_urls": [
                 f"{url}/mirrors.json" for name in fleet.groups["redirectors"] for url in fleet.urls(name)
             ],
-            "fleet_monitored": bool(fleet.groups["monitors"]),
         },
         # What speaks of all mirrors is not shown with each.
         "sites": {"fleet_registry": registry(fleet), "fleet_problems": fleet.problems()},
@@ -188,10 +184,8 @@ class Wiring:
         self.fleet = fleet
         groups = fleet.groups
         self.monitors = self._all(groups["monitors"])
-        vantage = fleet.shared["fleet_vantage_host"]
-        self.vantage = [vantage] if vantage in fleet.records else []
         # Who comes to every mirror as a client, and often.
-        self.regulars = self._all([*groups["monitors"], *groups["redirectors"], *self.vantage])
+        self.regulars = self._all([*groups["monitors"], *groups["redirectors"]])
         sites = sorted({*groups["redirectors"], *groups["monitors"], *groups["origins"]})
         self.nodes = {name: fleet.addresses(name)[0] for name in sites}
         self.common_projects = common_projects(fleet)
@@ -214,8 +208,7 @@ class Wiring:
             "names": [host_of(url) for url in urls],
             "addresses": fleet.addresses(name),
             "monitors": self.monitors,
-            "packages": (["python3-pip"] if name in self.vantage else [])
-            + (["curl", "python3-pip"] if "clients" in of else []),
+            "packages": ["curl", "python3-pip"] if "clients" in of else [],
             **{key: record.get(key, "") for key in self.tls if key not in self.alike},
         }
         if of & {"mirrors", "origins"}:
@@ -257,7 +250,7 @@ class Wiring:
 
     def _health(self, name: str) -> str:
         """Where a redirector reads what was measured: the first monitor's findings make the list."""
-        if not self.fleet.groups["monitors"]:
+        if not self.fleet.groups["monitors"]:  # told as a problem of the fleet
             return ""
         first = self.fleet.groups["monitors"][0]
         if name == first:

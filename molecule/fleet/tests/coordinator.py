@@ -135,6 +135,13 @@ class Client:
     def listed(self, redirector: str = "redirector") -> list[str]:
         return self.run(f"curl -sSf https://{redirector}.fleet.test/mirrors.txt").split()
 
+    def until(self, holds: Callable[[], bool], seconds: float = 120) -> None:
+        """Wait for what the monitor's rounds and an audit bring about."""
+        ends = time.monotonic() + seconds
+        while not holds():
+            assert time.monotonic() < ends, json.dumps(self.document(), indent=1)
+            time.sleep(1)
+
     def document(self) -> dict:
         return json.loads(self.run("curl -sSf https://redirector.fleet.test/mirrors.json"))
 

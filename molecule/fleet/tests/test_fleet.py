@@ -199,20 +199,52 @@ def test_a_wrong_record_stops_its_own_mirror_and_nothing_else(client):
         assert playbook("provision", "--limit", "mirror1").ok().changed == {"mirror1": 0}
         assert playbook("provision", "--limit", "mirror2").code != 0
     playbook("publish").ok()
-    assert f"{MIRRORS[1]}/simple/" in client.listed()
+    client.until(lambda: f"{MIRRORS[1]}/simple/" in client.listed())
 
 
 def test_a_mirror_that_dies_leaves_the_list_and_comes_back(client):
     mirror = on("mirror2")
     assert mirror.run("systemctl stop nginx").rc == 0
     try:
-        playbook("publish").ok()
-        assert f"{MIRRORS[1]}/simple/" not in client.listed()
-        assert "refused" in client.entry("mirror2")["reason"]
+        # Seen this moment, in the words in which the list says it after some rounds.
+        assert re.search(
+            r"mirror2: connection over ipv4: connection refused", playbook("publish").ok().output
+        )
+        client.until(lambda: f"{MIRRORS[1]}/simple/" not in client.listed())
+        assert "connection over ipv4: connection refused" in client.entry("mirror2")["reason"]
     finally:
         assert mirror.run("systemctl start nginx").rc == 0
-    playbook("publish").ok()
-    assert f"{MIRRORS[1]}/simple/" in client.listed()
+    assert "mirror2: well" in playbook("publish").ok().output
+    client.until(lambda: f"{MIRRORS[1]}/simple/" in client.listed())
+
+
+def test_a_mirror_that_fails_its_gate_is_told_in_the_monitors_words_and_stays_as_it_is_on_the_list(client):
+    mirror = on("mirror3")
+    page = "$(readlink -f /srv/mirror/served/pages/six/cur)/simple/index.html"
+    assert mirror.run(f"cp -a {page} /root/page && sed -i 's/sha256=[0-9a-f]*/sha256=0/' {page}").rc == 0
+    try:
+        run = playbook("provision", "--limit", "mirror3")
+        assert run.code != 0
+        assert re.search(r"mirror3, seen from redirector, fails:\s+ipv4 html-page: ", run.output), run.output[
+            -3000:
+        ]
+    finally:
+        assert mirror.run(f"cp -a /root/page {page}").rc == 0
+    playbook("provision", "--limit", "mirror3").ok()
+
+
+def test_without_a_monitor_that_answers_nothing_is_changed(client):
+    monitor = on("redirector")
+    assert monitor.run("mv /opt/mirrorfleet/current /opt/mirrorfleet/away").rc == 0
+    try:
+        with edited(VERSIONS, 'debian-13: "8.2.0"', 'debian-13: "8.1.0"'):
+            run = playbook("update")
+        assert run.code != 0 and set(run.changed.values()) <= {0}
+        assert "No monitor can say how a mirror is seen from outside" in run.output
+        assert re.search(r"redirector: .*No such file", run.output), run.output[-3000:]
+    finally:
+        assert monitor.run("mv /opt/mirrorfleet/away /opt/mirrorfleet/current").rc == 0
+    assert len(client.listed()) == 3
 
 
 def test_a_tampered_host_is_found_and_repaired():
