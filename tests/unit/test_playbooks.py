@@ -199,3 +199,76 @@ def test_maintenance_says_what_it_needs(fleet: Fleet, arguments: list[str]) -> N
     code, said = fleet.play("maintenance.yml", *arguments)
     message = " ".join(refused(code, said).split())
     assert "-e hours=2, at most 744" in message and "or end it (-e end=true)" in message
+
+
+EYES = """
+all:
+  vars:
+    ansible_connection: local
+    ansible_become: false
+    ansible_python_interpreter: "{{ ansible_playbook_python }}"
+    __fleet_look: [sh, -c, '{{ answers[__monitor] }}', look]
+    answers:
+      gone: exit 0
+      old: 'echo "mirrorfleet: error: unrecognized arguments: --records" >&2; exit 2'
+      blind: 'echo "{\\"reference\\": \\"the index answered 503\\"}"; exit 1'
+      sees: 'echo "{\\"reference\\": \\"\\"}"'
+      sees_too: 'echo "{\\"reference\\": \\"\\"}"'
+  children:
+    mirrors: {hosts: {one: {}, two: {}}}
+    monitors: {hosts: {MONITORS}}
+"""
+GONE = "gone: {ansible_connection: ssh, ansible_host: 127.0.0.1, ansible_port: 1}"
+EYE_PLAY = """
+- hosts: mirrors
+  gather_facts: false
+  tasks:
+    - import_tasks: EYE
+      vars: {__fleet_eye_needed: NEEDED}
+    - debug: {msg: "{{ inventory_hostname }} is seen from {{ __fleet_eye }} ({{ __fleet_eye_sees }})"}
+"""
+
+
+@pytest.mark.parametrize(
+    ("monitors", "needed", "words"),
+    [
+        ("sees: {}, sees_too: {}", True, ["seen from sees (True)"]),
+        (
+            f"{GONE}, old: {{}}, blind: {{}}, sees: {{}}", True,
+            ["one is seen from sees (True)", "two is seen from sees (True)"],
+        ),
+        (f"{GONE}, blind: {{}}", False, ["one is seen from gone (False)"]),
+        (
+            f"{GONE}, old: {{}}, blind: {{}}", True,
+            ["No monitor can say", "gone: Failed to connect", "old: mirrorfleet: error: unrecognized arguments",
+             "blind: the index answered 503", "playbooks/provision.yml --limit NAME"],
+        ),
+    ],
+)  # fmt: skip
+def test_the_first_monitor_that_sees_the_trusted_index_is_asked(
+    tmp_path: Path, monitors: str, needed: bool, words: list[str]
+) -> None:
+    """One that is gone, one whose program is of before, and one that is cut off are passed over, and named."""
+    (tmp_path / "hosts.yml").write_text(EYES.replace("MONITORS", monitors))
+    play = EYE_PLAY.replace("EYE", str(HOUSE / "playbooks/tasks/eye.yml")).replace(
+        "NEEDED", str(needed).lower()
+    )
+    (tmp_path / "play.yml").write_text(play)
+    (tmp_path / "ansible.cfg").touch()
+    run = subprocess.run(
+        [*ANSIBLE_PLAYBOOK, "-i", tmp_path / "hosts.yml", tmp_path / "play.yml"],
+        env=os.environ
+        | {
+            "ANSIBLE_NOCOLOR": "1",
+            "ANSIBLE_CALLBACK_RESULT_FORMAT": "yaml",
+            "ANSIBLE_CONFIG": str(tmp_path / "ansible.cfg"),
+        },
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    said = re.sub(r"\s+", " ", run.stdout)
+    for word in words:
+        assert word in said, run.stdout
+    assert (run.returncode == 0) == ("seen from" in words[0]), run.stdout
