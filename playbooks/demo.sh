@@ -54,8 +54,9 @@ images_down() {
     local sudo=
     [[ $(id -u) == 0 ]] || sudo=sudo
     command -v podman >/dev/null || return 0
+    # Not by force, which would end the hosts of other checkouts: they share the images.
     for image in $($sudo podman images --quiet --filter reference='localhost/mirrorfleet/*'); do
-        $sudo podman rmi --force "$image"
+        $sudo podman rmi "$image" || echo "The image $image is left: hosts of another checkout run on it."
     done
 }
 
