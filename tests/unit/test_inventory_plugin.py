@@ -184,6 +184,7 @@ def test_nothing_in_a_record_is_ever_evaluated(fleet: Fleet) -> None:
     assert not fleet.canary.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("playbook", PLAYBOOKS)
 def test_no_playbook_evaluates_a_record(fleet: Fleet, playbook: str) -> None:
     """Also with --limit to another host: the records are read all the same. Nobody is reached."""
@@ -246,6 +247,7 @@ def test_an_executable_record_is_none(fleet: Fleet) -> None:
     assert "evil" not in json.loads(done.stdout)["_meta"]["hostvars"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ["the file", "the folder", "the records", "one record"])
 @pytest.mark.parametrize("playbook", PLAYBOOKS)
 def test_a_run_without_our_configuration_evaluates_nothing(fleet: Fleet, playbook: str, what: str) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
 HOUSE = Path(__file__).parents[2]
 PLAYBOOKS = sorted(path.name for path in (HOUSE / "playbooks").glob("*.yml"))
 ANSIBLE_PLAYBOOK = [sys.executable, "-m", "ansible", "playbook"]

@@ -25,7 +25,9 @@ from coordinator import (
     pip_in_a_loop,
     playbook,
     release,
+    status_page,
 )
+from playwright.sync_api import sync_playwright
 
 MIRRORS = ["https://mirror1.fleet.test", "https://mirror2.fleet.test"]
 JSON, HTML = "application/vnd.pypi.simple.v1+json", "application/vnd.pypi.simple.v1+html"
@@ -51,6 +53,24 @@ def test_a_second_demo_changes_nothing_and_says_what_there_is():
         (step, "0") for _, step in steps
     ]
     assert "Where to look next:" in summary
+    assert summary.splitlines()[-1] == f"  SANDBOX_NAME=fleet make -sC {ROOT} demo-page"
+
+
+def test_the_line_at_the_demo_s_end_shows_the_status_page_to_a_browser_of_this_machine(tmp_path):
+    # What a person has opened by the line; here it is only told which page to open.
+    with status_page(browser=tmp_path / "browser") as url, sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=["--disable-gpu"])
+        page = chromium.new_page()
+        failed = []
+        page.on("response", lambda answer: answer.ok or failed.append(f"{answer.status} {answer.url}"))
+        page.on("console", lambda message: failed.append(message.text))
+        page.goto(url)
+        assert page.locator("h1").inner_text() == "Local fleet: mirrors"
+        assert page.locator("tbody th").all_inner_texts() == ["mirror1", "mirror2"]
+        page.get_by_role("link", name="mirror1").first.click()
+        assert "mirror1" in page.locator("h1").inner_text()
+        assert failed == []
+        chromium.close()
 
 
 def test_a_demo_that_fails_says_which_step_why_and_what_to_do():
