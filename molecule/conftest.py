@@ -41,10 +41,10 @@ class Host:
 
 
 class Scenario:
-    """The scenario that the running tests belong to."""
+    """The scenario that the running tests belong to: its hosts, and the plays of one folder."""
 
-    def __init__(self, name):
-        self.folder = HOUSE / "molecule" / name
+    def __init__(self, name, folder=None):
+        self.folder = folder or HOUSE / "molecule" / name
         self.environment = os.environ | {
             "ANSIBLE_CONFIG": str(HOUSE / "ansible.cfg"),
             "ANSIBLE_FORCE_COLOR": "0",  # molecule asks for colours
@@ -79,7 +79,7 @@ class Scenario:
         return Outcome(run.returncode, run.stdout + run.stderr)
 
     def converge(self, **variables):
-        """The scenario's own converge once more; it has to succeed."""
+        """The folder's own converge once more; it has to succeed."""
         outcome = self.play(**variables)
         assert outcome.code == 0, outcome.said
         return outcome
@@ -88,6 +88,12 @@ class Scenario:
 @pytest.fixture(scope="session")
 def scenario():
     return Scenario(os.environ["MOLECULE_SCENARIO_NAME"])
+
+
+@pytest.fixture(scope="module")
+def role(request):
+    """The same with the plays of the folder that the tests lie in, for roles that share a run (small_roles)."""
+    return Scenario(os.environ["MOLECULE_SCENARIO_NAME"], request.path.parents[1])
 
 
 @pytest.fixture

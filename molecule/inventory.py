@@ -27,6 +27,12 @@ SCENARIOS = (
     "tls_acme",
     "bench_sync",
     "inventory_plugin",
+    "small_roles",
+    "authority",
+    "document_server",
+    "python_program",
+    "rsync_server",
+    "sandbox",
 )
 STANDARD_HOSTS = [
     {"name": "debian-13", "platform": "debian-13", "address": 13},

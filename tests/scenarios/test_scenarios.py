@@ -8,21 +8,41 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 HOUSE = Path(__file__).parents[2]
 # Of two workers the first begins here, with what takes longest; the other one comes from the tests without hosts and
 # steals the last half, in which the two next longest are.
 LONG = ["fleet", "tiers", "faults"]
-OTHERS = {path.parent.name for path in HOUSE.glob("molecule/*/molecule.yml")} - set(LONG)
-SCENARIOS = LONG[:1] + sorted(OTHERS) + LONG[1:]
-# Exercised by the scenarios of the roles that use them; the sandbox makes the scenarios' own hosts.
-WITHOUT_SCENARIO = {"authority", "document_server", "python_program", "rsync_server", "sandbox"}
+BY_NAME = {path.parent.name for path in HOUSE.glob("molecule/*/molecule.yml")}
+# Each is a scenario by itself, too, for whoever works on it.
+SHARED = "small_roles"
+SHARING = {
+    Path(tests).parents[1].name
+    for tests in yaml.safe_load((HOUSE / f"molecule/{SHARED}/molecule.yml").read_text())["verifier"][
+        "additional_files_or_dirs"
+    ]
+}
+SCENARIOS = LONG[:1] + sorted(BY_NAME - SHARING - set(LONG)) + LONG[1:]
 LINES_SHOWN = 80
 
 
-def test_every_role_has_a_scenario() -> None:
+def test_every_role_has_a_scenario_with_tests() -> None:
     roles = {path.name for path in (HOUSE / "roles").iterdir() if (path / "tasks").is_dir()}
-    assert roles - WITHOUT_SCENARIO <= set(SCENARIOS)
+    tested = {path.parents[1].name for path in HOUSE.glob("molecule/*/tests/test_*.py")}
+    assert roles <= BY_NAME & tested
+
+
+def test_roles_that_share_a_run_are_converged_and_looked_at_in_it() -> None:
+    def imported(name: str) -> set[str]:
+        plays = yaml.safe_load((HOUSE / "molecule" / SHARED / name).read_text())
+        return {Path(play["import_playbook"]).parent.name for play in plays}
+
+    assert SHARING <= BY_NAME
+    assert imported("converge.yml") == SHARING
+    assert imported("prepare.yml") == {
+        name for name in SHARING if (HOUSE / "molecule" / name / "prepare.yml").exists()
+    }
 
 
 @pytest.mark.parametrize("name", SCENARIOS)

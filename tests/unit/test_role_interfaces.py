@@ -106,3 +106,39 @@ def test_no_role_reaches_into_anothers_room(role: str) -> None:
         if path.is_file():
             found = forbidden.findall(path.read_text(encoding="utf-8", errors="replace"))
             assert not found, f"{path.relative_to(HOUSE)}: {found}"
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_the_readme_names_inputs_that_exist_and_files_that_are_there(role: str) -> None:
+    folder = HOUSE / "roles" / role
+    text = (folder / "README.md").read_text(encoding="utf-8")
+    assert text.startswith(f"# {role}\n")
+    assert len(text.splitlines()) < 60, "a README is a screen"
+    named = set(re.findall(rf"\b{role}_\w+", text))
+    assert named and named <= specs(role)["main"]["options"].keys()
+    for target in re.findall(r"\]\(([^)#]+)\)", text):
+        assert (folder / target).exists(), target
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_the_readmes_example_gives_the_role_what_it_documents(role: str) -> None:
+    text = (HOUSE / "roles" / role / "README.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"^```yaml\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    uses = [
+        node
+        for node in mappings(yaml.safe_load(example))
+        if role in (node.get("role"), node.get("ansible.builtin.import_role", {}).get("name"))
+    ]
+    assert any("vars" in use for use in uses)
+    for use in uses:
+        assert use.get("vars", {}).keys() <= specs(role)["main"]["options"].keys()
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_the_role_says_who_made_it_and_where_it_runs(role: str) -> None:
+    meta = load(HOUSE / "roles" / role / "meta/main.yml")
+    about = meta["galaxy_info"]
+    assert (about["role_name"], about["license"]) == (role, "Apache-2.0")
+    assert about["author"] and about["description"]
+    assert about["platforms"] == [{"name": "Debian", "versions": ["bookworm", "trixie"]}]
+    assert meta["dependencies"] == []

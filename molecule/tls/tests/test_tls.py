@@ -80,9 +80,9 @@ class Story:
     changed: dict = field(default_factory=dict)
 
 
-@pytest.fixture(scope="session")
-def story(scenario):
-    told, hosts = Story(), list(scenario.hosts.values())
+@pytest.fixture(scope="module")
+def story(role):
+    told, hosts = Story(), list(role.hosts.values())
 
     def look(moment, outcome=None):
         told.certificates[moment] = {host.name: served(host) for host in hosts}
@@ -96,7 +96,7 @@ def story(scenario):
 
     def refuse(moment, pairs):
         keep(moment, pairs)
-        told.refusals[moment] = scenario.play(tls_mode="provided", **PAIR)
+        told.refusals[moment] = role.play(tls_mode="provided", **PAIR)
         look(moment)
 
     for host in hosts:
@@ -108,7 +108,7 @@ def story(scenario):
         host.shell.check_output(
             "cd /etc/mirrorfleet/tls/private_ca; chmod 0644 privkey.pem; chown mirror privkey.pem"
         )
-    look("renewed", scenario.converge(tls_renew_days=91))
+    look("renewed", role.converge(tls_renew_days=91))
 
     names = {host.name: (f"{host.name}.fleet.test", "*.mirrors.fleet.test") for host in hosts}
     good = {name: pair(*of) for name, of in names.items()}
@@ -127,12 +127,12 @@ def story(scenario):
         },
     )
     keep("provided", good)
-    look("provided", scenario.converge(tls_mode="provided", **PAIR))
+    look("provided", role.converge(tls_mode="provided", **PAIR))
 
     # Back; and what was the host's own certificate has rotted meanwhile.
     for host in hosts:
         host.shell.check_output("echo rotten >/etc/mirrorfleet/tls/private_ca/fullchain.pem")
-    look("back", scenario.converge())
+    look("back", role.converge())
     return told
 
 
