@@ -217,7 +217,7 @@ def test_a_mirror_that_dies_leaves_the_list_and_comes_back(client):
 
 def test_a_tampered_host_is_found_and_repaired():
     mirror = on("mirror1")
-    site = "/etc/nginx/sites-available/mirror"
+    site = "/etc/nginx/nginx.conf"
     # Same size, same time stamp: only a look at the content finds it.
     tamper = f"t=$(stat -c %y {site}); sed -i 's/return 421/return 422/' {site}; touch -d \"$t\" {site}"
     assert mirror.run(tamper).rc == 0
