@@ -26,6 +26,7 @@ SCENARIOS = (
     "tls_acme",
     "bench_sync",
     "inventory_plugin",
+    "nginx",
 )
 STANDARD_HOSTS = [
     {"name": "debian-13", "platform": "debian-13", "address": 13},
