@@ -329,3 +329,12 @@ def test_specification_and_defaults_agree(role: Path) -> None:
     defaults = load(role / "defaults/main.yml")
     assert {name: option["default"] for name, option in specification.items()} == defaults
     assert list(specification) == list(defaults)
+
+
+def test_the_package_is_guarded_before_all_packages_are_installed() -> None:
+    """Debian's nginx fails to install where the kernel does not know IPv6 (scenario nginx)."""
+    (play,) = [
+        one for one in load(ROOT / "playbooks/provision.yml") if "host_baseline" in one.get("roles", [])
+    ]
+    wanted = {"name": "nginx", "tasks_from": "guard"}
+    assert wanted in [task.get("ansible.builtin.include_role") for task in play["pre_tasks"]]

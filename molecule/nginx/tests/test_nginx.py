@@ -106,8 +106,8 @@ def test_only_the_mirror_keeps_a_log_and_of_networks(me, host, scenario):
 
 # --- what changes a host; in this order ---
 
-# As versions before had it: the site behind a link, with the servers for other names in it; Debian's site; another unit.
-# And the second role's site is not as it should be.
+# As versions before had it: the site behind a link, with the servers for other names in it, and another drop-in of the
+# unit. Beside that, a link of Debian's, and the second role's site is not as it should be.
 FORMER = """
 cd /etc/nginx && cat sites-enabled/mirror - >sites-available/mirror <<'END'
 server {

@@ -89,9 +89,7 @@ AS_BEFORE = f"cp -a /root/rules {RULES} && systemctl reload prometheus"
 def shells(scenario):
     found = {name: each.shell for name, each in scenario.hosts.items()}
     for name in ("origin", "tier1", VICTIM, "cache"):  # each syncs when it is told
-        found[name].check_output(
-            f"systemctl stop mirror-sync.timer; {SYNC}; cp -n {SITE} /root/site"
-        )
+        found[name].check_output(f"systemctl stop mirror-sync.timer; {SYNC}; cp -n {SITE} /root/site")
     found["monitor"].check_output(
         "systemctl start mirrorfleet-audit.timer mirrorfleet-audit.path mirrorfleet-probe.service"
     )
