@@ -33,6 +33,7 @@ SCENARIOS = (
     "python_program",
     "rsync_server",
     "sandbox",
+    "nginx",
 )
 STANDARD_HOSTS = [
     {"name": "debian-13", "platform": "debian-13", "address": 13},

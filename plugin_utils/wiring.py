@@ -31,9 +31,9 @@ CHILDREN = {
 # The roles of a group's hosts, for their packages: host_baseline installs them in one transaction.
 ROLES_OF = {
     "fleet": ("tls",),
-    "mirrors": ("web_server", "sync_client", "rsync_server", "monitoring_agent"),
-    "origins": ("web_server", "origin", "rsync_server", "monitoring_agent"),
-    "sites": ("document_server", "monitoring_agent"),
+    "mirrors": ("nginx", "web_server", "sync_client", "rsync_server", "monitoring_agent"),
+    "origins": ("nginx", "web_server", "origin", "rsync_server", "monitoring_agent"),
+    "sites": ("nginx", "monitoring_agent"),
     "redirectors": ("redirector",),
     "monitors": ("monitoring_server",),
 }
@@ -46,7 +46,7 @@ def _packages(*roles: str) -> str:
 _TREE: dict[str, str] = {
     "__fleet_config": "{{ fleet_inputs.config | mirror_config(__fleet_upstream | default({})) }}",
     "web_server_names": "{{ fleet_inputs.names }}",
-    "web_server_nginx_version": "{{ fleet_versions.nginx[__fleet_platform] }}",
+    "nginx_version": "{{ fleet_versions.nginx[__fleet_platform] }}",
     "web_server_bandwidth": "{{ fleet_inputs.bandwidth }}",
     # A tree is offered by rsync to the mirrors that name its host as their upstream, and to nobody else.
     "rsync_server_clients": "{{ fleet_inputs.rsync_clients | fleet_addresses(__fleet_resolved_lines) }}",
@@ -79,18 +79,20 @@ TEMPLATES: dict[str, dict[str, str]] = {
         ),
         # HTTP/3 is QUIC, over UDP.
         "host_baseline_open_ports": (
-            "{{ fleet_inputs | fleet_ports(__fleet_resolved_lines, web_server_http3 | default(false)) }}"
+            "{{ fleet_inputs | fleet_ports(__fleet_resolved_lines, nginx_http3 | default(false)) }}"
         ),
     },
     "mirrors": {
         **_TREE,
-        "host_baseline_packages": _packages("web_server", "sync_client", "rsync_server", "monitoring_agent"),
-        "web_server_address_families": "{{ fleet_inputs.address_families }}",
+        "host_baseline_packages": _packages(
+            "nginx", "web_server", "sync_client", "rsync_server", "monitoring_agent"
+        ),
+        "nginx_address_families": "{{ fleet_inputs.address_families }}",
         "web_server_unlimited_networks": "{{ fleet_inputs.unlimited | fleet_addresses(__fleet_resolved_lines) }}",
         "web_server_on_miss": "{{ fleet_inputs.on_miss }}",
         "web_server_upstream_index": "{{ __fleet_config.index_url if web_server_on_miss == 'pass' else '' }}",
         # nginx asks its resolvers in turn, and the host itself the first: the others need not know the same names.
-        "web_server_resolvers": "{{ ansible_facts.dns.nameservers[:1] }}",
+        "nginx_resolvers": "{{ ansible_facts.dns.nameservers[:1] }}",
         # Where upstream keeps its files, when that is another host than its index; preflight asked.
         "web_server_upstream_files": (
             "{{ ((__preflight_upstream | default({})).file_origins | default([])"
@@ -104,19 +106,21 @@ TEMPLATES: dict[str, dict[str, str]] = {
     },
     "origins": {
         **_TREE,
-        "host_baseline_packages": _packages("web_server", "origin", "rsync_server", "monitoring_agent"),
+        "host_baseline_packages": _packages(
+            "nginx", "web_server", "origin", "rsync_server", "monitoring_agent"
+        ),
         "origin_config": "{{ __fleet_config }}",
         "origin_mirrorfleet_version": "{{ fleet_versions.mirrorfleet }}",
     },
     # Redirectors and monitors serve documents of the fleet's own; one host may be both.
     "sites": {
         "host_baseline_packages": (
-            "{{ fleet_inputs.packages + tls_packages + document_server_packages + monitoring_agent_packages"
+            "{{ fleet_inputs.packages + tls_packages + nginx_packages + monitoring_agent_packages"
             " + (redirector_packages if 'redirectors' in group_names else [])"
             " + (monitoring_server_packages if 'monitors' in group_names else []) }}"
         ),
         "document_server_names": "{{ fleet_inputs.names }}",
-        "document_server_nginx_version": "{{ fleet_versions.nginx[__fleet_platform] }}",
+        "nginx_version": "{{ fleet_versions.nginx[__fleet_platform] }}",
         "document_server_paths": "{{ fleet_inputs.paths }}",
         "monitoring_agent_mirror": "{{ fleet_inputs.carries_a_tree }}",
     },
@@ -152,9 +156,9 @@ def package_templates() -> dict[str, dict[str, Any]]:
     for group, roles in ROLES_OF.items():
         for role in roles:
             defaults = yaml.safe_load((ROLES / role / "defaults/main.yml").read_text("utf-8"))
-            for key in (f"{role}_packages", f"{role}_nginx_version"):
-                if key in defaults and key not in TEMPLATES[group]:
-                    found.setdefault(group, {})[key] = defaults[key]
+            key = f"{role}_packages"
+            if key in defaults and key not in TEMPLATES[group]:
+                found.setdefault(group, {})[key] = defaults[key]
     return found
 
 

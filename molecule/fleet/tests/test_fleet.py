@@ -279,7 +279,7 @@ def test_without_a_monitor_that_answers_nothing_is_changed(client):
 
 def test_a_tampered_host_is_found_and_repaired():
     mirror = on("mirror1")
-    site = "/etc/nginx/sites-available/mirror"
+    site = "/etc/nginx/nginx.conf"
     # Same size, same time stamp: only a look at the content finds it.
     tamper = f"t=$(stat -c %y {site}); sed -i 's/return 421/return 422/' {site}; touch -d \"$t\" {site}"
     assert mirror.run(tamper).rc == 0
