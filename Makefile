@@ -9,12 +9,11 @@ BIN := .venv/bin
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 say = printf '\033[1m==> %s\033[0m\n' "$(1)"
 
-# What a control node needs from Debian: containers for the local fleet, and the tools its tests call (minisign and
-# signify-openbsd verify the signed list, bind9-utils has named-checkzone for its zone fragment, chromium looks at its
-# pages).
-DEBIAN_PACKAGES := git python3-venv openssh-client openssl rsync nftables \
-    podman crun runc netavark aardvark-dns iptables mmdebstrap uidmap \
-    minisign signify-openbsd bind9-utils chromium fonts-dejavu-core
+# What a control node needs from Debian, with containers for the local fleet.
+DEBIAN_PACKAGES := python3-venv openssh-client podman crun runc netavark aardvark-dns iptables nftables mmdebstrap uidmap
+# The tools that tests call (minisign and signify-openbsd verify the signed list, bind9-utils has named-checkzone for its
+# zone fragment, chromium looks at its pages).
+TESTS_DEBIAN_PACKAGES := git openssl rsync minisign signify-openbsd bind9-utils chromium fonts-dejavu-core
 
 # Silence about a tree that is not a git checkout; bytecode and caches stay out of roles.
 export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
@@ -25,12 +24,17 @@ help:  ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 # ------------------------------------------------------------------------------------------------ set-up
-.PHONY: setup
-setup: build/.debian-packages build/promtool build/prometheus build/amtool build/.venv build/.collections build/.clients  ## install what the control node needs
+.PHONY: setup setup-tests
+setup: build/.debian-packages build/.venv build/.collections  ## install what the control node and the local fleet need
 
-build/.debian-packages: Makefile
+setup-tests: setup build/promtool build/prometheus build/amtool build/.venv-tests build/.clients  ## and what lint, tests and benchmarks need
+
+build/.debian-packages: PACKAGES = $(DEBIAN_PACKAGES)
+build/.debian-packages-tests: PACKAGES = $(TESTS_DEBIAN_PACKAGES)
+build/.debian-packages-tests: | build/.debian-packages
+build/.debian-packages build/.debian-packages-tests: Makefile
 	@mkdir -p build
-	missing=$$(for p in $(DEBIAN_PACKAGES); do
+	missing=$$(for p in $(PACKAGES); do
 	    dpkg-query -W -f '$${Status}' $$p 2>/dev/null | grep -q 'ok installed' || echo $$p; done)
 	if [ -n "$$missing" ]; then
 	    $(call say,installing Debian packages: $$missing)
@@ -46,7 +50,7 @@ build/.debian-packages: Makefile
 # The tests' own: these packages would start servers here, so only one program each is taken out of them.
 build/promtool build/prometheus: PACKAGE = prometheus
 build/amtool: PACKAGE = prometheus-alertmanager
-build/promtool build/prometheus build/amtool: build/.debian-packages
+build/promtool build/prometheus build/amtool: build/.debian-packages-tests
 	@$(call say,taking $(@F) out of the package $(PACKAGE))
 	folder=$$(mktemp -d build/.$(@F)-XXXXXX); trap 'rm -rf "$$folder"' EXIT
 	(cd "$$folder" && { apt-get -q download $(PACKAGE) || { $(SUDO) apt-get -q update && apt-get -q download $(PACKAGE); }; }) \
@@ -54,11 +58,16 @@ build/promtool build/prometheus build/amtool: build/.debian-packages
 	dpkg-deb --extract "$$folder"/$(PACKAGE)_*.deb "$$folder"
 	mv "$$folder/usr/bin/$(@F)" $@ && touch $@
 
-build/.venv: requirements/control.txt | build/.debian-packages
+build/.venv: requirements/playbooks.txt | build/.debian-packages
 	@$(call say,installing the pinned Python packages into .venv)
 	python3 -c 'import sys; v = sys.version_info; sys.exit(v < (3, 11) and "Python 3.11 or newer is needed; python3 is %d.%d." % v[:2])'
 	[ -x $(BIN)/python ] || python3 -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/control.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
+	touch $@
+
+build/.venv-tests: requirements/control.txt | build/.venv build/.debian-packages-tests
+	@$(call say,installing the Python packages of the tests into .venv)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
 	touch $@
 
 # The clients of the tests are apart: they disagree with the control node's packages about versions.
@@ -75,37 +84,53 @@ build/.collections: requirements.yml requirements/install_collections.py | build
 	touch $@
 
 .PHONY: lock
-lock: build/.venv  ## write the hash-locked requirement files anew (UPGRADE=1 moves the pins)
+lock: build/.venv-tests  ## write the hash-locked requirement files anew (UPGRADE=1 moves the pins)
 	@sh requirements/lock.sh
 
 # ---------------------------------------------------------------------------------------------- the demo
-.PHONY: demo demo-down
+.PHONY: demo demo-page demo-down
 demo: setup  ## a local fleet, provisioned, synced, published and used by pip and uv
 	@playbooks/demo.sh up
+
+demo-page:  ## its status page, in a browser of this machine
+	@playbooks/demo.sh page
 
 demo-down:  ## remove the local fleet
 	@playbooks/demo.sh down
 
 # ------------------------------------------------------------------------------------------------- tests
-.PHONY: test lint unit faults
-lint: setup  ## ansible-lint (production), yamllint, ruff, mypy
+.PHONY: test test-quick test-long lint unit faults picture
+lint: setup-tests  ## ansible-lint (production), yamllint, ruff, mypy
 	@$(call say,lint)
 	$(BIN)/ruff check --quiet . && $(BIN)/ruff format --check --quiet .
 	$(BIN)/mypy
 	$(BIN)/yamllint --strict .
 	$(BIN)/ansible-lint --strict -q
 
-faults: setup  ## the fault tests on this machine; `make test` runs them on Debian 13 and 12
+faults: setup-tests  ## the fault tests on this machine; `make test` runs them on Debian 13 and 12
 	@$(BIN)/pytest tests/faults --numprocesses 2
 
-unit: setup  ## everything that needs no host: unit, property, template and browser tests
+unit: setup-tests  ## everything that needs no host: unit, property, template and browser tests
 	@$(call say,tests without hosts)
 	$(BIN)/pytest tests/unit tests/browser --numprocesses 2 --quiet
 
+# What runs whole playbooks is marked slow, and left to `make unit`.
+test-quick: setup-tests  ## for the loop of work, three minutes at most: what needs no host and is not slow
+	@$(BIN)/pytest tests/unit tests/browser --numprocesses 2 --quiet -m 'not slow'
+
+# By chance a fault may need many tries: as many as fit into some 90 minutes on two cores.
+test-long: export TIMES ?= 10
+test-long: setup-tests  ## tests of chance, TIMES=10 as many kills and examples: up to 90 minutes, not for CI
+	@$(call say,$(TIMES) times as many kills and examples of properties)
+	$(BIN)/pytest tests/faults/test_kills.py tests/unit --numprocesses 2 --quiet -m 'chance'
+
 # The longest first, two at a time: the fleet, the fault tests and the roles' scenarios, lint, everything without hosts.
-test: setup  ## everything: lint, tests without hosts, fault tests, a scenario per role, the whole fleet
+test: setup-tests  ## everything: lint, tests without hosts, fault tests, a scenario per role, the whole fleet
 	@$(call say,tests; logs of the scenarios are in build/log)
 	$(BIN)/pytest tests/scenarios tests/lint tests/unit tests/browser --numprocesses 2 --dist worksteal --durations 15
+
+picture: setup-tests  ## docs/status-page.png, for the README: the status page of a made-up fleet
+	@PYTHONPATH=src:tests $(BIN)/python tests/browser/picture.py
 
 # --------------------------------------------------------------------------------------------- benchmarks
 # One after the other: each wants the machine to itself.
@@ -117,22 +142,22 @@ bench:  ## all benchmarks (SIZE=full for documents)
 	$(MAKE) bench-web
 
 .PHONY: bench-list
-bench-list: setup  ## measure the list's documents and the prober (SIZE=quick or full)
+bench-list: setup-tests  ## measure the list's documents and the prober (SIZE=quick or full)
 	@$(BIN)/python benchmarks/list.py
 	$(BIN)/python benchmarks/probe.py
 
 .PHONY: bench-inventory
-bench-inventory: setup  ## what reading a fleet costs, and evaluating every input of every host (SIZE=full for documents)
+bench-inventory: setup-tests  ## what reading a fleet costs, and evaluating every input of every host (SIZE=full for documents)
 	@$(call say,benchmark of the inventory)
 	$(BIN)/python benchmarks/inventory.py
 
 .PHONY: bench-sync
-bench-sync: setup  ## what syncing, publishing and caching cost, beside rsync, bandersnatch, devpi and proxpi (SIZE, PARTS)
+bench-sync: setup-tests  ## what syncing, publishing and caching cost, beside rsync, bandersnatch, devpi and proxpi (SIZE, PARTS)
 	@$(call say,benchmark of syncing)
 	$(BIN)/python benchmarks/sync.py
 
 .PHONY: bench-web
-bench-web: setup  ## a mirror's web server beside bare nginx and other index servers (SIZE=full for documents)
+bench-web: setup-tests  ## a mirror's web server beside bare nginx and other index servers (SIZE=full for documents)
 	@$(call say,benchmark of the web server)
 	$(BIN)/python benchmarks/web.py
 

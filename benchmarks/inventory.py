@@ -76,7 +76,6 @@ def fleet_file() -> dict[str, Any]:
         },
         "fleet_selection": {"projects": PROJECTS},
         "fleet_gate_project": "six",
-        "fleet_vantage_host": "localhost",
         "fleet_mail_relay": {"address": "relay.example.org:587", "from": "fleet@example.org"},
         "origins": {
             "origin.example.org": {

@@ -1,10 +1,11 @@
-"""Spread of timers over the hosts of a fleet."""
+"""Units of systemd: timers that are spread over the hosts of a fleet, and the sandbox that every service runs in."""
 
 from __future__ import annotations
 
 import hashlib
+import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,33 @@ from plugin_utils.filters import as_filter
 from plugin_utils.values import BadValueError
 
 DAY = 24 * 60
+# What none of ours needs; systemd.exec(5) says of each what it takes away.
+SANDBOX: dict[str, Any] = {
+    "ReadWritePaths": None,
+    "ProtectSystem": "strict",
+    "ProtectHome": "true",
+    "PrivateTmp": "true",
+    "PrivateDevices": "true",
+    "ProtectKernelTunables": "true",
+    "ProtectKernelModules": "true",
+    "ProtectKernelLogs": "true",
+    "ProtectControlGroups": "true",
+    "ProtectClock": "true",
+    "ProtectHostname": "true",
+    "ProtectProc": "invisible",
+    "NoNewPrivileges": "true",
+    "CapabilityBoundingSet": "",
+    "RestrictAddressFamilies": "AF_UNIX AF_INET AF_INET6",
+    "RestrictNamespaces": "true",
+    "RestrictRealtime": "true",
+    "RestrictSUIDSGID": "true",
+    "LockPersonality": "true",
+    "MemoryDenyWriteExecute": "true",
+    "RemoveIPC": "true",
+    "SystemCallArchitectures": "native",
+    "SystemCallFilter": ["@system-service", "~@privileged @resources"],
+    "SystemCallErrorNumber": "EPERM",
+}
 
 
 def systemd_calendar_spread(host: str, minutes: int = 10, purpose: str = "") -> str:
@@ -34,8 +62,28 @@ def systemd_calendar_spread(host: str, minutes: int = 10, purpose: str = "") -> 
     return f"*-*-* {hour:02d}{every}:{minute:02d}:{second:02d}"
 
 
+def systemd_sandbox(differs: Mapping[str, Any]) -> str:
+    """The lines of [Service] that confine a service; what differs for it replaces, adds, or with None takes away."""
+    if not isinstance(differs, Mapping):
+        raise BadValueError("is no mapping", "settings of systemd.exec(5) by name")
+    lines = []
+    for name, value in (SANDBOX | dict(differs)).items():
+        if not isinstance(name, str) or not re.fullmatch(r"[A-Z][A-Za-z]+", name):
+            raise BadValueError(f"has the key {v.shown(name)}", "names of settings of systemd.exec(5)")
+        for one in value if isinstance(value, list) else [] if value is None else [value]:
+            if not isinstance(one, str) or not re.fullmatch(r"[ -~]*", one) or one.endswith("\\"):
+                raise BadValueError(
+                    f"has {v.shown(one)} under {name}", "a line of text, a list of lines, or null"
+                )
+            lines.append(f"{name}={one}")
+    return "\n".join(lines)
+
+
 class FilterModule:
-    """From a host's name to its own time."""
+    """What units of systemd are made of."""
 
     def filters(self) -> dict[str, Callable[..., Any]]:
-        return {"systemd_calendar_spread": as_filter(systemd_calendar_spread)}
+        return {
+            "systemd_calendar_spread": as_filter(systemd_calendar_spread),
+            "systemd_sandbox": as_filter(systemd_sandbox),
+        }

@@ -5,6 +5,7 @@ Every scenario has a network of its own (its place in this list gives the number
 side by side. A scenario that needs more hosts lists them in its `hosts.json`.
 """
 
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -32,6 +33,7 @@ SCENARIOS = (
     "python_program",
     "rsync_server",
     "sandbox",
+    "nginx",
 )
 STANDARD_HOSTS = [
     {"name": "debian-13", "platform": "debian-13", "address": 13},
@@ -45,6 +47,13 @@ def inventory(scenario: str) -> dict[str, object]:
     extra = HERE / scenario / "hosts.json"
     hosts = json.loads(extra.read_text()) if extra.exists() else STANDARD_HOSTS
     folder = HERE.parent / "build" / name
+    # As the role sandbox has it.
+    control = f"~/.ansible/cp/{hashlib.sha1(os.path.realpath(folder).encode()).hexdigest()[:8]}"
+    options = (
+        f"UserKnownHostsFile={folder / 'known_hosts'}",
+        "IdentitiesOnly=yes",
+        f"ControlPath={control}/%C",
+    )
     sandbox = {
         "sandbox_name": name,
         "sandbox_dir": str(folder),
@@ -55,7 +64,7 @@ def inventory(scenario: str) -> dict[str, object]:
         "ansible_user": "fleet",
         "ansible_become": True,
         "ansible_ssh_private_key_file": str(folder / "id_ed25519"),
-        "ansible_ssh_common_args": f"-o UserKnownHostsFile={folder / 'known_hosts'} -o IdentitiesOnly=yes",
+        "ansible_ssh_common_args": " ".join(f"-o {option}" for option in options),
     }
     return {
         "all": {"vars": {**sandbox, "sandbox_hosts": hosts, "sandbox_domain": "fleet.test"}},

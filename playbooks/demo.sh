@@ -1,6 +1,7 @@
 #!/bin/bash
 # demo.sh up: a local fleet, from bare hosts to a real pip and uv served by every listed mirror, with the playbooks that
-# a real fleet runs. demo.sh down removes it, demo.sh images-down its images too. Called by the Makefile.
+# a real fleet runs. demo.sh page opens its status page, demo.sh down removes it, demo.sh images-down its images too.
+# Called by the Makefile.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 # Never the inventory of the shell it is called from: that may be a real fleet's. Tests name copies of the sandbox's.
@@ -42,7 +43,17 @@ Where to look next:
   ansible-playbook playbooks/update.yml                                     after changing a pin in inventory/sandbox/fleet.yml
   make demo-down                                                            remove it all
 (with `. .venv/bin/activate` first; docs/ has a page for each job)
+
+The status page, in a browser of this machine:
 EOF
+    printf '  %smake -sC %q demo-page\n' "${SANDBOX_NAME:+SANDBOX_NAME=$SANDBOX_NAME }" "$PWD"
+}
+
+page() {
+    local folder=${SANDBOX_BUILD:-build}/${SANDBOX_NAME:-sandbox} address
+    [[ -e $folder/ssh_config ]] || { echo "No local fleet of this checkout runs; make demo starts one." >&2; exit 1; }
+    address=$(ssh -G -F "$folder/ssh_config" redirector | awk '$1 == "hostname" {print $2}')
+    exec python3 playbooks/demo_page.py https://redirector.fleet.test/ "$address" "$folder/private/authority/ca.pem"
 }
 
 down() {
@@ -54,14 +65,16 @@ images_down() {
     local sudo=
     [[ $(id -u) == 0 ]] || sudo=sudo
     command -v podman >/dev/null || return 0
+    # Not by force, which would end the hosts of other checkouts: they share the images.
     for image in $($sudo podman images --quiet --filter reference='localhost/mirrorfleet/*'); do
-        $sudo podman rmi --force "$image"
+        $sudo podman rmi "$image" || echo "The image $image is left: hosts of another checkout run on it."
     done
 }
 
 case ${1:-} in
     up) up ;;
+    page) page ;;
     down) down ;;
     images-down) images_down ;;
-    *) echo "usage: demo.sh up | down | images-down" >&2; exit 2 ;;
+    *) echo "usage: demo.sh up | page | down | images-down" >&2; exit 2 ;;
 esac

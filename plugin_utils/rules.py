@@ -402,10 +402,13 @@ class Fleet:
 
     def _check_fleet(self, records: Mapping[str, Any]) -> None:
         report = self.reports["all"]
-        for section, kind in (("redirectors", "redirector"),):
+        for section, kind, more in (
+            ("redirectors", "redirector", ""),
+            ("monitors", "monitor", "; a host that is a redirector may be the monitor, too: `NAME: {}`"),
+        ):
             if not self.groups[section] and not any(p["key"] == section for p in report.problems):
                 report.add(
-                    section, "is empty", f"at least one {kind}", f"add a host to {section} in fleet.yml"
+                    section, "is empty", f"at least one {kind}", f"add a host to {section} in fleet.yml{more}"
                 )
         if not records:
             report.add("mirrors", "the folder has no record", "at least one mirror", "write mirrors/NAME.yml")
@@ -419,20 +422,6 @@ class Fleet:
                 )
         for name in self.records:
             self._check_acme(name)
-        vantage = self.shared.get("fleet_vantage_host")
-        if vantage and vantage in self.groups["mirrors"]:
-            report.add(
-                "fleet_vantage_host",
-                f"names {v.shown(vantage)}, which is a mirror",
-                "a host that is no mirror, or localhost: nothing a mirror says of itself counts",
-            )
-        elif vantage and vantage != "localhost" and vantage not in self.records:
-            report.add(
-                "fleet_vantage_host",
-                f"names {v.shown(vantage)}, which is no host",
-                "a host of the inventory, or localhost",
-                v.did_you_mean(vantage, self.records),
-            )
 
     def _name_hosts(self, given: dict[str, Any]) -> None:
         """What is wrong with one host of fleet.yml is told as that host's."""

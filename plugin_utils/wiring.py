@@ -31,9 +31,9 @@ CHILDREN = {
 # The roles of a group's hosts, for their packages: host_baseline installs them in one transaction.
 ROLES_OF = {
     "fleet": ("tls",),
-    "mirrors": ("web_server", "sync_client", "rsync_server", "monitoring_agent"),
-    "origins": ("web_server", "origin", "rsync_server", "monitoring_agent"),
-    "sites": ("document_server", "monitoring_agent"),
+    "mirrors": ("nginx", "web_server", "sync_client", "rsync_server", "monitoring_agent"),
+    "origins": ("nginx", "web_server", "origin", "rsync_server", "monitoring_agent"),
+    "sites": ("nginx", "monitoring_agent"),
     "redirectors": ("redirector",),
     "monitors": ("monitoring_server",),
 }
@@ -46,7 +46,7 @@ def _packages(*roles: str) -> str:
 _TREE: dict[str, str] = {
     "__fleet_config": "{{ fleet_inputs.config | mirror_config(__fleet_upstream | default({})) }}",
     "web_server_names": "{{ fleet_inputs.names }}",
-    "web_server_nginx_version": "{{ fleet_versions.nginx[__fleet_platform] }}",
+    "nginx_version": "{{ fleet_versions.nginx[__fleet_platform] }}",
     "web_server_bandwidth": "{{ fleet_inputs.bandwidth }}",
     # A tree is offered by rsync to the mirrors that name its host as their upstream, and to nobody else.
     "rsync_server_clients": "{{ fleet_inputs.rsync_clients | fleet_addresses(__fleet_resolved_lines) }}",
@@ -72,28 +72,27 @@ TEMPLATES: dict[str, dict[str, str]] = {
         "__fleet_authority": "{{ tls_authority_dir }}/ca.pem",
         # Names are resolved on the host that uses them, by tasks/resolve.yml.
         "__fleet_resolved_lines": "{{ (__fleet_resolved | default({})).stdout_lines | default([]) }}",
+        # On a monitor: what it sees of mirrors, without a trace.
+        "__fleet_look": (
+            "{{ ['runuser', '--user', 'fleet-monitor', '--', '/opt/mirrorfleet/current/bin/mirrorfleet', 'probe',"
+            " '--once'] }}"
+        ),
         # HTTP/3 is QUIC, over UDP.
         "host_baseline_open_ports": (
-            "{{ fleet_inputs | fleet_ports(__fleet_resolved_lines, web_server_http3 | default(false)) }}"
-        ),
-        # Seen "from outside" means seen from there.
-        "__fleet_vantage_python": (
-            "{{ ansible_playbook_python if fleet_vantage_host == 'localhost' else '/usr/bin/python3' }}"
-        ),
-        "__fleet_vantage_authority": (
-            "{{ authority_dir ~ '/trusted.pem' if fleet_vantage_host == 'localhost' and __fleet_authority is file"
-            " else '/etc/ssl/certs/ca-certificates.crt' }}"
+            "{{ fleet_inputs | fleet_ports(__fleet_resolved_lines, nginx_http3 | default(false)) }}"
         ),
     },
     "mirrors": {
         **_TREE,
-        "host_baseline_packages": _packages("web_server", "sync_client", "rsync_server", "monitoring_agent"),
-        "web_server_address_families": "{{ fleet_inputs.address_families }}",
+        "host_baseline_packages": _packages(
+            "nginx", "web_server", "sync_client", "rsync_server", "monitoring_agent"
+        ),
+        "nginx_address_families": "{{ fleet_inputs.address_families }}",
         "web_server_unlimited_networks": "{{ fleet_inputs.unlimited | fleet_addresses(__fleet_resolved_lines) }}",
         "web_server_on_miss": "{{ fleet_inputs.on_miss }}",
         "web_server_upstream_index": "{{ __fleet_config.index_url if web_server_on_miss == 'pass' else '' }}",
         # nginx asks its resolvers in turn, and the host itself the first: the others need not know the same names.
-        "web_server_resolvers": "{{ ansible_facts.dns.nameservers[:1] }}",
+        "nginx_resolvers": "{{ ansible_facts.dns.nameservers[:1] }}",
         # Where upstream keeps its files, when that is another host than its index; preflight asked.
         "web_server_upstream_files": (
             "{{ ((__preflight_upstream | default({})).file_origins | default([])"
@@ -107,19 +106,21 @@ TEMPLATES: dict[str, dict[str, str]] = {
     },
     "origins": {
         **_TREE,
-        "host_baseline_packages": _packages("web_server", "origin", "rsync_server", "monitoring_agent"),
+        "host_baseline_packages": _packages(
+            "nginx", "web_server", "origin", "rsync_server", "monitoring_agent"
+        ),
         "origin_config": "{{ __fleet_config }}",
         "origin_mirrorfleet_version": "{{ fleet_versions.mirrorfleet }}",
     },
     # Redirectors and monitors serve documents of the fleet's own; one host may be both.
     "sites": {
         "host_baseline_packages": (
-            "{{ fleet_inputs.packages + tls_packages + document_server_packages + monitoring_agent_packages"
+            "{{ fleet_inputs.packages + tls_packages + nginx_packages + monitoring_agent_packages"
             " + (redirector_packages if 'redirectors' in group_names else [])"
             " + (monitoring_server_packages if 'monitors' in group_names else []) }}"
         ),
         "document_server_names": "{{ fleet_inputs.names }}",
-        "document_server_nginx_version": "{{ fleet_versions.nginx[__fleet_platform] }}",
+        "nginx_version": "{{ fleet_versions.nginx[__fleet_platform] }}",
         "document_server_paths": "{{ fleet_inputs.paths }}",
         "monitoring_agent_mirror": "{{ fleet_inputs.carries_a_tree }}",
     },
@@ -143,7 +144,7 @@ TEMPLATES: dict[str, dict[str, str]] = {
         "monitoring_server_nodes": "{{ fleet_inputs.nodes }}",
     },
     "clients": {
-        # A host that uses the fleet as everybody does: the local fleet's client, and its vantage point.
+        # A host that uses the fleet as everybody does.
         "host_baseline_packages": "{{ fleet_inputs.packages }}",
     },
 }
@@ -155,9 +156,9 @@ def package_templates() -> dict[str, dict[str, Any]]:
     for group, roles in ROLES_OF.items():
         for role in roles:
             defaults = yaml.safe_load((ROLES / role / "defaults/main.yml").read_text("utf-8"))
-            for key in (f"{role}_packages", f"{role}_nginx_version"):
-                if key in defaults and key not in TEMPLATES[group]:
-                    found.setdefault(group, {})[key] = defaults[key]
+            key = f"{role}_packages"
+            if key in defaults and key not in TEMPLATES[group]:
+                found.setdefault(group, {})[key] = defaults[key]
     return found
 
 
@@ -173,7 +174,6 @@ def shared(fleet: Fleet) -> dict[str, dict[str, Any]]:
             "fleet_list_urls": [
                 f"{url}/mirrors.json" for name in fleet.groups["redirectors"] for url in fleet.urls(name)
             ],
-            "fleet_monitored": bool(fleet.groups["monitors"]),
         },
         # What speaks of all mirrors is not shown with each.
         "sites": {"fleet_registry": registry(fleet), "fleet_problems": fleet.problems()},
@@ -188,10 +188,8 @@ class Wiring:
         self.fleet = fleet
         groups = fleet.groups
         self.monitors = self._all(groups["monitors"])
-        vantage = fleet.shared["fleet_vantage_host"]
-        self.vantage = [vantage] if vantage in fleet.records else []
         # Who comes to every mirror as a client, and often.
-        self.regulars = self._all([*groups["monitors"], *groups["redirectors"], *self.vantage])
+        self.regulars = self._all([*groups["monitors"], *groups["redirectors"]])
         sites = sorted({*groups["redirectors"], *groups["monitors"], *groups["origins"]})
         self.nodes = {name: fleet.addresses(name)[0] for name in sites}
         self.common_projects = common_projects(fleet)
@@ -214,8 +212,7 @@ class Wiring:
             "names": [host_of(url) for url in urls],
             "addresses": fleet.addresses(name),
             "monitors": self.monitors,
-            "packages": (["python3-pip"] if name in self.vantage else [])
-            + (["curl", "python3-pip"] if "clients" in of else []),
+            "packages": ["curl", "python3-pip"] if "clients" in of else [],
             **{key: record.get(key, "") for key in self.tls if key not in self.alike},
         }
         if of & {"mirrors", "origins"}:
@@ -257,7 +254,7 @@ class Wiring:
 
     def _health(self, name: str) -> str:
         """Where a redirector reads what was measured: the first monitor's findings make the list."""
-        if not self.fleet.groups["monitors"]:
+        if not self.fleet.groups["monitors"]:  # told as a problem of the fleet
             return ""
         first = self.fleet.groups["monitors"][0]
         if name == first:

@@ -18,6 +18,8 @@ compile() {  # SOURCE OUTPUT ARGUMENTS...
 python_of() { case $1 in debian-13) echo 3.13 ;; debian-12) echo 3.11 ;; *) echo "lock.sh: unknown platform $1" >&2; exit 2 ;; esac; }
 
 compile control.in control.txt --universal --python-version 3.11
+# Of the same versions, so that either may be installed over the other.
+compile playbooks.in playbooks.txt --universal --python-version 3.11 --constraint control.txt
 # With their extras, or pip would look for a newer hishel than the pinned one.
 compile clients.in clients.txt --universal --python-version 3.11 --no-strip-extras
 compile peers.in peers.txt --python-version 3.13 --python-platform x86_64-manylinux_2_28  # they run on a Debian 13

@@ -23,6 +23,8 @@ def fleet_of(
     for section in SECTIONS:
         if section in groups:
             common[section] = {name: _own(values[name], section) for name in groups[section]}
+    if "monitors" not in groups:  # as a small fleet has it
+        common["monitors"] = {name: {} for name in groups.get("redirectors", [])[:1]}
     mirrors = groups.get("mirrors", [])
     records = {name: Document(_record(values[name]), f"mirrors/{name}.yml") for name in mirrors}
     return Fleet(Document(common, "fleet.yml"), records, today)

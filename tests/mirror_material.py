@@ -56,6 +56,8 @@ class Mirror:
 
     serial: int = 42
     fault: str = ""
+    # By (method, path), (path, type asked for) or path: another answer than a mirror's.
+    replaced: dict[Any, Response] = field(default_factory=dict)
     released: threading.Event = field(default_factory=threading.Event)
     asked: list[tuple[str, str, str]] = field(default_factory=list)  # method, path, agent
 
@@ -72,6 +74,9 @@ class Mirror:
             return 302, {"Location": f"https://192.168.7.7{request.path}"}, b""
         if self.fault == "error":
             return 500, {}, b""
+        for key in ((request.method, request.path), (request.path, self.kind(request)), request.path):
+            if key in self.replaced:
+                return self.replaced[key]
         return self.page(request)
 
     def page(self, request: Any) -> Response:
@@ -90,6 +95,8 @@ class Mirror:
                 )
             )
             return 200, self.headers(kind), body
+        if path in (f"/pypi/{name}/json" for name in FILES):
+            return 200, self.headers("application/json"), b'{"info": {}, "releases": {}}'
         project = path.removeprefix("/simple/").rstrip("/")
         if project.lower() in FILES and path != f"/simple/{project.lower()}/":
             return 301, {"Location": f"/simple/{project.lower()}/"}, b""

@@ -41,8 +41,15 @@ class Sandbox:
         for name in names:
             self.add(name)
 
-    def add(self, name: str, certificate: Path | None = None, ipv6: bool = True, **changes: Any) -> Mirror:
-        mirror = self.mirrors[name] = Mirror()
+    def add(
+        self,
+        name: str,
+        certificate: Path | None = None,
+        ipv6: bool = True,
+        mirror: Mirror | None = None,
+        **changes: Any,
+    ) -> Mirror:
+        mirror = self.mirrors[name] = mirror or Mirror()
         host = f"{name}.example.test"
         certificate = certificate or self.authority.issue(host)
         port = self.serve(mirror, certificate)

@@ -140,6 +140,18 @@ def _parser() -> argparse.ArgumentParser:
         verbs, "probe", "monitor.json", "measure every mirror again and again, as clients see it"
     )
     watching.add_argument("--once", action="store_true", help="one round of all mirrors, then end")
+    watching.add_argument(
+        "names",
+        nargs="*",
+        metavar="MIRROR",
+        help="with --once: only look at these, beside the service, and keep nothing of it",
+    )
+    watching.add_argument(
+        "--records",
+        type=Path,
+        metavar="FILE",
+        help="of mirrors that the registry lacks or has otherwise; - is stdin",
+    )
     auditing = _own_verb(
         verbs, "audit", "monitor.json", "compare mirrors with the standards and the trusted index"
     )
@@ -147,9 +159,6 @@ def _parser() -> argparse.ArgumentParser:
     auditing.add_argument("names", nargs="*", metavar="MIRROR", help="default: all")
     listing = _own_verb(
         verbs, "list", "list.json", "publish the list of mirrors from the registry and what was measured"
-    )
-    listing.add_argument(
-        "--measurements", default="", metavar="FILE", help="of one look at each mirror; - is stdin"
     )
     listing.add_argument(
         "--force", action="store_true", help="publish even what the guards hold to be a mistake"
@@ -220,15 +229,26 @@ def _summed_up(verb: str, work: Callable[[], Answer]) -> int:
 def _list(options: argparse.Namespace) -> int:
     from .site.publish import publish_list  # noqa: PLC0415 - no mirror runs it
 
-    return _summed_up(
-        "list", lambda: publish_list(options.config, measurements=options.measurements, force=options.force)
-    )
+    return _summed_up("list", lambda: publish_list(options.config, force=options.force))
 
 
 def _probe(options: argparse.Namespace) -> int:
-    from .monitor.service import probe  # noqa: PLC0415 - no mirror runs it
+    from .monitor.look import look  # noqa: PLC0415 - no mirror runs it
+    from .monitor.service import probe  # noqa: PLC0415
 
-    return _summed_up("probe", lambda: probe(options.config, once=options.once))
+    looking = options.names or options.records
+    if looking and not options.once:
+        raise ConfigError(
+            "probe: the service measures every mirror of the registry; to look at some is --once"
+        )
+    return _summed_up(
+        "probe",
+        lambda: (
+            look(options.config, options.names, options.records)
+            if looking
+            else probe(options.config, once=options.once)
+        ),
+    )
 
 
 def _audit(options: argparse.Namespace) -> int:

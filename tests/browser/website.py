@@ -14,7 +14,7 @@ from playwright.sync_api import Page
 from site_material import Site
 
 ROOT = Path(__file__).resolve().parents[2]
-TEMPLATE = (ROOT / "roles/document_server/templates/nginx.conf.j2").read_text()
+TEMPLATE = (ROOT / "roles/document_server/templates/serve.conf.j2").read_text()
 
 
 def headers() -> dict[str, str]:

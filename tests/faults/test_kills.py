@@ -20,9 +20,9 @@ from faults.fleet import DEADLINE, HERE, Host, Mirror, Origin, Site, Tier2
 
 from mirrorfleet.cli import main
 
-KILLS = int(
-    os.environ.get("KILLS", "100")
-)  # of an origin and of a tier-2; a fourth of that with bandersnatch
+# Of an origin and of a tier-2; a fourth of that with bandersnatch.
+KILLS = int(os.environ.get("KILLS", 100 * int(os.environ.get("TIMES", "1"))))
+pytestmark = pytest.mark.chance
 NAMES = [f"project-{number}" for number in range(8)]
 
 

@@ -101,10 +101,10 @@ fleet_coordinator: {name: C, email: c@example.org}
 fleet_agreement_version: "2026-11"
 fleet_selection: {projects: [six, idna]}
 fleet_gate_project: six
-fleet_vantage_host: localhost
 fleet_staleness_limit: 86400
 fleet_versions: {mirrorfleet: "0.1.0", bandersnatch: {debian-13: "8.2.0"}, nginx: {debian-13: "1.26.*"}}
 redirectors: {two: {redirector_url: "https://two.example.org"}}
+monitors: {two: {}}
 """
 RECORD = """
 mirror_mode: bandersnatch

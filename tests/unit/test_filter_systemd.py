@@ -10,6 +10,7 @@ from ansible.errors import AnsibleFilterError
 from fleet_systemd import FilterModule
 
 SPREAD = FilterModule().filters()["systemd_calendar_spread"]
+CONFINED = FilterModule().filters()["systemd_sandbox"]
 
 
 def offset(calendar: str) -> int:
@@ -57,3 +58,27 @@ def test_periods_that_do_not_come_out_even(minutes: Any) -> None:
 def test_hosts_without_a_name(host: Any) -> None:
     with pytest.raises(AnsibleFilterError):
         SPREAD(host)
+
+
+def test_a_service_is_confined_and_says_what_differs() -> None:
+    lines = CONFINED(
+        {"ReadWritePaths": ["/a", "/b"], "RemoveIPC": None, "SystemCallFilter": "@system-service"}
+    ).splitlines()
+    assert {
+        "ReadWritePaths=/a",
+        "ReadWritePaths=/b",
+        "ProtectSystem=strict",
+        "CapabilityBoundingSet=",
+    } <= set(lines)
+    assert [line for line in lines if line.startswith("SystemCallFilter=")] == [
+        "SystemCallFilter=@system-service"
+    ]
+    assert not any(line.startswith("RemoveIPC") for line in lines)
+
+
+@pytest.mark.parametrize(
+    "differs", [[], "x", {"A B": "x"}, {"User": "x\ny"}, {"User": 5}, {"User": ["a", None]}, {"User": "x\\"}]
+)
+def test_what_is_no_setting_is_told(differs: Any) -> None:
+    with pytest.raises(AnsibleFilterError):
+        CONFINED(differs)

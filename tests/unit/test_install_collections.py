@@ -138,6 +138,7 @@ def test_from_galaxy_where_it_answers(tmp_path: Path, galaxy: str) -> None:
 NOBODY = "http://127.0.0.1:9/api/"
 
 
+@pytest.mark.slow
 def test_from_the_wheel_where_galaxy_does_not_answer(tmp_path: Path) -> None:
     wheel(tmp_path, "1.2.3")
     done = install(tmp_path, NOBODY)
@@ -147,6 +148,7 @@ def test_from_the_wheel_where_galaxy_does_not_answer(tmp_path: Path) -> None:
     assert not (tmp_path / "collections/ansible_collections/other").exists()
 
 
+@pytest.mark.slow
 def test_a_wheel_with_another_version_is_refused(tmp_path: Path) -> None:
     wheel(tmp_path, "1.2.4")
     done = install(tmp_path, NOBODY)

@@ -48,7 +48,6 @@ fleet_coordinator: {name: Coordinator, email: coordinator@example.org}
 fleet_agreement_version: "2026-11"
 fleet_selection: {projects: [six, Zope.Interface]}
 fleet_gate_project: six
-fleet_vantage_host: localhost
 fleet_staleness_limit: 86400
 fleet_versions:
   mirrorfleet: "0.1.0"
@@ -666,9 +665,11 @@ def test_names_that_are_none_for_a_host(name: str) -> None:
 )
 def test_an_inventory_without_a_needed_group(group: str, key: str, problem: str) -> None:
     hostvars, groups = inventory()
+    groups["monitors"] = ["redirector"] if group == "mirrors" else []
     for host in groups.pop(group):
         del hostvars[host]
-    assert [(p["key"], p["problem"]) for p in fleet_of(hostvars, groups).fatal()] == [(key, problem)]
+    found = [(p["key"], p["problem"]) for p in fleet_of(hostvars, groups).fatal()]
+    assert found == [(key, problem)] + [("monitors", "is empty")] * (group == "redirectors")
 
 
 def test_a_wrong_record_stops_itself_and_lets_the_others_be() -> None:
@@ -739,7 +740,6 @@ def test_a_secret_that_is_none_is_told_without_showing_it(secret: str) -> None:
         ("one", ACME | {"tls_acme_key_type": "RSA"}, "tls_acme_key_type", "is 'RSA'"),
         ("one", ACME | {"tls_acme_eab_hmac": "a" * 30}, "tls_acme_eab_key_id", "is missing"),
         ("one", {"mirror_url": "https://one.example.org:8443"}, "mirror_url", "is 'https"),
-        ("one", {"fleet_vantage_host": "two"}, "fleet_vantage_host", "which is a mirror"),
     ],
 )
 def test_what_would_fail_half_way_is_told_before(

@@ -184,6 +184,7 @@ def test_nothing_in_a_record_is_ever_evaluated(fleet: Fleet) -> None:
     assert not fleet.canary.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("playbook", PLAYBOOKS)
 def test_no_playbook_evaluates_a_record(fleet: Fleet, playbook: str) -> None:
     """Also with --limit to another host: the records are read all the same. Nobody is reached."""
@@ -246,6 +247,7 @@ def test_an_executable_record_is_none(fleet: Fleet) -> None:
     assert "evil" not in json.loads(done.stdout)["_meta"]["hostvars"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ["the file", "the folder", "the records", "one record"])
 @pytest.mark.parametrize("playbook", PLAYBOOKS)
 def test_a_run_without_our_configuration_evaluates_nothing(fleet: Fleet, playbook: str, what: str) -> None:
@@ -278,7 +280,7 @@ def inputs_of(role: str) -> list[str]:
 def test_what_a_person_sets_wins_over_the_wiring(fleet: Fleet, place: str) -> None:
     """Every documented input of every role, on every host of the fleet."""
     fleet.file.write_text(
-        fleet.file.read_text() + "monitors: {redirector.example.org: {}}\nclients: {someone: {}}\n"
+        fleet.file.read_text() + "clients: {someone: {}}\n"
         "origins: {origin: {origin_url: 'https://o.example.org', origin_projects: [attrs, certifi, idna, six]}}\n"
     )
     wired = fleet.hostvars()
@@ -338,7 +340,7 @@ def test_an_input_is_wired_on_one_group_of_those_that_a_host_can_be_in() -> None
 
 def test_a_template_names_only_what_each_host_of_its_group_has(fleet: Fleet) -> None:
     fleet.file.write_text(
-        fleet.file.read_text() + "monitors: {redirector.example.org: {}}\nclients: {someone: {}}\n"
+        fleet.file.read_text() + "clients: {someone: {}}\n"
         "origins: {origin: {origin_url: 'https://o.example.org', origin_projects: [attrs, certifi, idna, six]}}\n"
     )
     found = fleet.listing()

@@ -20,7 +20,7 @@ from site_material import Site, health
 
 from mirrorfleet.common.schema import InvalidDocumentError, checker, compile_schema, schema, validate
 from mirrorfleet.fleet import documents
-from mirrorfleet.fleet.health import from_measurements, read
+from mirrorfleet.fleet.health import read
 from mirrorfleet.site import publish
 
 ATOM = "{http://www.w3.org/2005/Atom}"
@@ -161,41 +161,6 @@ def test_one_record_that_is_not_valid_costs_one_mirror_its_place(
     site.registry["fleet"].pop("staleness_limit")
     assert site.publish() == 2
     assert "registry.fleet lacks staleness_limit" in capsys.readouterr().err
-
-
-def test_the_page_of_one_look(site: Site) -> None:
-    """publish.yml has no monitor: one measurement of each mirror decides."""
-    fine = {"ok": True, "measured_at": site.now, "serial": 7, "last_modified": site.now}
-    dead = {
-        "ok": False, "measured_at": site.now,
-        "failures": [{"family": "ipv6", "check": "connection", "problem": "refused"}],
-    }  # fmt: skip
-    (site.folder / "measured.json").write_text(json.dumps({"one": fine, "two": dead}))
-    site.config.pop("health")
-    assert site.publish("--measurements", str(site.folder / "measured.json")) == 0
-    assert [(one["listed"], one["reason"]) for one in json.loads(site.read("mirrors.json"))["mirrors"]] == [
-        (True, ""),
-        (False, "connection over ipv6: refused"),
-    ]
-
-
-@pytest.mark.parametrize("text", ["", "[]", '{"one": 7}', '{"one": {"ok": true}}'])
-def test_measurements_that_are_none_are_told(
-    site: Site, text: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (site.folder / "measured.json").write_text(text)
-    assert site.publish("--measurements", str(site.folder / "measured.json")) == 2
-    assert "not what the module mirror_probe returns" in capsys.readouterr().err
-
-
-def test_one_look_does_not_take_back_what_an_audit_found(site: Site) -> None:
-    site.publish()
-    site.health["mirrors"]["one"]["audit"] = {"passed_at": None, "tampered_at": site.now, "problem": "x"}
-    site.publish()
-    fine = {"ok": True, "measured_at": site.now, "serial": 7, "last_modified": site.now}
-    (site.folder / "measured.json").write_text(json.dumps({"one": fine, "two": fine}))
-    assert site.publish("--measurements", str(site.folder / "measured.json")) == 0
-    assert site.listed == {"one": False, "two": True}
 
 
 # --- by the tools that read them ---
@@ -471,7 +436,13 @@ def test_our_validator_says_what_the_full_one_says(node: dict[str, Any], value: 
 
 def test_what_a_newer_monitor_tells_more_is_left_out_and_what_is_wrong_stays_wrong() -> None:
     now = 1_800_000_000
-    told = from_measurements({"one": {"ok": True, "measured_at": now}}, now)
+    told = {
+        "schema": 1, "monitor": "m", "at": now, "reference": {"problem": "", "serial": None},
+        "mirrors": {"one": {
+            "measured_at": now, "good": 1, "bad": 0, "problem": "", "serial": None, "last_modified": None,
+            "certificate_expires": None,
+        }},
+    }  # fmt: skip
     newer = json.loads(json.dumps(told))
     newer |= {"weather": {"rain": True}}
     newer["mirrors"]["one"] |= {"colour": "green"}

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
-MODULES = ("host_preflight", "mirror_probe", "upstream_probe")
+MODULES = ("host_preflight", "upstream_probe")
 
 
 def documentation(name: str) -> dict[str, Any]:
@@ -98,19 +98,9 @@ def test_upstream_probe_in_check_mode() -> None:
     assert found["problems"][0]["problem"] == "the name no-such-name.invalid does not resolve"
 
 
-def test_mirror_probe_in_check_mode() -> None:
-    arguments = {"project": "six", "mirrors": [{"name": "one", "url": "https://no-such-name.invalid"}]}
-    found = run("mirror_probe", arguments, _ansible_check_mode=True)
-    assert not found["all_ok"]
-    assert [failure["family"] for failure in found["measurements"]["one"]["failures"]] == ["ipv4", "ipv6"]
-
-
 @pytest.mark.parametrize(
     ("name", "arguments", "said"),
     [
-        ("mirror_probe", {"project": "Six", "mirrors": []}, "project is 'Six'"),
-        ("mirror_probe", {"project": "six", "mirrors": [{"name": "one", "url": "http://a.example"}]}, "mirrors[0].url"),
-        ("mirror_probe", {"project": "six", "mirrors": [], "ca_file": "/no/such/file"}, "ca_file /no/such/file"),
         ("upstream_probe", {"probe_project": "../six"}, "probe_project is '../six'"),
         ("upstream_probe", {"mode": "rsync"}, "value of mode must be one of"),
         ("host_preflight", {"disk": [{"path": "srv", "bytes": 1}]}, "disk path 'srv' is not absolute"),

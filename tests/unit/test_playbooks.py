@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
 HOUSE = Path(__file__).parents[2]
 PLAYBOOKS = sorted(path.name for path in (HOUSE / "playbooks").glob("*.yml"))
 ANSIBLE_PLAYBOOK = [sys.executable, "-m", "ansible", "playbook"]
@@ -144,9 +145,13 @@ WRONG_FLEETS = {
         ["fleet_staleness_limit"],
     ),
     "a missing key": ([("fleet", r"^fleet_name:.*\n", "")], ["fleet_name is missing"]),
-    "an unknown host": (
-        [("fleet", r"^fleet_vantage_host:.*", "fleet_vantage_host: clint")],
-        ["did you mean client?"],
+    "nobody who measures": (
+        [("fleet", r"^monitors:\n.*\n", "monitors: {}\n")],
+        ["monitors is empty", "a host that is a redirector may be the monitor, too"],
+    ),
+    "a key that is gone": (
+        [("fleet", r"^fleet_name:.*", "\\g<0>\nfleet_vantage_host: client")],
+        ["fleet_vantage_host is no known key"],
     ),
     "no YAML": ([("fleet", r"^fleet_name:.*", "fleet_name: [")], ["is no YAML", "fleet.yml:"]),
     "records, too": (
@@ -179,29 +184,92 @@ def test_a_limit_to_no_host_is_refused(fleet: Fleet, playbook: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("monitored", "arguments"),
+    "arguments",
     [
-        (True, ["-e", "hours=2", "-e", "reason=disks"]),  # of all mirrors: has to be said
-        (True, ["--limit", "mirror1", "-e", "reason=disks"]),
-        (True, ["--limit", "mirror1", "-e", "hours=2"]),
-        (True, ["--limit", "mirror1", "-e", "hours=2", "-e", "reason=' '"]),
-        (True, ["--limit", "mirror1", "-e", "hours=soon", "-e", "reason=disks"]),
-        (True, ["--limit", "mirror1", "-e", "hours=745", "-e", "reason=disks"]),
-        (True, ["--limit", "mirror1", "-e", "hours=0", "-e", "reason=disks"]),
-        (True, ["--limit", "mirror1", "-e", "hours=-1", "-e", "reason=disks"]),
-        (False, ["--limit", "mirror1", "-e", "hours=2", "-e", "reason=disks"]),
+        ["-e", "hours=2", "-e", "reason=disks"],  # of all mirrors: has to be said
+        ["--limit", "mirror1", "-e", "reason=disks"],
+        ["--limit", "mirror1", "-e", "hours=2"],
+        ["--limit", "mirror1", "-e", "hours=2", "-e", "reason=' '"],
+        ["--limit", "mirror1", "-e", "hours=soon", "-e", "reason=disks"],
+        ["--limit", "mirror1", "-e", "hours=745", "-e", "reason=disks"],
+        ["--limit", "mirror1", "-e", "hours=0", "-e", "reason=disks"],
+        ["--limit", "mirror1", "-e", "hours=-1", "-e", "reason=disks"],
     ],
 )
-def test_maintenance_says_what_it_needs(
-    fleet: Fleet, tmp_path: Path, monitored: bool, arguments: list[str]
-) -> None:
-    if monitored:
-        fleet.spoil("fleet", r"^monitors: .*", "monitors: {redirector: {}}")
+def test_maintenance_says_what_it_needs(fleet: Fleet, arguments: list[str]) -> None:
     code, said = fleet.play("maintenance.yml", *arguments)
     message = " ".join(refused(code, said).split())
     assert "-e hours=2, at most 744" in message and "or end it (-e end=true)" in message
 
 
-def test_an_audit_needs_a_monitor(fleet: Fleet) -> None:
-    code, said = fleet.play("audit.yml")
-    assert code != 0 and "Nothing was audited. The inventory needs a host in the group monitors" in said
+EYES = """
+all:
+  vars:
+    ansible_connection: local
+    ansible_become: false
+    ansible_python_interpreter: "{{ ansible_playbook_python }}"
+    __fleet_look: [sh, -c, '{{ answers[__monitor] }}', look]
+    answers:
+      gone: exit 0
+      old: 'echo "mirrorfleet: error: unrecognized arguments: --records" >&2; exit 2'
+      blind: 'echo "{\\"reference\\": \\"the index answered 503\\"}"; exit 1'
+      sees: 'echo "{\\"reference\\": \\"\\"}"'
+      sees_too: 'echo "{\\"reference\\": \\"\\"}"'
+  children:
+    mirrors: {hosts: {one: {}, two: {}}}
+    monitors: {hosts: {MONITORS}}
+"""
+GONE = "gone: {ansible_connection: ssh, ansible_host: 127.0.0.1, ansible_port: 1}"
+EYE_PLAY = """
+- hosts: mirrors
+  gather_facts: false
+  tasks:
+    - import_tasks: EYE
+      vars: {__fleet_eye_needed: NEEDED}
+    - debug: {msg: "{{ inventory_hostname }} is seen from {{ __fleet_eye }} ({{ __fleet_eye_sees }})"}
+"""
+
+
+@pytest.mark.parametrize(
+    ("monitors", "needed", "words"),
+    [
+        ("sees: {}, sees_too: {}", True, ["seen from sees (True)"]),
+        (
+            f"{GONE}, old: {{}}, blind: {{}}, sees: {{}}", True,
+            ["one is seen from sees (True)", "two is seen from sees (True)"],
+        ),
+        (f"{GONE}, blind: {{}}", False, ["one is seen from gone (False)"]),
+        (
+            f"{GONE}, old: {{}}, blind: {{}}", True,
+            ["No monitor can say", "gone: Failed to connect", "old: mirrorfleet: error: unrecognized arguments",
+             "blind: the index answered 503", "playbooks/provision.yml --limit NAME"],
+        ),
+    ],
+)  # fmt: skip
+def test_the_first_monitor_that_sees_the_trusted_index_is_asked(
+    tmp_path: Path, monitors: str, needed: bool, words: list[str]
+) -> None:
+    """One that is gone, one whose program is of before, and one that is cut off are passed over, and named."""
+    (tmp_path / "hosts.yml").write_text(EYES.replace("MONITORS", monitors))
+    play = EYE_PLAY.replace("EYE", str(HOUSE / "playbooks/tasks/eye.yml")).replace(
+        "NEEDED", str(needed).lower()
+    )
+    (tmp_path / "play.yml").write_text(play)
+    (tmp_path / "ansible.cfg").touch()
+    run = subprocess.run(
+        [*ANSIBLE_PLAYBOOK, "-i", tmp_path / "hosts.yml", tmp_path / "play.yml"],
+        env=os.environ
+        | {
+            "ANSIBLE_NOCOLOR": "1",
+            "ANSIBLE_CALLBACK_RESULT_FORMAT": "yaml",
+            "ANSIBLE_CONFIG": str(tmp_path / "ansible.cfg"),
+        },
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    said = re.sub(r"\s+", " ", run.stdout)
+    for word in words:
+        assert word in said, run.stdout
+    assert (run.returncode == 0) == ("seen from" in words[0]), run.stdout

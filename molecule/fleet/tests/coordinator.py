@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -88,6 +89,30 @@ def demo(verb: str) -> Run:
     return Run(done.returncode, done.stdout)
 
 
+@contextmanager
+def status_page(browser: Path):
+    """`make demo-page`, and the address that it opens in the browser that this machine's user prefers."""
+    opened = browser.with_name("opened")
+    browser.write_text(f'#!/bin/sh\necho "$1" >{opened}\n')
+    browser.chmod(0o755)
+    process = subprocess.Popen(
+        ["make", "-s", "demo-page"],
+        cwd=ROOT,
+        env=ENVIRONMENT | {"BROWSER": str(browser)},
+        start_new_session=True,
+    )
+    try:
+        deadline = time.monotonic() + 30
+        while not (opened.exists() and opened.read_text().strip()):
+            assert process.poll() is None, "it ended"
+            assert time.monotonic() < deadline, "it opened nothing"
+            time.sleep(0.1)
+        yield opened.read_text().strip()
+    finally:
+        os.killpg(process.pid, signal.SIGINT)
+        process.wait(timeout=30)
+
+
 def add_host(name: str, address: int, platform: str = "debian-13", disk: str = "") -> Path:
     """What makes it a host of the local fleet."""
     path = INVENTORY / f"host_vars/{name}.yml"
@@ -134,6 +159,13 @@ class Client:
 
     def listed(self, redirector: str = "redirector") -> list[str]:
         return self.run(f"curl -sSf https://{redirector}.fleet.test/mirrors.txt").split()
+
+    def until(self, holds: Callable[[], bool], seconds: float = 120) -> None:
+        """Wait for what the monitor's rounds and an audit bring about."""
+        ends = time.monotonic() + seconds
+        while not holds():
+            assert time.monotonic() < ends, json.dumps(self.document(), indent=1)
+            time.sleep(1)
 
     def document(self) -> dict:
         return json.loads(self.run("curl -sSf https://redirector.fleet.test/mirrors.json"))

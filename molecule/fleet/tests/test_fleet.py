@@ -25,9 +25,20 @@ from coordinator import (
     pip_in_a_loop,
     playbook,
     release,
+    status_page,
 )
+from playwright.sync_api import sync_playwright
 
 MIRRORS = ["https://mirror1.fleet.test", "https://mirror2.fleet.test"]
+# A second-tier mirror and a cache beside them.
+ALL = [*MIRRORS, "https://mirror4.fleet.test", "https://mirror5.fleet.test"]
+MIRROR3 = "https://mirror3.fleet.test"  # joins later
+
+
+def indexes(*urls: str) -> list[str]:
+    return [f"{url}/simple/" for url in sorted(urls)]
+
+
 JSON, HTML = "application/vnd.pypi.simple.v1+json", "application/vnd.pypi.simple.v1+html"
 VERSIONS = INVENTORY / "fleet.yml"
 
@@ -44,13 +55,31 @@ def test_a_second_demo_changes_nothing_and_says_what_there_is():
     steps = re.findall(r"==> (\d)/4 (\w+): ", run.output)
     assert steps == [("1", "hosts"), ("2", "provision"), ("3", "publish"), ("4", "use")]
     summary = run.output.partition("The fleet runs.")[2]
-    for url in MIRRORS:
+    for url in ALL:
         assert re.search(rf"{url}/simple/  serial \d+  \w+  listed", summary)
         assert re.search(rf"six from {url}: pip: 1\.\S+, uv: 1\.", summary)
     assert re.findall(r"^  (\w+) +\d+ s   changed: (\d+)", summary, re.MULTILINE) == [
         (step, "0") for _, step in steps
     ]
     assert "Where to look next:" in summary
+    assert summary.splitlines()[-1] == f"  SANDBOX_NAME=fleet make -sC {ROOT} demo-page"
+
+
+def test_the_line_at_the_demo_s_end_shows_the_status_page_to_a_browser_of_this_machine(tmp_path):
+    # What a person has opened by the line; here it is only told which page to open.
+    with status_page(browser=tmp_path / "browser") as url, sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=["--disable-gpu"])
+        page = chromium.new_page()
+        failed = []
+        page.on("response", lambda answer: answer.ok or failed.append(f"{answer.status} {answer.url}"))
+        page.on("console", lambda message: failed.append(message.text))
+        page.goto(url)
+        assert page.locator("h1").inner_text() == "Local fleet: mirrors"
+        assert page.locator("tbody th").all_inner_texts() == ["mirror1", "mirror2", "mirror4", "mirror5"]
+        page.get_by_role("link", name="mirror1").first.click()
+        assert "mirror1" in page.locator("h1").inner_text()
+        assert failed == []
+        chromium.close()
 
 
 def test_a_demo_that_fails_says_which_step_why_and_what_to_do():
@@ -66,11 +95,11 @@ def test_a_demo_that_fails_says_which_step_why_and_what_to_do():
     assert "3/4" not in run.output
 
 
-def test_the_list_holds_both_mirrors(client):
-    assert client.listed() == [f"{url}/simple/" for url in MIRRORS]
+def test_the_list_holds_all_mirrors(client):
+    assert client.listed() == indexes(*ALL)
 
 
-@pytest.mark.parametrize("url", MIRRORS)
+@pytest.mark.parametrize("url", ALL)
 @pytest.mark.parametrize("form", ["json", "html"])
 @pytest.mark.parametrize("tool", ["pip", "uv"])
 def test_real_clients_install_over_verified_tls(client, url, form, tool):
@@ -128,9 +157,10 @@ def test_a_certificate_of_another_authority_is_not_accepted(client):
     assert done.rc == 60  # peer certificate cannot be authenticated
 
 
-@pytest.mark.parametrize("url", MIRRORS)
+@pytest.mark.parametrize("url", ALL)
 def test_what_is_not_meant_for_everybody_is_refused_from_outside(client, url):
     name = url.removeprefix("https://")
+    # mirror1 offers rsync to mirror4, and to nobody else.
     for port in (9100, 873, 111):
         assert client.host.run(f"timeout 3 bash -c '</dev/tcp/{name}/{port}'").rc != 0
     for port in (22, 80, 443):
@@ -172,7 +202,7 @@ def test_one_file_and_one_command_add_a_mirror_whatever_stops_them(client):
         playbook("provision", "--limit", "mirror3", kill_after=moment)
     run = playbook("provision", "--limit", "mirror3").ok()
     assert set(run.changed) == {"mirror3"}, "other hosts were touched"
-    assert "https://mirror3.fleet.test/simple/" in client.listed()
+    assert client.listed() == indexes(*ALL, MIRROR3)
     assert playbook("provision", "--limit", "mirror3").ok().changed == {"mirror3": 0}
 
 
@@ -192,32 +222,64 @@ def test_a_wrong_record_stops_its_own_mirror_and_nothing_else(client):
         run = playbook("publish").ok()
         told = "mirror2 (mirrors/mirror2.yml:5): mirror_bandwidth is text ('fast')"
         assert told in run.output.partition("PLAY [")[0] and told in run.output.partition("PLAY RECAP")[2]
-        assert client.listed() == [f"{MIRRORS[0]}/simple/", "https://mirror3.fleet.test/simple/"]
+        assert client.listed() == indexes(MIRRORS[0], MIRROR3, *ALL[2:])
         (invalid,) = client.document()["invalid"]
         assert (invalid["name"], invalid["reason"]) == ("mirror2", "its record is not valid")
         assert client.status(f"{MIRRORS[1]}/simple/six/") == 200
         assert playbook("provision", "--limit", "mirror1").ok().changed == {"mirror1": 0}
         assert playbook("provision", "--limit", "mirror2").code != 0
     playbook("publish").ok()
-    assert f"{MIRRORS[1]}/simple/" in client.listed()
+    client.until(lambda: f"{MIRRORS[1]}/simple/" in client.listed())
 
 
 def test_a_mirror_that_dies_leaves_the_list_and_comes_back(client):
     mirror = on("mirror2")
     assert mirror.run("systemctl stop nginx").rc == 0
     try:
-        playbook("publish").ok()
-        assert f"{MIRRORS[1]}/simple/" not in client.listed()
-        assert "refused" in client.entry("mirror2")["reason"]
+        # Seen this moment, in the words in which the list says it after some rounds.
+        assert re.search(
+            r"mirror2: connection over ipv4: connection refused", playbook("publish").ok().output
+        )
+        client.until(lambda: f"{MIRRORS[1]}/simple/" not in client.listed())
+        assert "connection over ipv4: connection refused" in client.entry("mirror2")["reason"]
     finally:
         assert mirror.run("systemctl start nginx").rc == 0
-    playbook("publish").ok()
-    assert f"{MIRRORS[1]}/simple/" in client.listed()
+    assert "mirror2: well" in playbook("publish").ok().output
+    client.until(lambda: f"{MIRRORS[1]}/simple/" in client.listed())
+
+
+def test_a_mirror_that_fails_its_gate_is_told_in_the_monitors_words_and_stays_as_it_is_on_the_list(client):
+    mirror = on("mirror3")
+    page = "$(readlink -f /srv/mirror/served/pages/six/cur)/simple/index.html"
+    assert mirror.run(f"cp -a {page} /root/page && sed -i 's/sha256=[0-9a-f]*/sha256=0/' {page}").rc == 0
+    try:
+        run = playbook("provision", "--limit", "mirror3")
+        assert run.code != 0
+        assert re.search(r"mirror3, seen from redirector, fails:\s+ipv4 html-page: ", run.output), run.output[
+            -3000:
+        ]
+    finally:
+        assert mirror.run(f"cp -a /root/page {page}").rc == 0
+    playbook("provision", "--limit", "mirror3").ok()
+
+
+def test_without_a_monitor_that_answers_nothing_is_changed(client):
+    monitor = on("redirector")
+    assert monitor.run("mv /opt/mirrorfleet/current /opt/mirrorfleet/away").rc == 0
+    try:
+        with edited(VERSIONS, 'debian-13: "8.2.0"', 'debian-13: "8.1.0"'):
+            run = playbook("update")
+        assert run.code != 0 and set(run.changed.values()) <= {0}
+        assert "No monitor can say how a mirror is seen from outside" in run.output
+        assert re.search(r"redirector: .*No such file", run.output), run.output[-3000:]
+    finally:
+        assert monitor.run("mv /opt/mirrorfleet/away /opt/mirrorfleet/current").rc == 0
+    assert client.listed() == indexes(*ALL, MIRROR3)
 
 
 def test_a_tampered_host_is_found_and_repaired():
     mirror = on("mirror1")
-    site = "/etc/nginx/sites-available/mirror"
+    site = "/etc/nginx/nginx.conf"
     # Same size, same time stamp: only a look at the content finds it.
     tamper = f"t=$(stat -c %y {site}); sed -i 's/return 421/return 422/' {site}; touch -d \"$t\" {site}"
     assert mirror.run(tamper).rc == 0
@@ -241,7 +303,7 @@ def test_a_release_that_cannot_run_stops_at_the_canary_and_is_taken_back(client,
     canary = on("mirror1")
     assert canary.file("/opt/mirrorfleet/9.9.9/bin/mirrorfleet").exists, "it never ran"
     assert canary.file("/opt/mirrorfleet/current").linked_to == "/opt/mirrorfleet/0.1.0"
-    assert len(client.listed()) == 3, "it is listed again"
+    assert client.listed() == indexes(*ALL, MIRROR3), "it is listed again"
     for name in ("mirror2", "mirror3"):
         other = on(name)
         assert not other.file("/opt/mirrorfleet/9.9.9").exists, "a further mirror was touched"
@@ -285,7 +347,7 @@ def test_a_bad_bandersnatch_pin_is_taken_back(client, tmp_path):
     assert "aiohttp" in run.output
     canary = on("mirror1")
     assert canary.file("/opt/bandersnatch/current").linked_to == "/opt/bandersnatch/8.2.0"
-    assert len(client.listed()) == 3
+    assert client.listed() == indexes(*ALL, MIRROR3)
 
 
 def test_a_second_redirector_publishes_the_same_list(client):
@@ -329,7 +391,7 @@ def test_good_pins_roll_through_without_a_failed_request_past_a_mirror_that_cann
         assert re.search(r"Going back to .* failed too: .*It stays off the list", run.output, re.DOTALL)
         assert re.search(r"^ +mirror3: what nobody foresaw$", run.output, re.MULTILINE), "no log of the sync"
         for redirector in both:
-            assert client.listed(redirector) == [f"{url}/simple/" for url in MIRRORS]
+            assert client.listed(redirector) == indexes(*ALL)
         assert client.entry("mirror3")["reason"].startswith("held:")
         assert lame.file("/opt/mirrorfleet/current").linked_to == "/opt/mirrorfleet/0.1.0"
         assert lame.file("/opt/bandersnatch/current").linked_to == "/opt/bandersnatch/8.2.0"
@@ -342,14 +404,19 @@ def test_good_pins_roll_through_without_a_failed_request_past_a_mirror_that_cann
         # The cause is mended, and the same command completes what is left.
         assert lame.run("rm -r /run/systemd/system/mirror-sync.service.d && systemctl daemon-reload").rc == 0
         run = playbook("update", "-e", f"python_program_wheels={wheels}").ok()
-        assert {name for name, changes in run.changed.items() if changes} == {"mirror3"}, run.drift
+        # What the first run did not come to follows, too.
+        assert {name for name, changes in run.changed.items() if changes} == {
+            "mirror3",
+            "mirror4",
+            "mirror5",
+        }, run.drift
         assert re.search(r'^ +mirror3: .*"good": true', run.output, re.MULTILINE), "no word of the sync"
         for name in ("mirror1", "mirror3"):
             document = json.loads(client.run(f"curl -sSf https://{name}.fleet.test/mirror.json"))
             assert document["versions"]["bandersnatch"] == "8.1.0"
             assert on(name).package("nginx").version == nginx[name] + "+fleet1"
         for redirector in both:
-            assert len(client.listed(redirector)) == 3
+            assert client.listed(redirector) == indexes(*ALL, MIRROR3)
         # Nothing left to update: nothing is touched.
         run = playbook("update", "-e", f"python_program_wheels={wheels}").ok()
         assert set(run.changed.values()) == {0}, run.drift

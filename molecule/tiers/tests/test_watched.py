@@ -13,7 +13,7 @@ import pytest
 
 VICTIM = "tier2"
 SERVED = "/srv/mirror/served"
-SITE = "/etc/nginx/sites-available/mirror"
+SITE = "/etc/nginx/sites-enabled/mirror"
 TLS = "/etc/mirrorfleet/tls"
 CA = "/etc/ssl/certs/ca-certificates.crt"
 WHEEL = f"$(find {SERVED}/packages -name 'alpha-1.0-*.whl')"
@@ -89,9 +89,7 @@ AS_BEFORE = f"cp -a /root/rules {RULES} && systemctl reload prometheus"
 def shells(scenario):
     found = {name: each.shell for name, each in scenario.hosts.items()}
     for name in ("origin", "tier1", VICTIM, "cache"):  # each syncs when it is told
-        found[name].check_output(
-            f"systemctl stop mirror-sync.timer; {SYNC}; cp -n /etc/nginx/sites-available/mirror /root/site"
-        )
+        found[name].check_output(f"systemctl stop mirror-sync.timer; {SYNC}; cp -n {SITE} /root/site")
     found["monitor"].check_output(
         "systemctl start mirrorfleet-audit.timer mirrorfleet-audit.path mirrorfleet-probe.service"
     )

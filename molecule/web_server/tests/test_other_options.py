@@ -13,10 +13,10 @@ from visitors import Mirror, check_installers, check_poetry, check_pypi_simple, 
 OPTIONS = {
     "web_server_on_miss": "not_found",
     "web_server_plain_http": True,
-    "web_server_hsts_max_age": 300,
+    "nginx_hsts_max_age": 300,
     # the scenario's own certificate names no responder, as most do not
-    "web_server_ocsp_stapling": True,
-    "web_server_http3": "{{ ansible_facts.distribution_major_version == '13' }}",
+    "nginx_ocsp_stapling": True,
+    "nginx_http3": "{{ ansible_facts.distribution_major_version == '13' }}",
 }
 
 
@@ -124,7 +124,7 @@ def test_http3(scenario, host, me, mirror):
     """Where the platform's nginx has it; elsewhere the role says so and changes nothing."""
     if me.name == "debian-12":
         assert mirror.get("/simple/").headers["Alt-Svc"] is None
-        outcome = scenario.play("--limit", me.name, "--check", **OPTIONS | {"web_server_http3": True})
+        outcome = scenario.play("--limit", me.name, "--check", **OPTIONS | {"nginx_http3": True})
         assert outcome.code != 0
         assert "nginx of Debian 12 cannot do HTTP/3" in outcome.said
         return

@@ -1,18 +1,14 @@
 #!/bin/bash
-# host.sh FLEET FQDN IMAGE IPV4_PREFIX IPV6_PREFIX ADDRESS DISK ALIASES <PUBLIC_KEY: one running Debian host.
+# host.sh FLEET FOLDER FQDN IMAGE IPV4_PREFIX IPV6_PREFIX ADDRESS DISK ALIASES <PUBLIC_KEY: one running Debian host.
 # Prints "changed" when it had to do something, and the host's SSH keys as known_hosts lines.
 set -euo pipefail
-fleet=$1 fqdn=$2 image=$3 ipv4=$4.$6 ipv6=$5::$6 disk=$7 aliases=$8
+fleet=$1 folder=$2 fqdn=$3 image=$4 ipv4=$5.$7 ipv6=$6::$7 disk=$8 aliases=$9
 container=$fleet-${fqdn%%.*}
 key=$(cat)
 
 # 2>/dev/null: podman warns of an unused CNI file at each call.
 podman() { command podman "$@" 2> >(grep -v 'CNI config file' >&2); }
 
-podman network exists "$fleet" || {
-    podman network create --ipv6 --subnet "$4.0/24" --subnet "$5::/64" "$fleet" >/dev/null
-    echo changed
-}
 state=$(podman container inspect --format '{{.State.Running}} {{.Image}}' "$container" 2>/dev/null || true)
 if [[ $state == "true "* ]]; then
     :
@@ -25,7 +21,7 @@ else
     # A file system of its own, so that "disk full" can happen to this host alone.
     [[ -z $disk ]] || options+=(--tmpfs "/srv:rw,size=$disk,mode=0755")
     podman run --detach --name "$container" --hostname "$fqdn" --systemd=always \
-        --cap-add SYS_ADMIN,NET_ADMIN --label "mirrorfleet.fleet=$fleet" \
+        --cap-add SYS_ADMIN,NET_ADMIN --label "mirrorfleet.fleet=$fleet" --label "mirrorfleet.folder=$folder" \
         --network "$fleet" --ip "$ipv4" --ip6 "$ipv6" "${options[@]}" "$image" >/dev/null
     echo changed
 fi

@@ -42,24 +42,6 @@ def read(document: Any) -> Findings:
     )
 
 
-def from_measurements(measurements: Any, now: int, monitor: str = "measured once") -> dict[str, Any]:
-    """A health document from a single look at each mirror, as the module mirror_probe takes it for publish.yml."""
-    mirrors = {}
-    for name, one in measurements.items():
-        failures = one.get("failures") or [{"check": "probe", "family": "", "problem": "failed"}]
-        mirrors[name] = {
-            "measured_at": one["measured_at"],
-            "good": int(one["ok"] is True),
-            "bad": int(one["ok"] is not True),
-            "problem": "" if one["ok"] is True else described(failures),
-            "serial": one.get("serial"),
-            "last_modified": one.get("last_modified"),
-            "certificate_expires": one.get("certificate_expires"),
-        }
-    reference = {"problem": "", "serial": None}
-    return {"schema": 1, "monitor": monitor, "at": now, "reference": reference, "mirrors": mirrors}
-
-
 def described(failures: list[dict[str, str]]) -> str:
     """Failed checks in a line: the first, and how many more."""
     first = failures[0]

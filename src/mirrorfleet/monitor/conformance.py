@@ -25,6 +25,7 @@ from .reference import File, files_of
 from .report import Report
 
 ABSENT = "mirrorfleet-there-is-no-such-project-b1946ac92492"
+ROOT_BYTES = 64 << 10
 _chance = random.SystemRandom()
 
 
@@ -66,6 +67,8 @@ class Conformance:
             return
         if self.record["mode"] != "cache":
             await self._rule("last-modified", self._last_modified)
+            await self._rule("root-page", self._root_page)
+            await self._rule("legacy-json", self._legacy_json)
         checks: list[tuple[str, Callable[[], Awaitable[None]]]] = [
             ("json-page", self._json_page), ("html-page", self._html_page), ("same-files", self._same_files),
             ("for-pip", self._for_pip), ("for-uv", self._for_uv), ("unknown-type", self._unknown_type),
@@ -89,10 +92,31 @@ class Conformance:
     async def _last_modified(self) -> None:
         stamp_of((await self.line.ask("/last-modified", PIP_FILE, limit=100)).expect(200).body)
 
+    async def _root_page(self) -> None:
+        for kind in (JSON_V1, HTML):
+            # Its beginning tells enough: it may list a million projects.
+            answer = await self.line.ask("/simple/", PIP_FILE | {"Accept": kind}, limit=ROOT_BYTES)
+            if not answer.expect(200, kind).body.strip():
+                raise CheckError("/simple/ is empty")
+            if answer.serial is None:
+                given = shown(answer.headers.get("x-pypi-last-serial"))
+                raise CheckError(f"/simple/ has no usable X-PyPI-Last-Serial header ({given})")
+
+    async def _legacy_json(self) -> None:
+        path = f"/pypi/{self.project}/json"
+        answer = (await self.line.ask(path, PIP | {"Accept": "application/json"})).expect(
+            200, "application/json"
+        )
+        if answer.serial is None:
+            given = shown(answer.headers.get("x-pypi-last-serial"))
+            raise CheckError(f"{path} has no usable X-PyPI-Last-Serial header ({given})")
+        if not isinstance(answer.json().get("releases"), dict):
+            raise CheckError(f"{path} has no releases")
+
     async def _json_page(self) -> None:
         answer = (await self.line.ask(self.page, PIP | {"Accept": JSON_V1})).expect(200, JSON_V1)
         self.document = answer.json()
-        self.files = files_of(self.document, self.project, self.page)
+        self.files = files_of(self.document, self.project, self.page, self.line.place.base)
 
     async def _html_page(self) -> None:
         answer = (await self.line.ask(self.page, PIP | {"Accept": HTML})).expect(200, HTML)

@@ -50,8 +50,11 @@ class Reference:
         return max(now - self.serials[newer][0], 0) if newer < len(self.serials) else 0
 
 
-def files_of(document: dict[str, Any], project: str, page: str) -> list[File]:
-    """The files of a JSON page (PEP 691); CheckError when it does not keep the standard."""
+def files_of(document: dict[str, Any], project: str, page: str, base: str = "") -> list[File]:
+    """The files of a JSON page (PEP 691); CheckError when it does not keep the standard.
+
+    `base` is the URL of a mirror, whose pages name files of its own only.
+    """
     found = []
     entries = document.get("files")
     if not isinstance(entries, list):
@@ -64,7 +67,10 @@ def files_of(document: dict[str, Any], project: str, page: str) -> list[File]:
         url, name, size = entry.get("url"), entry.get("filename"), entry.get("size")
         if not isinstance(url, str) or not isinstance(name, str):
             raise CheckError(f"{page} names a file without URL or name: {shown(entry)}")
-        path = urlsplit(urljoin(f"https://index.invalid{page}", url)).path
+        target = urlsplit(urljoin(f"{base or 'https://index.invalid'}{page}", url))
+        if base and f"{target.scheme}://{target.netloc}" != base:
+            raise CheckError(f"{page} names a file elsewhere: {shown(url)}")
+        path = target.path
         if not re.fullmatch(r"/[!-~]*", path) or unquote(path).rpartition("/")[2] != name:
             raise CheckError(f"{page} names a file with an unusable URL: {shown(url)}")
         whole = isinstance(size, int) and not isinstance(size, bool) and size >= 0

@@ -26,6 +26,18 @@ RULES = {
         Rule("connection", "RFC 9110, 4.3.4", "error", "answers over TLS, verified against its own name"),
         Rule("last-modified", "PEP 381", "error", "/last-modified says when it last had everything"),
         Rule(
+            "root-page",
+            "PEP 503, PEP 691",
+            "error",
+            "the list of projects is there, as text/html and as JSON",
+        ),
+        Rule(
+            "legacy-json",
+            "PyPI's JSON API",
+            "error",
+            "a project's legacy document is JSON, and has its releases",
+        ),
+        Rule(
             "html-page", "PEP 503", "error", "a project's page as text/html links to files with their sha256"
         ),
         Rule("json-page", "PEP 691", "error", "a project's page as JSON names files with their sha256"),

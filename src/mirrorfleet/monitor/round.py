@@ -83,7 +83,7 @@ async def _named(line: Line, file: File, others: list[File]) -> File:
     lack it and has another one of the same project."""
     page = f"/simple/{file.project}/"
     answer = (await line.ask(page, PIP)).expect(200, JSON_V1)
-    named = {one.name: one for one in files_of(answer.json(), file.project, page)}
+    named = {one.name: one for one in files_of(answer.json(), file.project, page, line.place.base)}
     if file.name not in named:
         there = [one for one in others if one.project == file.project and one.name in named]
         if not there:

@@ -136,9 +136,9 @@ class Truth:
         named: set[str] = set()
         for project in self.trusted.pages:
             try:
-                answer = await self._line().ask(f"/simple/{project}/", PIP)
-                document = answer.expect(200, JSON_V1).json()
-                files = files_of(document, project, f"/simple/{project}/")
+                line, page = self._line(), f"/simple/{project}/"
+                document = (await line.ask(page, PIP)).expect(200, JSON_V1).json()
+                files = files_of(document, project, page, line.place.base)
                 wrong = compare_page(document, files, project, self.trusted, limit, partial=partial) | wrong
                 named |= {file.path for file in files}
             except TamperedError as error:

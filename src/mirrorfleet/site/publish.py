@@ -7,10 +7,9 @@ import logging
 import os
 import ssl
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,7 +20,7 @@ from ..common.guards import RefusedError, only_one
 from ..common.schema import InvalidDocumentError, schema
 from ..fleet import documents, registry
 from ..fleet.evidence import printable
-from ..fleet.health import Findings, from_measurements, read
+from ..fleet.health import Findings, read
 from ..fleet.markup import static
 from ..fleet.standing import HIDDEN, Event, Inputs, Settings, Standing, step
 from . import mirror_page, status_page
@@ -50,7 +49,7 @@ class ListConfig:
     registry: Path
     documents: Path
     state: Path
-    health: str | None = None  # a file, or the URL of the monitor's health.json
+    health: str  # a file, or the URL of the monitor's health.json
     ca_file: Path | None = None  # for that URL
     holds: Path | None = None  # one file a mirror, named after it, with the reason in it
     metrics: Path | None = None  # for node_exporter's textfile collector
@@ -75,15 +74,11 @@ class Memory:
 PATIENCE = 60.0  # seconds; a run takes a few at most
 
 
-def publish_list(path: Path, *, measurements: str = "", force: bool = False) -> tuple[bool, dict[str, Any]]:
-    """Whether all is well, and what the summary tells. RefusedError when a guard says no.
-
-    `measurements` is a file, or - for stdin, of what the module mirror_probe found: a single look at each mirror, that
-    a person asked for, decides instead of what a monitor knows. It cannot take back what an audit found.
-    """
+def publish_list(path: Path, *, force: bool = False) -> tuple[bool, dict[str, Any]]:
+    """Whether all is well, and what the summary tells. RefusedError when a guard says no."""
     config = load_as(ListConfig, path)
     with collecting_later():
-        return _publish_in_turn(config, measurements, force=force)
+        return _publish_in_turn(config, force=force)
 
 
 @contextlib.contextmanager
@@ -96,29 +91,19 @@ def collecting_later() -> Iterator[None]:
         gc.enable()
 
 
-def _publish_in_turn(config: ListConfig, measurements: str, *, force: bool) -> tuple[bool, dict[str, Any]]:
+def _publish_in_turn(config: ListConfig, *, force: bool) -> tuple[bool, dict[str, Any]]:
     # The timer's run and a playbook's may meet, and so may two mirrors that are updated at once: each takes its turn.
     with only_one(config.state.with_suffix(".lock"), patience=PATIENCE):
         now = int(time.time())
         known = registry.load(config.registry)
-        findings, settings = _decisive(config, known, measurements, now)
+        findings = _findings(config)
         try:
-            good, summary = _publish(config, known, findings, settings, now, force=force)
+            good, summary = _publish(config, known, findings, now, force=force)
         except RefusedError:
             _tell(config, now, known, refused=True)
             raise
         _tell(config, now, known, refused=False, listed=summary["listed"], kept=bool(summary["cut_off"]))
         return good, summary
-
-
-def _decisive(
-    config: ListConfig, known: registry.Registry, measurements: str, now: int
-) -> tuple[Findings, Settings]:
-    if not measurements:
-        return _findings(config), config.settings
-    text = sys.stdin.buffer.read() if measurements == "-" else Path(measurements).read_bytes()
-    settings = replace(ONE_LOOK, silence_seconds=known.fleet["staleness_limit"])
-    return read(_looked(text, measurements, now)), settings
 
 
 def _tell(
@@ -151,33 +136,17 @@ def _tell(
         log.warning("%s: %s", config.metrics, error)
 
 
-# By a single look there are no rounds to count; only a list that would become empty is refused.
-ONE_LOOK = Settings(
-    fall=1, rise=1, damping_seconds=0, audit_required=False, silence_seconds=1, cut_off_share=1, drop_share=1
-)
-
-
-def _looked(text: bytes, source: str, now: int) -> dict[str, Any]:
-    try:
-        return from_measurements(json.loads(text), now)
-    except (ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
-        raise ConfigError(
-            f"measurements {source}: not what the module mirror_probe returns: {error!r}"
-        ) from error
-
-
 def _publish(
     config: ListConfig,
     known: registry.Registry,
     findings: Findings,
-    settings: Settings,
     now: int,
     *,
     force: bool,
 ) -> tuple[bool, dict[str, Any]]:
     memory = _remember(config, known)
     inputs = Inputs(
-        known, findings.health, findings.audits, _holds(config.holds), findings.monitor, settings, now
+        known, findings.health, findings.audits, _holds(config.holds), findings.monitor, config.settings, now
     )
     outcome = step(inputs, memory.standings, force=force)
     if outcome.refused:
@@ -311,7 +280,7 @@ def _remember(config: ListConfig, known: registry.Registry) -> Memory:
 def _findings(config: ListConfig) -> Findings:
     """What the monitor found. That it cannot be had is no reason not to publish what a person decided."""
     if not config.health:
-        raise ConfigError("health: names neither a file nor a URL, and no --measurements are given")
+        raise ConfigError("health: is empty; it is the monitor's health.json, a file or an https URL")
     try:
         return read(json.loads(_fetch(config.health, config.ca_file)))
     except (OSError, ValueError, RecursionError) as error:

@@ -1,1 +1,0 @@
-../../web_server/files/policy-rc.d

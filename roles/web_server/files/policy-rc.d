@@ -1,8 +1,0 @@
-#!/bin/sh
-# Asked by packages before they act on a service. nginx-common would restart nginx on each upgrade: seconds without a
-# server, and none at all if the configuration is broken just then. What remains is nginx's own package, which changes
-# the running binary without a gap and leaves the old one if the new one does not start.
-case "$1:$2" in
-nginx.service:restart | nginx:restart) exit 101 ;;
-esac
-exit 0

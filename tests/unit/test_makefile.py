@@ -1,0 +1,57 @@
+"""What make's targets would do, where nothing is installed yet: read from dry runs."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+OF_TESTS = (
+    "chromium", "minisign", "signify-openbsd", "bind9-utils", "prometheus", "prometheus-alertmanager", "promtool",
+    "amtool", "build/clients", "requirements/clients.txt", "requirements/control.txt",
+)  # fmt: skip
+
+
+@pytest.fixture
+def dry_run(tmp_path: Path):
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    shutil.copy(ROOT / "requirements.yml", tmp_path)
+    shutil.copytree(ROOT / "requirements", tmp_path / "requirements")
+    ours = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
+
+    def run(target: str) -> list[str]:
+        said = subprocess.check_output(["make", "--dry-run", target], cwd=tmp_path, env=ours, text=True)
+        return said.replace("'", " ").replace('"', " ").replace(";", " ").split()
+
+    return run
+
+
+def test_the_demo_installs_what_it_needs_and_nothing_of_the_tests(dry_run) -> None:
+    words = dry_run("demo")
+    assert {"podman", "mmdebstrap", "requirements/playbooks.txt", "playbooks/demo.sh"} <= set(words)
+    assert not set(OF_TESTS) & set(words)
+
+
+@pytest.mark.parametrize(
+    "target", ["setup-tests", "lint", "unit", "test-quick", "test-long", "test", "picture"]
+)
+def test_tests_have_all(dry_run, target: str) -> None:
+    words = set(dry_run(target))
+    said = " ".join(words)
+    assert {one for one in OF_TESTS if one not in said} == set()
+    assert "podman" in words
+
+
+def pins(name: str) -> set[str]:
+    return set(re.findall(r"^[\w.-]+==[\w.]+", (ROOT / "requirements" / name).read_text(), re.MULTILINE))
+
+
+def test_the_packages_of_tests_can_be_installed_over_those_of_the_playbooks() -> None:
+    """Both are in one environment: what the two disagree about would be changed back and forth."""
+    assert "ansible-core" in {pin.partition("==")[0] for pin in pins("playbooks.txt")}
+    assert pins("playbooks.txt") < pins("control.txt")
