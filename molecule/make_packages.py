@@ -3,6 +3,8 @@
 Run as: make_packages.py FOLDER PROJECT=VERSION,VERSION...
 """
 
+import base64
+import hashlib
 import sys
 import zipfile
 from pathlib import Path
@@ -10,18 +12,24 @@ from pathlib import Path
 EPOCH = (2026, 1, 1, 0, 0, 0)  # the same wheel each time
 
 
+def digest(text: str) -> str:
+    """As a RECORD has it."""
+    return "sha256=" + base64.urlsafe_b64encode(hashlib.sha256(text.encode()).digest()).rstrip(b"=").decode()
+
+
 def make_wheel(folder: Path, project: str, version: str) -> Path:
     module = project.replace("-", "_")
     info = f"{module}-{version}.dist-info"
     path = folder / project / f"{module}-{version}-py3-none-any.whl"
     path.parent.mkdir(parents=True, exist_ok=True)
+    files = {
+        f"{module}/__init__.py": f"VERSION = {version!r}\n",
+        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {project}\nVersion: {version}\n",
+        f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+    }
+    record = "".join(f"{name},{digest(text)},{len(text)}\n" for name, text in files.items())
     with zipfile.ZipFile(path, "w") as archive:
-        for name, text in {
-            f"{module}/__init__.py": f"VERSION = {version!r}\n",
-            f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {project}\nVersion: {version}\n",
-            f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
-            f"{info}/RECORD": "",
-        }.items():
+        for name, text in {**files, f"{info}/RECORD": f"{record}{info}/RECORD,,\n"}.items():
             archive.writestr(zipfile.ZipInfo(name, EPOCH), text)
     return path
 

@@ -180,7 +180,7 @@ def test_no_package_restarts_nginx(site, host):
 @pytest.fixture(scope="module")
 def mended(role):
     """What was said of a certificate that is not there, what was served meanwhile; then harm, and the role again."""
-    refused = role.play(document_server_certificate="/nonexistent.pem")
+    refused = role.play(nginx_certificate="/nonexistent.pem")
     sites = [Site(host, role.dir / "site/fullchain.pem") for host in role.hosts.values()]
     answers = {site.host.name: site.request("/data.json").status for site in sites}
     for host in role.hosts.values():
@@ -199,6 +199,6 @@ def test_a_configuration_that_nginx_refuses_never_reaches_the_running_server(men
 
 
 def test_a_tampered_server_is_repaired(mended, site, host):
-    assert host.run("grep -r nonexistent.pem /etc/nginx").rc == 1
+    assert host.run("grep -rF -e nonexistent.pem -e 'server_tokens on' /etc/nginx").rc == 1
     test_it_runs_as_nobody_special_now_and_after_a_reboot(host)
     assert site.request("/data.json").headers["Server"] == "nginx"
