@@ -219,6 +219,13 @@ def test_a_host_without_ipv6_is_asked_for_no_address_of_it(tmp_path: Path, site:
         assert args == ["192.0.2.53", "valid=60s", "ipv6=off"]
 
 
+@pytest.mark.parametrize("families", [["ipv4", "ipv6"], ["ipv6", "ipv4"]])
+def test_addresses_keep_their_order_from_run_to_run(tmp_path: Path, families: list[str]) -> None:
+    tree = parse(render(tmp_path, options={"nginx_address_families": families}))
+    plain = [args[0] for args in values(tree, "listen") if args[0].endswith("80")]
+    assert plain == [{"ipv4": "80", "ipv6": "[::]:80"}[family] for family in families] * 2
+
+
 def test_sites_of_several_roles_stand_side_by_side(tmp_path: Path) -> None:
     """What a redirector needs that carries an index, too: each role renders the shared part alike, and its own site."""
     site = render(tmp_path)
