@@ -351,9 +351,7 @@ class Fleet:
 
     def _check_circles(self) -> None:
         for name in self.groups["mirrors"]:
-            seen = [name]
-            while (feeder := self.feeder(seen[-1])) is not None and feeder not in seen:
-                seen.append(feeder)
+            seen, feeder = self._chain(name)
             if feeder == name:
                 self.reports[name].add(
                     "mirror_upstream",
@@ -373,7 +371,7 @@ class Fleet:
         key = "mirror_selection" if own else "fleet_selection"
         wanted = set(self.selection(name)["projects"])
         feeder = self.feeder(name)
-        offered = self.carried(feeder) if feeder and not self._in_circle(name) else None
+        offered = self.carried(feeder) if feeder and self._chain(name)[1] is None else None
         if wanted and offered is not None and wanted - offered:
             # A mirror above that carries less than it did is no fault of this one's.
             told = self._wait(name) if feeder in self.groups["mirrors"] else report
@@ -392,13 +390,12 @@ class Fleet:
                 f"add {gate}, or choose a fleet_gate_project that every mirror carries",
             )
 
-    def _in_circle(self, name: str) -> bool:
-        seen: set[str] = set()
-        at: str | None = name
-        while at is not None and at not in seen:
-            seen.add(at)
-            at = self.feeder(at)
-        return at is not None
+    def _chain(self, name: str) -> tuple[list[str], str | None]:
+        """Who feeds whom, from here up; and who would come next, where that is one of them again."""
+        seen = [name]
+        while (feeder := self.feeder(seen[-1])) is not None and feeder not in seen:
+            seen.append(feeder)
+        return seen, feeder
 
     def _check_fleet(self, records: Mapping[str, Any]) -> None:
         report = self.reports["all"]

@@ -94,7 +94,7 @@ def render(
             text = templar.template(trust_as_template((room / "templates" / file["template"]).read_text()))
         path = folder / Path(file["path"]).relative_to("/etc/nginx")
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(re.sub(r"/etc/nginx/(?=mirror|documents|sites)", f"{folder}/", text))
+        path.write_text(re.sub(r"/etc/nginx/(?=mirror|documents|shared|sites)", f"{folder}/", text))
     return folder / "nginx.conf"
 
 

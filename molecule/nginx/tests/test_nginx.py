@@ -150,19 +150,33 @@ def test_what_changed_after_a_restart_is_loaded_too(upgraded, me, host):
         assert get(me.ipv4, name).body.startswith(said)
 
 
-def test_ipv6_is_served_as_soon_as_the_host_has_it(upgraded, scenario, me, host):
-    host.check_output(
-        "rm /etc/systemd/system/service.d/zz-no-ipv6.conf && systemctl daemon-reload && systemctl restart ssh nginx"
-    )
-    # by a connection that was not made before
+@pytest.fixture
+def anew(scenario):
+    """Plays by connections that were not made before: what the kernel knows is told to a process when it starts."""
     scenario.environment["ANSIBLE_SSH_ARGS"] = "-o ControlPath=none"
-    try:
-        outcome = scenario.converge()
-        assert outcome.changed[me.name] > 0
-        again = scenario.converge()
-        assert again.changed[me.name] == 0
-    finally:
-        del scenario.environment["ANSIBLE_SSH_ARGS"]
+    yield scenario
+    del scenario.environment["ANSIBLE_SSH_ARGS"]
+
+
+FILTER = "/etc/systemd/system/service.d/zz-no-ipv6.conf"
+
+
+def test_ipv6_is_served_as_soon_as_the_host_has_it(upgraded, anew, me, host):
+    host.check_output(f"mv {FILTER} /root && systemctl daemon-reload && systemctl restart ssh nginx")
+    assert anew.converge().changed[me.name] > 0
+    assert anew.converge().changed[me.name] == 0
     assert listening(host) == {"0.0.0.0:80", "0.0.0.0:443", "[::]:80", "[::]:443"}
     for name, said in NAMES.items():
         assert get(me.ipv6, name).body.startswith(said)
+
+
+def test_a_host_that_loses_ipv6_loses_it_for_all_its_sites_at_once(upgraded, anew, me, host):
+    """Each role loads what it changed, and what it loads has to hold together with the sites of the others."""
+    host.check_output(
+        f"mv /root/{FILTER.rpartition('/')[2]} {FILTER} && systemctl daemon-reload && systemctl restart ssh"
+    )
+    assert anew.converge().changed[me.name] > 0
+    assert listening(host) == {"0.0.0.0:80", "0.0.0.0:443"}
+    host.check_output("systemctl restart nginx")
+    for name, said in NAMES.items():
+        assert get(me.ipv4, name).body.startswith(said)

@@ -13,7 +13,7 @@ import pytest
 
 VICTIM = "tier2"
 SERVED = "/srv/mirror/served"
-SITE = "/etc/nginx/sites-enabled/mirror"
+SITE = "/etc/nginx/shared/tls.conf"
 TLS = "/etc/mirrorfleet/tls"
 CA = "/etc/ssl/certs/ca-certificates.crt"
 WHEEL = f"$(find {SERVED}/packages -name 'alpha-1.0-*.whl')"
