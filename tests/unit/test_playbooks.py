@@ -208,7 +208,7 @@ all:
     ansible_connection: local
     ansible_become: false
     ansible_python_interpreter: "{{ ansible_playbook_python }}"
-    __fleet_look: [sh, -c, '{{ answers[__monitor] }}', look]
+    __fleet_look: [sh, -c, 'cat >/dev/null; {{ answers[__monitor] }}', look]
     answers:
       gone: exit 0
       old: 'echo "mirrorfleet: error: unrecognized arguments: --records" >&2; exit 2'
