@@ -23,6 +23,20 @@ ALSO_IN_GROUP_VARS = {
     ),
     *("fleet_drain_seconds", "fleet_listed_seconds", "fleet_update_sync_seconds"),
 }
+# What mirrors and the fleet's own sites share is the role nginx's.
+RENAMED = {
+    **{
+        f"web_server_{one}": f"nginx_{one}"
+        for one in (
+            *("acme_webroot", "address_families", "certificate", "certificate_key", "hsts_max_age", "http3"),
+            *("ocsp_stapling", "resolvers", "worker_connections"),
+        )
+    },
+    "document_server_certificate": "nginx_certificate",
+    "document_server_certificate_key": "nginx_certificate_key",
+    "web_server_nginx_version": "nginx_version",
+    "document_server_nginx_version": "nginx_version",
+}
 
 
 def _places() -> dict[str, str]:
@@ -35,7 +49,8 @@ def _places() -> dict[str, str]:
         for key in shape["properties"]:
             if key.startswith(section[:-1]):
                 places[key] = f"fleet.yml, {section}: {{NAME: …}}"
-    return {key: place for key, place in places.items() if key not in ALSO_IN_GROUP_VARS}
+    places = {key: place for key, place in places.items() if key not in ALSO_IN_GROUP_VARS}
+    return places | {former: f"its new name, {now}" for former, now in RENAMED.items()}
 
 
 def found(folder: Path) -> Iterator[tuple[str, int, str, str]]:
@@ -47,7 +62,7 @@ def found(folder: Path) -> Iterator[tuple[str, int, str, str]]:
                 continue
             text = path.read_text("utf-8", errors="replace")
             for number, line in enumerate(text.splitlines(), 1):
-                matched = re.match(r"[\"']?([a-z_]+)[\"']?\s*:", line)
+                matched = re.match(r"[\"']?([a-z0-9_]+)[\"']?\s*:", line)
                 if matched and matched[1] in places:
                     yield str(path.relative_to(folder)), number, matched[1], places[matched[1]]
 

@@ -361,13 +361,14 @@ def test_an_inventory_of_the_old_form_is_told_what_to_move_where(fleet: Fleet) -
         "ansible_host: 192.0.2.1\nmirror_mode: cache\n'mirror_url': x\n"
     )
     (fleet.folder / "group_vars/all.yml").write_text(
-        "fleet_name: X\nfleet_drain_seconds: 5\nsync_client_interval: 5\n"
+        "fleet_name: X\nfleet_drain_seconds: 5\nsync_client_interval: 5\nweb_server_http3: true\n"
     )
     done = fleet.run("ansible-inventory", "--list")
     assert done.returncode == 4 and done.stdout == ""
-    moved = re.findall(r"^  (\S+):(\d+): (\w+) -> (\S+)", done.stderr, re.MULTILINE)
+    moved = re.findall(r"^  (\S+):(\d+): (\w+) -> (.*)", done.stderr, re.MULTILINE)
     assert moved == [
         ("group_vars/all.yml", "1", "fleet_name", "fleet.yml"),
+        ("group_vars/all.yml", "4", "web_server_http3", "its new name, nginx_http3"),
         ("host_vars/akl1.yml", "2", "mirror_mode", "mirrors/NAME.yml"),
         ("host_vars/akl1.yml", "3", "mirror_url", "mirrors/NAME.yml"),
     ]

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
+from plugin_utils.old_form import RENAMED
+
 HOUSE = Path(__file__).parents[2]
 ROLES = sorted(path.name for path in (HOUSE / "roles").iterdir() if (path / "tasks").is_dir())
 UNSET = object()
@@ -142,3 +144,9 @@ def test_the_role_says_who_made_it_and_where_it_runs(role: str) -> None:
     assert about["author"] and about["description"]
     assert about["platforms"] == [{"name": "Debian", "versions": ["bookworm", "trixie"]}]
     assert meta["dependencies"] == []
+
+
+def test_inputs_of_former_names_are_told_with_names_that_there_are() -> None:
+    known = {name for role in ROLES for name in defaults(role)}
+    assert not known & RENAMED.keys()
+    assert set(RENAMED.values()) <= known
