@@ -161,3 +161,14 @@ def test_it_stays_the_same_whatever_it_is_to_be_called(role, folder):
     role.converge(authority_name="another name")
     assert content(folder) == before
     test_only_its_owner_reads_the_key(folder)
+
+
+def test_a_lost_key_is_told_and_no_other_is_made(role, folder):
+    key = folder / "ca-key.pem"
+    kept = key.rename(folder.with_name("kept-key.pem"))
+    try:
+        outcome = role.play()
+        assert outcome.code != 0 and "Bring the key back from your backup" in " ".join(outcome.said.split())
+        assert not key.exists()
+    finally:
+        kept.rename(key)
