@@ -251,8 +251,9 @@ def test_a_mirror_that_dies_leaves_the_list_and_comes_back(client):
 
 def test_a_mirror_that_fails_its_gate_is_told_in_the_monitors_words_and_stays_as_it_is_on_the_list(client):
     mirror = on("mirror3")
-    page = "$(readlink -f /srv/mirror/served/pages/six/cur)/simple/index.html"
-    assert mirror.run(f"cp -a {page} /root/page && sed -i 's/sha256=[0-9a-f]*/sha256=0/' {page}").rc == 0
+    pages = "$(readlink -f /srv/mirror/served/pages/six/cur)/simple"
+    spoil = f"cd {pages} && rm index.html.gz && sed -i 's/sha256=[0-9a-f]*/sha256=0/' index.html"
+    assert mirror.run(f"cp -a {pages} /root/pages && {spoil}").rc == 0
     try:
         run = playbook("provision", "--limit", "mirror3")
         assert run.code != 0
@@ -260,8 +261,8 @@ def test_a_mirror_that_fails_its_gate_is_told_in_the_monitors_words_and_stays_as
             -3000:
         ]
     finally:
-        assert mirror.run(f"cp -a /root/page {page}").rc == 0
-    playbook("provision", "--limit", "mirror3").ok()
+        assert mirror.run(f"cp -a /root/pages/. {pages}/ && rm -r /root/pages").rc == 0
+    assert playbook("provision", "--limit", "mirror3").ok().changed == {"mirror3": 0}
 
 
 def test_without_a_monitor_that_answers_nothing_is_changed(client):
