@@ -72,10 +72,10 @@ TEMPLATES: dict[str, dict[str, str]] = {
         "__fleet_authority": "{{ tls_authority_dir }}/ca.pem",
         # Names are resolved on the host that uses them, by tasks/resolve.yml.
         "__fleet_resolved_lines": "{{ (__fleet_resolved | default({})).stdout_lines | default([]) }}",
-        # On a monitor: what it sees of mirrors, without a trace.
+        # On a monitor: what it sees of the mirrors whose records it is handed, without a trace.
         "__fleet_look": (
             "{{ ['runuser', '--user', 'fleet-monitor', '--', '/opt/mirrorfleet/current/bin/mirrorfleet', 'probe',"
-            " '--once'] }}"
+            " '--once', '--records', '-'] }}"
         ),
         # HTTP/3 is QUIC, over UDP.
         "host_baseline_open_ports": (

@@ -233,22 +233,17 @@ def _list(options: argparse.Namespace) -> int:
 
 
 def _probe(options: argparse.Namespace) -> int:
-    from .monitor.look import look  # noqa: PLC0415 - no mirror runs it
-    from .monitor.service import probe  # noqa: PLC0415
+    if not (options.names or options.records):
+        from .monitor.service import probe  # noqa: PLC0415 - no mirror runs it
 
-    looking = options.names or options.records
-    if looking and not options.once:
+        return _summed_up("probe", lambda: probe(options.config, once=options.once))
+    if not options.once:
         raise ConfigError(
             "probe: the service measures every mirror of the registry; to look at some is --once"
         )
-    return _summed_up(
-        "probe",
-        lambda: (
-            look(options.config, options.names, options.records)
-            if looking
-            else probe(options.config, once=options.once)
-        ),
-    )
+    from .monitor.look import look  # noqa: PLC0415 - nor does the service need it
+
+    return _summed_up("probe", lambda: look(options.config, options.names, options.records))
 
 
 def _audit(options: argparse.Namespace) -> int:

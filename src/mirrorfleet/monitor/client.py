@@ -82,6 +82,12 @@ class Answer:
         value = self.headers.get("x-pypi-last-serial", "")
         return int(value) if re.fullmatch(r"[0-9]{1,18}", value) else None
 
+    def expect_serial(self) -> int:
+        if self.serial is None:
+            given = shown(self.headers.get("x-pypi-last-serial"))
+            raise CheckError(f"{self.path} has no usable X-PyPI-Last-Serial header ({given})")
+        return self.serial
+
     def content(self) -> bytes:
         """The body without its Content-Encoding, bounded like any other."""
         coding = self.headers.get("content-encoding", "identity").lower()

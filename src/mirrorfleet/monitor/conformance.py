@@ -98,18 +98,14 @@ class Conformance:
             answer = await self.line.ask("/simple/", PIP_FILE | {"Accept": kind}, limit=ROOT_BYTES)
             if not answer.expect(200, kind).body.strip():
                 raise CheckError("/simple/ is empty")
-            if answer.serial is None:
-                given = shown(answer.headers.get("x-pypi-last-serial"))
-                raise CheckError(f"/simple/ has no usable X-PyPI-Last-Serial header ({given})")
+            answer.expect_serial()
 
     async def _legacy_json(self) -> None:
         path = f"/pypi/{self.project}/json"
         answer = (await self.line.ask(path, PIP | {"Accept": "application/json"})).expect(
             200, "application/json"
         )
-        if answer.serial is None:
-            given = shown(answer.headers.get("x-pypi-last-serial"))
-            raise CheckError(f"{path} has no usable X-PyPI-Last-Serial header ({given})")
+        answer.expect_serial()
         if not isinstance(answer.json().get("releases"), dict):
             raise CheckError(f"{path} has no releases")
 

@@ -16,11 +16,11 @@ from ..fleet.health import described
 from .client import CheckError
 from .conformance import Conformance
 from .reach import Reach
-from .reference import Reference, ask
+from .reference import Reference, consult
 from .report import Report
 from .round import Round
 from .settings import MonitorConfig, load_monitor
-from .track import Found
+from .track import Found, least
 
 
 def look(path: Path, names: list[str], records: Path | None = None) -> tuple[bool, dict[str, Any]]:
@@ -59,7 +59,7 @@ class Look:
         self.reach, self.reference = Reach(config), Reference()
 
     async def at(self, records: list[dict[str, Any]]) -> tuple[bool, dict[str, Any]]:
-        await self._ask_reference()
+        await consult(self.reach, self.reference, self.config.reference.projects)
         if self.reference.problem:  # of mirrors nothing can be said
             return False, {"monitor": self.config.name, "reference": self.reference.problem, "mirrors": {}}
         slots = asyncio.Semaphore(self.config.workers)
@@ -74,14 +74,6 @@ class Look:
         mirrors = {record["name"]: told for record, told in zip(records, found, strict=True)}
         good = all(told["good"] for told in mirrors.values())
         return good, {"monitor": self.config.name, "reference": "", "mirrors": mirrors}
-
-    async def _ask_reference(self) -> None:
-        try:
-            place, prefix = await self.reach.index()
-            async with self.reach.line(place) as line:
-                await ask(line, prefix, self.reference, self.config.reference.projects, int(time.time()))
-        except CheckError as error:
-            self.reference.problem = str(error)
 
     async def _in(self, family: str, record: dict[str, Any]) -> tuple[Found, list[dict[str, str]]]:
         """A round, and where it is good what an audit asks of a mirror that keeps to the standards."""
@@ -107,13 +99,12 @@ class Look:
 
 def _told(families: list[tuple[Found, list[dict[str, str]]]]) -> dict[str, Any]:
     failures = [failure for _, failed in families for failure in failed]
-
-    def least(key: str) -> int | None:
-        return min((one for found, _ in families if (one := getattr(found, key)) is not None), default=None)
-
     return {
         "good": not failures,
         "problem": described(failures) if failures else "",
         "failures": failures,
-        **{key: least(key) for key in ("serial", "last_modified", "certificate_expires")},
+        **{
+            key: least(getattr(found, key) for found, _ in families)
+            for key in ("serial", "last_modified", "certificate_expires")
+        },
     }

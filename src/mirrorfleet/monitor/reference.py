@@ -1,6 +1,7 @@
 """What mirrors are compared with: the trusted index's serials over time, and the files of some of its projects."""
 
 import re
+import time
 from bisect import bisect_right
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -8,6 +9,7 @@ from typing import Any
 from urllib.parse import unquote, urljoin, urlsplit
 
 from .client import JSON_V1, CheckError, Line, shown
+from .reach import Reach
 
 ASK_JSON = {"User-Agent": "mirrorfleet-monitor", "Accept": JSON_V1, "Accept-Encoding": "gzip"}
 SERIALS_KEPT = 20_000
@@ -110,5 +112,15 @@ async def ask(line: Line, prefix: str, reference: Reference, projects: tuple[str
             raise CheckError("none of the projects has a file")
         reference.files = files
         reference.problem = ""
+    except CheckError as error:
+        reference.problem = str(error)
+
+
+async def consult(reach: Reach, reference: Reference, projects: tuple[str, ...]) -> None:
+    """Find the trusted index and ask it anew; that it cannot be found is a problem like another."""
+    try:
+        place, prefix = await reach.index()
+        async with reach.line(place) as line:
+            await ask(line, prefix, reference, projects, int(time.time()))
     except CheckError as error:
         reference.problem = str(error)

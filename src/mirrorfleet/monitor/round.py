@@ -72,10 +72,7 @@ class Round:
         self.found.last_modified = stamp_of(answer.body)
         self.check = "serial"
         root = (await line.ask("/simple/", PIP, method="HEAD")).expect(200, JSON_V1)
-        if root.serial is None:
-            given = root.headers.get("x-pypi-last-serial")
-            raise CheckError(f"/simple/ has no usable X-PyPI-Last-Serial header ({shown(given)})")
-        self.found.serial = root.serial
+        self.found.serial = root.expect_serial()
 
 
 async def _named(line: Line, file: File, others: list[File]) -> File:

@@ -25,9 +25,8 @@ from ..fleet.evidence import printable
 from ..fleet.health import Findings
 from ..fleet.registry import Registry
 from . import history, reports
-from .client import CheckError
 from .reach import Reach
-from .reference import Reference, ask
+from .reference import Reference, consult
 from .round import Round
 from .settings import MonitorConfig, load_monitor
 from .track import DAYS_KEPT, Store, Track
@@ -166,12 +165,7 @@ class Monitor:
 
     async def _ask_reference(self) -> None:
         before, wanted = self.reference.problem, self.config.reference
-        try:
-            place, prefix = await self._reach.index()
-            async with self._reach.line(place) as line:
-                await ask(line, prefix, self.reference, wanted.projects, int(time.time()))
-        except CheckError as error:
-            self.reference.problem = str(error)
+        await consult(self._reach, self.reference, wanted.projects)
         if before and not self.reference.problem:
             self.config.audit_due.write_text("reference\n")  # without it no audit could be done
         if self.reference.problem != before:

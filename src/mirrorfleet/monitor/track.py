@@ -69,11 +69,11 @@ class Track:
         }
         self.addresses = sorted({one.address for one in found.values() if one.address})
         if good:  # what a failed round did not get to know is no news
-            self.serial = _least(one.serial for one in found.values())
-            self.last_modified = _least(one.last_modified for one in found.values())
+            self.serial = least(one.serial for one in found.values())
+            self.last_modified = least(one.last_modified for one in found.values())
         self.lag = reference.lag(self.serial, now)
         self.certificate_expires = (
-            _least(one.certificate_expires for one in found.values()) or self.certificate_expires
+            least(one.certificate_expires for one in found.values()) or self.certificate_expires
         )
         self.failures = evidence.kept(self.failures if self.bad > 1 else [], failures, now)
         if tampered := [one.failure for one in found.values() if one.tampered and one.failure]:
@@ -132,7 +132,7 @@ def month_of(now: int) -> range:
     return range(now // DAY - DAYS_KEPT + 1, now // DAY + 1)
 
 
-def _least(values: Any) -> int | None:
+def least(values: Any) -> int | None:
     return min((value for value in values if value is not None), default=None)
 
 
