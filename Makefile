@@ -119,8 +119,8 @@ test-quick: setup-tests  ## for the loop of work, three minutes at most: what ne
 	@$(BIN)/pytest tests/unit tests/browser --numprocesses 2 --quiet -m 'not slow'
 
 # By chance a fault may need many tries: as many as fit into some 90 minutes on two cores.
-test-long: export TIMES ?= 10
-test-long: setup-tests  ## tests of chance, TIMES=10 as many kills and examples: up to 90 minutes, not for CI
+test-long: export TIMES ?= 20
+test-long: setup-tests  ## tests of chance, TIMES=20 as many kills and examples: up to 90 minutes, not for CI
 	@$(call say,$(TIMES) times as many kills and examples of properties)
 	$(BIN)/pytest tests/faults/test_kills.py tests/unit --numprocesses 2 --quiet -m 'chance'
 
