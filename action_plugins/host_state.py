@@ -13,7 +13,7 @@ import zlib
 from pathlib import Path
 from typing import Any
 
-from ansible.errors import AnsibleActionFail, AnsibleError
+from ansible.errors import AnsibleActionFail, AnsibleConnectionFailure, AnsibleError
 from ansible.plugins.action import ActionBase
 from ansible.template import generate_ansible_template_vars, trust_as_template
 
@@ -26,7 +26,8 @@ from plugin_utils.host_state_drift import (
     in_words,
     masked_until_reboot,
     owed_handlers,
-    rulesets_to_load,
+    ruleset_is_due,
+    ruleset_of,
     texts_of,
     to_write,
 )
@@ -137,7 +138,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible ships no types
     # --- steps on the host
 
     def _check(self, declaration: Declaration, with_contents: bool = False) -> Item:
-        return self._on_host("check", described(declaration) | {"with_contents": with_contents})
+        how = {"with_contents": with_contents, "remember": not self._task.check_mode}
+        return self._on_host("check", described(declaration) | how)
 
     def _on_host(self, action: str, request: Item) -> Item:
         request = request | {"action": action, "state_directory": self._state_directory}
@@ -167,16 +169,29 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible ships no types
             self._stock("group", group, f"group {group['name']}")
         for user in declaration.differing("users", drift):
             self._stock("user", user | {"append": False}, f"user {user['name']}")
+        if ruleset_is_due(declaration, drift):
+            self._load(ruleset_of(declaration) or {})
         self._repair_paths(declaration, drift)
         if daemon_reload_is_due(drift):
             self._stock("systemd_service", {"daemon_reload": True}, "daemon-reload")
-        for ruleset in rulesets_to_load(declaration, drift):
-            self._stock("command", {"argv": ["nft", "-f", ruleset]}, "firewall")
         for name in masked_until_reboot(drift):
             # The stock module removes lasting masks only.
             self._stock("command", {"argv": ["systemctl", "unmask", "--runtime", name]}, f"unit {name}")
         for declared in declaration.differing("units", drift):
             self._stock("systemd_service", declared, f"unit {declared['name']}")
+
+    def _load(self, firewall: Item) -> None:
+        """What is shut out cannot come back to mend it: the ruleset stays only if a new connection can be made."""
+        self._on_host("load_on_trial", {"firewall": firewall})
+        try:
+            self._connection.reset()
+            self._on_host("keep_proven", {})
+        except AnsibleConnectionFailure as error:
+            raise AnsibleConnectionFailure(
+                "The new firewall lets no new connection of the control node in. The host takes the former one back "
+                f"{firewall['trial_seconds']} seconds after it was loaded, and nothing on its disk was changed. "
+                f"Look at the ports and sources of its SSH server. SSH said: {error}"
+            ) from error
 
     def _repair_packages(self, declaration: Declaration, drift: Drift) -> None:
         if any(entry["what"] == "interrupted" for entry in drift):

@@ -49,6 +49,11 @@ def fleet_ports(inputs: dict[str, Any], resolved: list[str], http3: bool = False
     for port, names in ((873, inputs.get("rsync_clients", [])), (9100, inputs["monitors"])):
         if sources := fleet_addresses(names, resolved):
             found.append({"port": port, "sources": sources})
+    for kept in inputs.get("open_ports", []):
+        number, _, protocol = str(kept).partition("/")
+        found.append(
+            {"port": int(number), "protocol": protocol or "tcp", "name": "another service of the host"}
+        )
     return found
 
 

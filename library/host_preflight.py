@@ -8,6 +8,7 @@ Documented in host_preflight.yml beside it.
 from __future__ import annotations
 
 import ipaddress
+import json
 import os
 import re
 import shutil
@@ -25,6 +26,10 @@ PLATFORMS = ("debian-12", "debian-13")
 OLDEST_PYTHON = (3, 11)
 CLOCK_TOLERANCE = 30  # seconds
 TCP_LISTEN = "0A"
+UDP_UNCONNECTED = "07"
+# Answers to what the host itself asks for come in whatever a firewall opens: DHCP, its second port for IPv6.
+UDP_CLIENTS = {68, 546}
+OUR_TABLE = "inet mirrorfleet"
 
 Problems = list[dict[str, str]]
 
@@ -102,16 +107,25 @@ def held(path: Path) -> int:
     return int(found[1]) if found else 0
 
 
-def listeners(proc: Path) -> dict[int, set[str]]:
-    """By TCP port, the socket inodes that listen on it."""
+def listeners(proc: Path, protocol: str = "tcp", beyond_loopback: bool = False) -> dict[int, set[str]]:
+    """By port, the socket inodes that listen on it."""
     found: dict[int, set[str]] = {}
-    for name in ("tcp", "tcp6"):
+    state = TCP_LISTEN if protocol == "tcp" else UDP_UNCONNECTED
+    for name in (protocol, f"{protocol}6"):
         table = proc / "net" / name
         for line in table.read_text().splitlines()[1:] if table.exists() else []:
             fields = line.split()
-            if fields[3] == TCP_LISTEN:
-                found.setdefault(int(fields[1].rpartition(":")[2], 16), set()).add(fields[9])
+            address, _, port = fields[1].rpartition(":")
+            if fields[3] == state and not (beyond_loopback and is_loopback(address)):
+                found.setdefault(int(port, 16), set()).add(fields[9])
     return found
+
+
+def is_loopback(address: str) -> bool:
+    """An address as the kernel's tables have it: words of 32 bits, each in the machine's byte order."""
+    words = (int(address[at : at + 8], 16) for at in range(0, len(address), 8))
+    found = ipaddress.ip_address(b"".join(struct.pack("=I", word) for word in words))
+    return found.is_loopback or bool((mapped := getattr(found, "ipv4_mapped", None)) and mapped.is_loopback)
 
 
 def owners(proc: Path, inodes: set[str]) -> dict[str, int]:
@@ -151,6 +165,125 @@ def check_ports(proc: Path, ports: list[int], ours: dict[str, str]) -> Problems:
             )
         )
     return found
+
+
+def came_in_by(proc: Path) -> set[int]:
+    """The port at which this connection reached the host's SSH server, as the server told the login (sshd(8))."""
+    process = os.getpid()
+    while process > 1:
+        try:
+            for entry in (proc / str(process) / "environ").read_bytes().split(b"\0"):
+                name, _, value = entry.partition(b"=")
+                if name == b"SSH_CONNECTION" and value.split()[-1:]:
+                    return {int(value.split()[-1])}
+            status = (proc / str(process) / "stat").read_text()
+            process = int(status.rpartition(")")[2].split()[1])
+        except (OSError, ValueError, IndexError):
+            break
+    return set()
+
+
+def ssh_ports(proc: Path) -> list[int]:
+    """Where SSH comes in, wherever the inventory believes it does."""
+    taken = listeners(proc, beyond_loopback=True)
+    by_sshd = {port for port, inodes in taken.items() if {"sshd", "dropbear"} & owners(proc, inodes).keys()}
+    return sorted(by_sshd | came_in_by(proc))
+
+
+def check_others(proc: Path, opened: list[str], ssh: list[int], kind: str, decided: bool) -> Problems:
+    """What the host offers beside the fleet's services, and the fleet's firewall would close."""
+    if decided:
+        return []
+    first, last = map(int, (proc / "sys/net/ipv4/ip_local_port_range").read_text().split())
+    closed: dict[str, str] = {}
+    for protocol, spared in (("tcp", set(ssh)), ("udp", UDP_CLIENTS)):
+        for port, inodes in sorted(listeners(proc, protocol, beyond_loopback=True).items()):
+            entry = str(port) if protocol == "tcp" else f"{port}/udp"
+            # A port that the kernel chose is a client's; WireGuard's is the kernel's own, without inode.
+            asks = protocol == "udp" and first <= port <= last and "0" not in inodes
+            if entry not in opened and port not in spared and not asks:
+                holders = owners(proc, inodes).items()
+                closed[entry] = ", ".join(f"{name}, process {pid}" for name, pid in sorted(holders))
+    if not closed:
+        return []
+    named = ", ".join(f"{entry} ({by})" if by else entry for entry, by in closed.items())
+    kept = ", ".join(f'"{entry}"' if "/" in entry else entry for entry in closed)
+    return [
+        problem(
+            f"{kind}_open_ports",
+            f"does not say what becomes of ports that the host offers and the fleet's firewall would close: {named}",
+            f"{kind}_open_ports: [{kept}] leaves them open, {kind}_other_ports: close closes the others",
+            "ask the host's operator, then write one of them, or some ports and the other, into its record",
+        )
+    ]
+
+
+def said(*command: str) -> str:
+    """What a program of the host's says; nothing where it is not there or fails."""
+    os.environ["PATH"] = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout if done.returncode == 0 else ""
+
+
+def closing_by_nft(ruleset: str) -> tuple[list[str], bool]:
+    """The chains of others that drop whatever they do not name, and whether our own table is loaded.
+
+    One that only drops what it names, as fail2ban's, is no such chain.
+    """
+    found: dict[str, bool] = {}
+    ours = False
+    for entry in json.loads(ruleset or "{}").get("nftables", []):
+        (kind, item), *_ = entry.items()
+        if kind == "table":
+            ours = ours or f"{item['family']} {item['name']}" == OUR_TABLE
+        if kind == "chain" and item.get("hook") == "input" and item.get("type") == "filter":
+            table = f"{item['family']} {item['table']}"
+            if table != OUR_TABLE:
+                found[f"{table} {item['name']}"] = item.get("policy") == "drop"
+        if kind == "rule":
+            chain = f"{item['family']} {item['table']} {item['chain']}"
+            # iptables-nft's REJECT is a target of xtables.
+            words = {
+                part[word]["name"].lower() if word == "xt" else word
+                for part in item.get("expr", [])
+                for word in part
+            }
+            if chain in found and words - {"counter", "log", "comment"} in ({"drop"}, {"reject"}):
+                found[chain] = True
+    return [chain for chain, closes in found.items() if closes], ours
+
+
+def closing_by_iptables(saved: str, family: str) -> list[str]:
+    """The same of iptables-save(8), for a host that has iptables and no nft."""
+    last = [line for line in saved.splitlines() if line.startswith("-A INPUT")][-1:]
+    ends = any(re.fullmatch(r"-A INPUT -j (DROP|REJECT.*)", line.strip()) for line in last)
+    return [f"{family} filter INPUT"] if ends or re.search(r"^:INPUT DROP", saved, re.MULTILINE) else []
+
+
+def find_firewalls() -> tuple[list[str], bool]:
+    if ruleset := said("nft", "-j", "list", "ruleset"):
+        return closing_by_nft(ruleset)
+    return [
+        *closing_by_iptables(said("iptables-save", "-t", "filter"), "ip"),
+        *closing_by_iptables(said("ip6tables-save", "-t", "filter"), "ip6"),
+    ], False
+
+
+def check_firewalls(chains: list[str], kind: str, decided: bool) -> Problems:
+    if decided or not chains:
+        return []
+    return [
+        problem(
+            f"{kind}_other_firewall",
+            f"is missing, and the host has a firewall of its own that drops what it does not name: {', '.join(chains)}",
+            "keep or replace",
+            "ask the host's operator: keep, where they open ports 80 and 443 in it, and what monitors and other "
+            "mirrors need; replace, where the fleet's takes its place until retire.yml",
+        )
+    ]
 
 
 def check_clock(offset: float | None) -> Problems:
@@ -231,11 +364,16 @@ def result_of(params: dict[str, Any], root: Path = Path("/")) -> dict[str, Any]:
     platform = platform_of((root / "etc/os-release").read_text())
     offset = None if params["control_time"] is None else round(time.time() - params["control_time"], 1)
     addresses = own_addresses(proc)
+    ssh = ssh_ports(proc)
+    record = params["record"]
+    chains, ours = find_firewalls() if record else ([], True)
     return {
         "platform": platform,
         "python": ".".join(map(str, sys.version_info[:3])),
         "clock_offset": offset,
         "addresses": addresses,
+        "ssh_ports": ssh,
+        "closing_chains": chains,
         "problems": [
             *check_platform(platform),
             *check_python(sys.version_info[:3]),
@@ -244,6 +382,11 @@ def result_of(params: dict[str, Any], root: Path = Path("/")) -> dict[str, Any]:
             *check_disk(params["disk"]),
             *check_ports(proc, params["ports"], params["ours"]),
             *check_names(params["names"], [*addresses, *params["addresses"]]),
+            # Once the fleet's firewall is there, nothing is closed any more by a run.
+            *check_others(
+                proc, params["opened"], ssh, record, decided=ours or params["other_ports"] == "close"
+            ),
+            *check_firewalls(chains, record, decided=bool(params["other_firewall"])),
         ],
     }
 
@@ -263,6 +406,10 @@ ARGUMENTS: dict[str, Any] = {
     "control_time": {"type": "float"},
     "names": {"type": "list", "elements": "str", "default": []},
     "addresses": {"type": "list", "elements": "str", "default": []},
+    "record": {"type": "str", "default": ""},
+    "opened": {"type": "list", "elements": "str", "default": []},
+    "other_ports": {"type": "str", "default": ""},
+    "other_firewall": {"type": "str", "default": ""},
 }
 
 

@@ -41,6 +41,7 @@ LARGEST_DIFF = 100_000
 # What `systemctl is-enabled` accepts, except for what is forgotten at the next boot.
 IS_ENABLED = {"enabled", "static", "alias", "indirect", "generated"}
 DPKG = "/var/lib/dpkg"
+TRIAL = "host-state-firewall"  # the timer that takes a ruleset back that nobody proved
 LONGEST_WAIT_FOR_DPKG = 300  # seconds; unattended upgrades take minutes
 
 
@@ -284,7 +285,19 @@ def declared_part(listing: str) -> str:
     return "\n".join(kept)
 
 
-def check_firewall(firewall: Item | None, drift: Drift) -> None:
+def former_ruleset(state: str) -> str:
+    """There as long as a new ruleset is on trial: what the tables were before."""
+    return os.path.join(state, "former.nft")
+
+
+def closes(chain: str) -> bool:
+    """Whether a chain of another firewall has rules, or drops by its policy; one that is gone does not."""
+    listed = run(["nft", "--stateless", "list", "chain", *chain.split()])
+    lines = [line.strip() for line in listed.stdout.splitlines() if line.startswith("\t\t")]
+    return listed.returncode == 0 and any("policy accept;" not in line for line in lines)
+
+
+def check_firewall(firewall: Item | None, state: str, drift: Drift) -> None:
     if firewall is None:
         return
     name = ", ".join(firewall["tables"])
@@ -301,6 +314,11 @@ def check_firewall(firewall: Item | None, drift: Drift) -> None:
     live = run(["sh", "-c", listing])
     before = live.stdout if live.returncode == 0 else "absent"
     drift.compare("firewall", name, "ruleset", declared_part(before), declared_part(wanted.stdout))
+    for chain in firewall["opens"]:
+        if closes(chain):
+            drift.add("firewall", chain, "rules", "closed by another firewall", "open")
+    if lstat(former_ruleset(state)) is not None:
+        drift.add("firewall", name, "trial", "not proven", "proven")
 
 
 def show_units(names: list[str]) -> list[dict[str, str]]:
@@ -361,6 +379,72 @@ def check_owed(state: str, handlers: list[str], drift: Drift) -> None:
             drift.add("handler", handler, "owed", f"not settled since {reason} changed", "settled")
 
 
+# --- the host as it was found ---------------------------------------------------------------------
+
+
+def found_path(state: str) -> str:
+    return os.path.join(state, "found")
+
+
+def saved_path(state: str, path: str) -> str:
+    return os.path.join(found_path(state), "paths", urllib.parse.quote(path, safe=""))
+
+
+def remember(state: str, drift: Drift) -> None:
+    """Before anything is changed: what is about to be, as it was found the first time. host_undo brings it back."""
+    journal = os.path.join(found_path(state), "journal.json")
+    known: dict[str, Item] = json.loads(read_file(journal)) if lstat(journal) else {}
+    new: dict[str, Item] = {}
+    for entry in drift:
+        key = f"{entry['kind'] if entry['kind'] in REMEMBERED else 'path'} {entry['name']}"
+        if key in known or entry["kind"] in {"handler", "firewall"} or entry["name"] == "dpkg":
+            continue
+        facts = new.setdefault(key, {})
+        if entry["kind"] in REMEMBERED:
+            facts[entry["what"]] = entry["before"]
+        else:
+            facts |= remembered_path(state, entry["name"])
+    if not new:
+        return
+    if not known:
+        known["packages"] = {"all": sorted(installed_packages())}
+    os.makedirs(found_path(state), 0o700, exist_ok=True)
+    with open(beside(journal), "w", encoding="utf-8") as stream:
+        json.dump(known | new, stream, indent=1)
+        stream.flush()
+        os.fsync(stream.fileno())
+    os.replace(beside(journal), journal)
+
+
+REMEMBERED = ("package", "user", "group", "unit")
+
+
+def remembered_path(state: str, path: str) -> Item:
+    found = lstat(path)
+    kind = kind_of(path, found)
+    if found is None:
+        return {"state": "absent"}
+    if kind != "directory":
+        saved = saved_path(state, path)
+        os.makedirs(os.path.dirname(saved), 0o700, exist_ok=True)
+        copied = run(["cp", "--archive", "--no-target-directory", "--remove-destination", path, saved])
+        if copied.returncode != 0:
+            raise HostError(
+                f"{path} could not be kept as it was found, nothing was changed: {copied.stderr.strip()}"
+            )
+    return {
+        "state": "directory" if kind == "directory" else "saved",
+        "owner": found.st_uid,
+        "group": found.st_gid,
+        "mode": f"{stat.S_IMODE(found.st_mode):04o}",
+    }
+
+
+def installed_packages() -> list[str]:
+    listing = run(["dpkg-query", "--show", "--showformat=${db:Status-Status} ${Package}\n"])
+    return [line.split()[1] for line in listing.stdout.splitlines() if line.startswith("installed ")]
+
+
 def check(request: Item) -> Item:
     drift = Drift()
     contents: dict[str, str] | None = {} if request["with_contents"] else None
@@ -371,9 +455,12 @@ def check(request: Item) -> Item:
     check_files(request["files"], drift, contents)
     check_links(request["links"], drift)
     check_absent(request["absent"], drift)
-    check_firewall(request["firewall"], drift)
+    check_firewall(request["firewall"], request["state_directory"], drift)
     check_units(request["units"], request["unit_files"], drift)
     check_owed(request["state_directory"], request["handlers"], drift)
+    if request["remember"]:
+        with alone():
+            remember(request["state_directory"], drift)
     return {"drift": drift, "contents": contents or {}}
 
 
@@ -530,6 +617,68 @@ def change(request: Item) -> Item:
     return {}
 
 
+def load_on_trial(request: Item) -> Item:
+    """The new ruleset, with a timer that takes it back: as iptables-apply(8) does, but nobody has to stay connected.
+
+    Nothing on disk is changed yet, so that a reboot in between brings the former ruleset, too.
+    """
+    state, firewall = request["state_directory"], request["firewall"]
+    former = former_ruleset(state)
+    with alone():
+        run(["systemctl", "stop", f"{TRIAL}.timer"])
+        if lstat(former) is None:  # of several trials in a row the first knows
+            os.makedirs(state, 0o700, exist_ok=True)
+            with open(beside(former), "w", encoding="utf-8") as stream:
+                for table in firewall["tables"]:
+                    live = run(["nft", "--stateless", "list", "table", *table.split()])
+                    stream.write(f"table {table} {{}}\ndelete table {table}\n{live.stdout}")
+                for chain in filter(closes, firewall["opens"]):
+                    live = run(["nft", "--stateless", "list", "chain", *chain.split()])
+                    stream.write(f"flush chain {chain}\n{live.stdout}")
+                stream.flush()
+                os.fsync(stream.fileno())
+            back = run(["nft", "--check", "--file", beside(former)])
+            if back.returncode != 0:
+                raise HostError(
+                    "the present rules could not be brought back, so the firewall was not changed; take the rules that "
+                    f"nft does not know out of it by hand: {back.stderr.strip()}"
+                )
+            os.replace(beside(former), former)
+            found = os.path.join(found_path(state), "firewall.nft")
+            if lstat(found) is None:
+                os.makedirs(found_path(state), 0o700, exist_ok=True)
+                shutil.copyfile(former, found)
+        after = [f"--on-active={firewall['trial_seconds']}", "--timer-property=AccuracySec=100ms"]
+        take_back = ["sh", "-c", 'nft -f "$0" && rm "$0"', former]
+        armed = run(["systemd-run", "--quiet", "--collect", f"--unit={TRIAL}", *after, *take_back])
+        if armed.returncode != 0:
+            os.unlink(former)
+            raise HostError(f"systemd-run: {armed.stderr.strip()}; the firewall was not changed")
+        opened = "".join(
+            "flush chain {0} {1} {2}\nadd chain {0} {1} {2} {{ policy accept; }}\n".format(*chain.split())
+            for chain in filter(closes, firewall["opens"])
+        )
+        loaded = run(["nft", "-f", "-"], firewall["ruleset"] + opened)
+        if loaded.returncode != 0:
+            run(["systemctl", "stop", f"{TRIAL}.timer"])
+            os.unlink(former)
+            raise HostError(f"nft refuses the ruleset, the firewall was not changed: {loaded.stderr.strip()}")
+    return {}
+
+
+def keep_proven(request: Item) -> Item:
+    """Asked by a connection that was made under the new ruleset."""
+    run(["systemctl", "stop", f"{TRIAL}.timer", f"{TRIAL}.service"])
+    try:
+        os.unlink(former_ruleset(request["state_directory"]))
+    except FileNotFoundError:
+        raise HostError(
+            "the new ruleset was taken back before a new connection could be made, the former one holds; "
+            "run the playbook again, and where that repeats, see why connections take so long"
+        ) from None
+    return {}
+
+
 def settle(request: Item) -> Item:
     for handler in request["handlers"]:
         with contextlib.suppress(FileNotFoundError):
@@ -537,12 +686,21 @@ def settle(request: Item) -> Item:
     return {}
 
 
+ACTIONS = {
+    "check": check,
+    "apply": apply,
+    "load_on_trial": load_on_trial,
+    "keep_proven": keep_proven,
+    "settle": settle,
+}
+
+
 def answer(request: Item) -> Item:
     os.environ["PATH"] = os.environ.get("PATH", "") + ":/usr/sbin:/usr/bin:/sbin:/bin"
     os.environ["LC_ALL"] = "C.UTF-8"
     os.umask(0o022)
     try:
-        return {"check": check, "apply": apply, "settle": settle}[request["action"]](request)
+        return ACTIONS[request["action"]](request)
     except HostError as error:
         return {"failed": True, "msg": str(error)}
     except PermissionError as error:

@@ -144,6 +144,27 @@ def open_ports():
     return ask
 
 
+@pytest.fixture(scope="session")
+def as_found():
+    """Describes a host: everything of it that its operator could find changed, a line each."""
+
+    def describe(shell):
+        return shell.check_output("sh -c %s", (HOUSE / "molecule/as_found.sh").read_text()).splitlines()
+
+    return describe
+
+
+@pytest.fixture(scope="session")
+def differences():
+    """Between two descriptions: what is there no longer, and what is new."""
+
+    def compare(before, after):
+        gone, new = set(before) - set(after), set(after) - set(before)
+        return [f"- {line}" for line in sorted(gone)] + [f"+ {line}" for line in sorted(new)]
+
+    return compare
+
+
 @pytest.fixture
 def confined(host):
     """Runs a shell command exactly as a unit's own process would run: the same user, sandbox and limits."""

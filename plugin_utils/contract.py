@@ -104,6 +104,16 @@ def package_version(value: Any) -> str:
     return str(value)
 
 
+def open_port(value: Any) -> int | str:
+    """A TCP port; or PORT/PROTOCOL, of which /tcp is the same as the number."""
+    allowed = 'a TCP port from 1 to 65535, or text as "51820/udp"'
+    port, _, protocol = value.partition("/") if isinstance(value, str) else (value, "", "tcp")
+    number = int(port) if isinstance(port, str) and port.isascii() and port.isdigit() else port
+    if type(number) is not int or not 1 <= number <= 65535 or protocol not in ("tcp", "udp"):
+        raise BadValueError(f"is {v.shown(value)}", allowed)
+    return number if protocol == "tcp" else f"{number}/udp"
+
+
 def local_path(value: Any) -> str:
     """A path of the control node; ~ is the coordinator's home."""
     path = v.text(value, most=4096)
@@ -155,6 +165,7 @@ _FORMATS: dict[str, Check] = {
     "package-version": package_version,
     "local-path": local_path,
     "host-path": host_path,
+    "open-port": open_port,
     "certificate-file": certificate_file,
 }
 

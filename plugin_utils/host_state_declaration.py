@@ -90,6 +90,18 @@ def check_tables(value: object) -> str | None:
     return None if right else 'a list of at least one table by family and name, such as "inet mirrorfleet"'
 
 
+def check_chains(value: object) -> str | None:
+    right = isinstance(value, list) and all(
+        isinstance(entry, str) and re.fullmatch(r"(ip|ip6|inet) [\w-]+ [\w-]+", entry) for entry in value
+    )
+    return None if right else 'a list of chains by family, table and name, such as "ip filter INPUT"'
+
+
+def check_seconds(value: object) -> str | None:
+    right = isinstance(value, int) and not isinstance(value, bool) and 10 <= value <= 600
+    return None if right else "a whole number of seconds from 10 to 600"
+
+
 check_account = matching(r"[A-Za-z_][A-Za-z0-9_.-]{0,31}\$?", "the name of a user or group")
 check_owner = matching(
     r"[A-Za-z_][A-Za-z0-9_.-]{0,31}\$?|[0-9]{1,10}", "the name or number of a user or group"
@@ -232,6 +244,8 @@ FIREWALL = Section(
         "content": Key(check_text),
         "vars": Key(check_mapping, {}),
         "tables": Key(check_tables, required=True),
+        "opens": Key(check_chains, []),
+        "trial_seconds": Key(check_seconds, 60),
     },
 )
 

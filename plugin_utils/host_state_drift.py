@@ -45,10 +45,9 @@ def masked_until_reboot(drift: Drift) -> list[str]:
     ]
 
 
-def rulesets_to_load(declaration: Declaration, drift: Drift) -> list[str]:
+def ruleset_is_due(declaration: Declaration, drift: Drift) -> bool:
     ruleset = declaration.firewall["path"] if declaration.firewall else None
-    due = drifted(drift, "firewall") or ruleset in drifted(drift, "file")
-    return [ruleset] if ruleset and due else []
+    return ruleset is not None and bool(drifted(drift, "firewall") or ruleset in drifted(drift, "file"))
 
 
 def unit_of(file_path: str) -> str | None:
@@ -72,12 +71,18 @@ def described(declaration: Declaration) -> Item:
     request["handlers"] = sorted(
         {handler for title in NOTIFYING for item in declaration[title] for handler in item["notify"]}
     )
+    request["firewall"] = ruleset_of(declaration)
+    return request
+
+
+def ruleset_of(declaration: Declaration) -> Item | None:
     firewall = declaration.firewall
-    request["firewall"] = firewall and {
+    return firewall and {
         "tables": firewall["tables"],
+        "opens": firewall["opens"],
+        "trial_seconds": firewall["trial_seconds"],
         "ruleset": declaration.contents[firewall["path"]].decode(),
     }
-    return request
 
 
 def to_write(declaration: Declaration, item: Item, drift: Drift) -> Item:
@@ -140,6 +145,6 @@ def as_text(content: bytes) -> str:
 
 def in_words(entry: dict[str, str]) -> str:
     subject = f"{entry['kind']} {entry['name']}: {entry['what']}"
-    if entry["kind"] == "firewall":
+    if entry["kind"] == "firewall" and entry["what"] == "ruleset":
         return f"{subject} is not as declared"
     return f"{subject} is {entry['before']}, declared is {entry['after']}"

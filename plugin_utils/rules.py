@@ -16,6 +16,7 @@ from plugin_utils.documents import Document, UnreadableError
 from plugin_utils.values import Report
 
 SECTIONS = ("origins", "redirectors", "monitors", "clients")
+KINDS = ("mirror", *(section.removesuffix("s") for section in SECTIONS))
 # With a tree of their own, which others can be fed from.
 TREE_MODES = ("bandersnatch", "rsync")
 # Names that mean something to Ansible, or are groups here.
@@ -112,11 +113,12 @@ class Fleet:
 
     def addresses(self, name: str) -> list[str]:
         """Names or addresses at which others reach a host."""
+        return list(self.said(name, "address") or [host_of(url) for url in self.urls(name)[:1]] or [name])
+
+    def said(self, name: str, key: str) -> Any:
+        """What a host's record says under a key that every kind of host may have: mirror_KEY, origin_KEY and so on."""
         record = self.records[name]
-        for kind in ("mirror", "origin", "redirector", "monitor", "client"):
-            if f"{kind}_address" in record:
-                return list(record[f"{kind}_address"])
-        return [host_of(url) for url in self.urls(name)[:1]] or [name]
+        return next((record[f"{kind}_{key}"] for kind in KINDS if f"{kind}_{key}" in record), None)
 
     def feeder(self, name: str) -> str | None:
         """The host of this fleet that a mirror is fed from, if one is."""

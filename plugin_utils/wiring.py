@@ -66,8 +66,13 @@ TEMPLATES: dict[str, dict[str, str]] = {
         "host_baseline_ca_certificates": (
             "{{ ([__fleet_authority] if __fleet_authority is file else []) + fleet_ca_certificates | default([]) }}"
         ),
-        # The port that the control node comes in by stays open, and 22.
-        "host_baseline_ssh_ports": "{{ [22, ansible_port | default(22) | int] | unique }}",
+        # Where its SSH server listens, and where the control node came in, as the host itself sees it.
+        "host_baseline_ssh_ports": (
+            "{{ (__preflight_host | default({})).ssh_ports"
+            " | default([22, ansible_port | default(22) | int] | unique, true) }}"
+        ),
+        "host_baseline_other_firewall": "{{ fleet_inputs.other_firewall }}",
+        "host_baseline_closing_chains": "{{ (__preflight_host | default({})).closing_chains | default([]) }}",
         "__fleet_platform": "debian-{{ ansible_facts.distribution_major_version }}",
         "__fleet_authority": "{{ tls_authority_dir }}/ca.pem",
         # Names are resolved on the host that uses them, by tasks/resolve.yml.
@@ -213,6 +218,9 @@ class Wiring:
             "addresses": fleet.addresses(name),
             "monitors": self.monitors,
             "packages": ["curl", "python3-pip"] if "clients" in of else [],
+            "open_ports": fleet.said(name, "open_ports") or [],
+            "other_ports": fleet.said(name, "other_ports") or "",
+            "other_firewall": fleet.said(name, "other_firewall") or "",
             **{key: record.get(key, "") for key in self.tls if key not in self.alike},
         }
         if of & {"mirrors", "origins"}:

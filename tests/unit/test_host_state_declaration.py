@@ -116,6 +116,7 @@ WRONG = [
     ({"firewall": {"content": "x", "tables": ["inet a; reboot"]}}, "tables is not valid"),
     ({"firewall": {"content": "x"}}, "firewall: tables is missing; it is a list of at least one table"),
     ({"firewall": {"tables": ["inet a"]}}, "firewall: needs exactly one of template, content"),
+    ({"firewall": {"content": "x", "tables": ["inet a"], "trial_seconds": 5}}, "seconds from 10 to 600"),
     (
         {"firewall": {"content": "x", "tables": ["inet a"], "path": "/etc/a"}, "files": [FILE]},
         "/etc/a: is declared",
@@ -350,15 +351,16 @@ def test_a_mask_that_lasts_until_reboot_is_told_from_a_lasting_one() -> None:
 @pytest.mark.parametrize(
     ("found", "due"),
     [
-        (drift("firewall", "inet a", "ruleset"), ["/etc/nftables.conf"]),
-        (drift("file", "/etc/nftables.conf", "content"), ["/etc/nftables.conf"]),
-        (drift("file", "/etc/a", "content"), []),
+        (drift("firewall", "inet a", "ruleset"), True),
+        (drift("firewall", "inet a", "trial"), True),
+        (drift("file", "/etc/nftables.conf", "content"), True),
+        (drift("file", "/etc/a", "content"), False),
     ],
 )
-def test_when_the_ruleset_has_to_be_loaded(found: dict[str, str], due: list[str]) -> None:
+def test_when_the_ruleset_has_to_be_loaded(found: dict[str, str], due: bool) -> None:
     declaration = declared(TWO_FILES | {"firewall": {"content": "x", "tables": ["inet a"]}})
-    assert drifting.rulesets_to_load(declaration, [found]) == due
-    assert drifting.rulesets_to_load(declared(TWO_FILES), [found]) == []
+    assert drifting.ruleset_is_due(declaration, [found]) == due
+    assert not drifting.ruleset_is_due(declared(TWO_FILES), [found])
 
 
 @pytest.mark.parametrize(

@@ -60,7 +60,7 @@ def checked(**sections: Any) -> list[tuple[str, str, str, str]]:
     empty: dict[str, Any] = {
         "packages": [], "groups": [], "users": [], "directories": [], "files": [], "links": [], "absent": [],
         "firewall": None, "units": [], "unit_files": [], "handlers": [], "state_directory": "/nonexistent",
-        "with_contents": False, "action": "check",
+        "remember": False, "with_contents": False, "action": "check",
     }  # fmt: skip
     answer = host.answer(empty | sections)
     assert "failed" not in answer, answer
@@ -562,7 +562,7 @@ def nft(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(host.shutil, "which", lambda name: "/usr/sbin/nft")
 
 
-FIREWALL = {"tables": ["inet a"], "ruleset": "table inet a {}"}
+FIREWALL = {"tables": ["inet a"], "ruleset": "table inet a {}", "opens": []}
 
 
 @pytest.mark.parametrize(
@@ -584,7 +584,17 @@ def test_a_ruleset_that_does_not_load_fails_before_anything_is_changed(
     fake_run(monkeypatch, {"unshare": (1, "syntax error, unexpected newline")})
     drift = host.Drift()
     with pytest.raises(host.HostError, match="nothing was changed: syntax error, unexpected newline"):
-        host.check_firewall(FIREWALL, drift)
+        host.check_firewall(FIREWALL, "/nonexistent", drift)
+
+
+@pytest.mark.usefixtures("nft")
+def test_a_ruleset_that_nobody_proved_is_drift_though_it_is_the_declared_one(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    fake_run(monkeypatch, {"unshare": LIVE, "sh": LIVE})
+    (tmp_path / "former.nft").touch()
+    found = checked(firewall=FIREWALL, state_directory=str(tmp_path))
+    assert found == [("firewall", "trial", "not proven", "proven")]
 
 
 def test_a_host_without_nft_is_drift_and_no_error(monkeypatch: pytest.MonkeyPatch) -> None:

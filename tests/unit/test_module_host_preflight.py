@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import socket
@@ -41,6 +42,7 @@ def root(tmp_path: Path) -> Path:
         "proc/net/fib_trie": ADDRESSES,
         "proc/net/if_inet6": ADDRESSES_6,
         "proc/net/tcp": "  sl  local_address rem_address   st ...\n",
+        "proc/sys/net/ipv4/ip_local_port_range": "32768\t60999\n",
     }
     for name, content in files.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -226,3 +228,131 @@ def test_the_very_machine() -> None:
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
         with closing(socket.socket(family, socket.SOCK_DGRAM)) as bound:
             bound.bind((address, 0))
+
+
+# --- what else the host offers --------------------------------------------------------------------
+
+TABLE = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n"
+
+
+def socket_line(address: str, port: int, state: str, inode: int) -> str:
+    return f"   0: {address}:{port:04X} 00000000:0000 {state} 0:0 0:0 0 0 0 {inode} 1\n"
+
+
+@pytest.fixture
+def offering(root: Path) -> Path:
+    """A host with an SSH server on 2222, a mail server, a proxy on loopback only, WireGuard and a DHCP client."""
+    everybody, loopback, everybody_6 = "00000000", "0100007F", "0" * 32
+    tcp = [(everybody, 2222, 1), (everybody, 25, 2), (loopback, 3128, 3)]
+    udp = [(everybody, 51820, 0), (everybody, 68, 5), (everybody, 40000, 6)]
+    (root / "proc/net/tcp").write_text(TABLE + "".join(socket_line(a, p, "0A", i) for a, p, i in tcp))
+    (root / "proc/net/tcp6").write_text(
+        TABLE + socket_line(everybody_6, 8080, "0A", 7) + socket_line("0" * 24 + "01000000", 631, "0A", 8)
+    )
+    (root / "proc/net/udp").write_text(TABLE + "".join(socket_line(a, p, "07", i) for a, p, i in udp))
+    for pid, name, inode in ((100, "sshd", 1), (101, "master", 2), (102, "app server", 7)):
+        (root / f"proc/{pid}/fd").mkdir(parents=True)
+        (root / f"proc/{pid}/comm").write_text(f"{name}\n")
+        (root / f"proc/{pid}/fd/3").symlink_to(f"socket:[{inode}]")
+    return root
+
+
+def test_what_the_firewall_would_close_is_told_in_one_sentence(offering: Path) -> None:
+    (found,) = look(offering, record="mirror", opened=["80", "443"])["problems"]
+    assert found["key"] == "mirror_open_ports"
+    assert "25 (master, process 101), 8080 (app server, process 102), 51820/udp" in found["problem"]
+    for unheard in ("2222", "3128", "631", "68", "40000"):
+        assert unheard not in found["problem"], unheard
+    assert 'mirror_open_ports: [25, 8080, "51820/udp"]' in found["allowed"]
+    assert "mirror_other_ports: close" in found["allowed"]
+
+
+@pytest.mark.parametrize(
+    "decision", [{"other_ports": "close"}, {"opened": ["25", "8080", "51820/udp"]}, {"record": ""}]
+)
+def test_nobody_asks_what_is_decided(offering: Path, decision: dict[str, Any]) -> None:
+    assert look(offering, **{"record": "origin", "opened": ["80"]} | decision)["problems"] == []
+
+
+def test_some_ports_kept_and_the_rest_unsaid_is_told_of_the_rest(offering: Path) -> None:
+    (found,) = look(offering, record="mirror", opened=["25"])["problems"]
+    assert "8080" in found["problem"]
+    assert "25 (" not in found["problem"]
+
+
+def test_ssh_is_where_its_server_listens_and_where_we_came_in(
+    offering: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Behind sudo, which takes the variable away, a process above has it."""
+    monkeypatch.setattr(host_preflight.os, "getpid", lambda: 300)
+    for pid, parent, environment in (
+        (300, 200, b"HOME=/root\0"),
+        (200, 1, b"SSH_CONNECTION=192.0.2.1 5000 10.0.0.7 22\0"),
+    ):
+        (offering / f"proc/{pid}").mkdir()
+        (offering / f"proc/{pid}/environ").write_bytes(environment)
+        (offering / f"proc/{pid}/stat").write_text(f"{pid} (a ) b) S {parent} 1 1\n")
+    assert look(offering)["ssh_ports"] == [22, 2222]
+
+
+def nft_json(*items: dict[str, Any]) -> str:
+    return json.dumps({"nftables": [{"metainfo": {"version": "1.1.3"}}, *items]})
+
+
+def chain(table: str, name: str, policy: str = "accept", hook: str = "input") -> dict[str, Any]:
+    at = {"family": "inet", "table": table, "name": name}
+    return {"chain": at | {"type": "filter", "hook": hook, "prio": 0, "policy": policy}}
+
+
+def rule(table: str, name: str, *expressions: dict[str, Any]) -> dict[str, Any]:
+    return {"rule": {"family": "inet", "table": table, "chain": name, "expr": list(expressions)}}
+
+
+MATCH = {"match": {"op": "in", "left": {"ct": {"key": "state"}}, "right": "established"}}
+OURS = {"table": {"family": "inet", "name": "mirrorfleet"}}
+
+
+@pytest.mark.parametrize(
+    ("ruleset", "closing"),
+    [
+        ("", []),
+        (nft_json(chain("f", "i", "drop")), ["inet f i"]),
+        (nft_json(chain("f", "i", "drop", "forward")), []),
+        (nft_json(chain("f", "i"), rule("f", "i", {"counter": {}}, {"reject": {"type": "icmpx"}})), ["inet f i"]),
+        (nft_json(chain("f", "i"), rule("f", "i", {"xt": {"type": "target", "name": "REJECT"}})), ["inet f i"]),
+        (nft_json(chain("fail2ban", "i"), rule("fail2ban", "i", MATCH, {"drop": None})), []),
+        (nft_json(OURS, chain("mirrorfleet", "input", "drop")), []),
+    ],
+)  # fmt: skip
+def test_a_firewall_of_anothers_is_one_that_drops_what_it_does_not_name(
+    ruleset: str, closing: list[str]
+) -> None:
+    assert host_preflight.closing_by_nft(ruleset) == (closing, "mirrorfleet" in ruleset)
+
+
+@pytest.mark.parametrize(
+    ("saved", "closing"),
+    [
+        ("", []),
+        (":INPUT ACCEPT [0:0]\n-A INPUT -p tcp -m tcp --dport 22 -j ACCEPT\n", []),
+        (":INPUT DROP [0:0]\n", ["ip filter INPUT"]),
+        (":INPUT ACCEPT [0:0]\n-A INPUT -j REJECT --reject-with icmp-host-prohibited\n", ["ip filter INPUT"]),
+    ],
+)
+def test_so_is_one_that_iptables_knows_where_nft_is_not_installed(saved: str, closing: list[str]) -> None:
+    assert host_preflight.closing_by_iptables(saved, "ip") == closing
+
+
+def test_what_becomes_of_another_firewall_is_asked_until_it_is_said(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        host_preflight,
+        "said",
+        lambda *command: nft_json(chain("f", "i", "drop")) if command[0] == "nft" else "",
+    )
+    (found,) = look(root, record="redirector")["problems"]
+    assert (found["key"], found["allowed"]) == ("redirector_other_firewall", "keep or replace")
+    assert "inet f i" in found["problem"]
+    told = look(root, record="redirector", other_firewall="replace")
+    assert (told["problems"], told["closing_chains"]) == ([], ["inet f i"])

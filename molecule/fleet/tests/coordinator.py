@@ -146,6 +146,39 @@ def on(name: str):
     return testinfra.get_host(f"ssh://{name}", ssh_config=str(ROOT / "build/fleet/ssh_config"), sudo=True)
 
 
+def make_lived_in(name: str) -> None:
+    """A host as a volunteer has it: a web server of their own, and a firewall that closes what it does not name."""
+    on(name).check_output("sh -c %s", LIVED_IN)
+
+
+LIVED_IN = """
+set -e
+apt-get -qq update
+DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends nftables >&2
+cat >/etc/systemd/system/wiki.service <<'UNIT'
+[Service]
+DynamicUser=yes
+ExecStart=/usr/bin/python3 -m http.server --bind :: 8080
+[Install]
+WantedBy=multi-user.target
+UNIT
+cat >/etc/nftables.conf <<'RULES'
+#!/usr/sbin/nft -f
+flush ruleset
+table inet filter {
+    chain input {
+        type filter hook input priority filter; policy drop;
+        ct state established,related accept
+        iif lo accept
+        meta l4proto { icmp, icmpv6 } accept
+        tcp dport { 22, 8080 } accept
+    }
+}
+RULES
+systemctl --quiet enable --now wiki.service nftables.service
+"""
+
+
 class Client:
     """The client host, as everybody who types `pip install` has one."""
 

@@ -20,6 +20,7 @@ from coordinator import (
     copy_locks,
     demo,
     edited,
+    make_lived_in,
     on,
     patch_nginx,
     pip_in_a_loop,
@@ -187,11 +188,33 @@ def test_too_little_disk_is_told_before_anything_is_changed():
             path.unlink()
 
 
-def test_check_mode_on_a_bare_host():
+@pytest.fixture(scope="module")
+def mirror3_as_found(as_found):
+    """A host that somebody lives on, and how it is before anything of ours is there."""
     add_mirror("mirror3", 13)
     playbook("sandbox").ok()
+    make_lived_in("mirror3")
+    return as_found(on("mirror3"))
+
+
+def test_what_a_host_does_beside_is_asked_for_before_anything_is_changed(mirror3_as_found, as_found):
+    run = playbook("provision", "--limit", "mirror3")
+    assert run.code != 0
+    assert re.search(r"mirror3: mirror_open_ports does not say .*: 8080 \(python3, process \d+\)", run.output)
+    assert (
+        "mirror_open_ports: [8080] leaves them open, mirror_other_ports: close closes the others"
+        in run.output
+    )
+    assert "mirror3: mirror_other_firewall is missing" in run.output and "inet filter input" in run.output
+    assert as_found(on("mirror3")) == mirror3_as_found
+    with (INVENTORY / "mirrors/mirror3.yml").open("a") as record:
+        record.write("mirror_open_ports: [8080]\nmirror_other_firewall: replace\n")
+
+
+def test_check_mode_on_a_bare_host(mirror3_as_found, as_found):
     run = playbook("provision", "--limit", "mirror3", "--check").ok()
     assert run.changed["mirror3"] > 0
+    assert as_found(on("mirror3")) == mirror3_as_found
 
 
 def test_one_file_and_one_command_add_a_mirror_whatever_stops_them(client):
@@ -205,6 +228,7 @@ def test_one_file_and_one_command_add_a_mirror_whatever_stops_them(client):
     assert set(run.changed) == {"mirror3"}, "other hosts were touched"
     assert client.listed() == indexes(*ALL, MIRROR3)
     assert playbook("provision", "--limit", "mirror3").ok().changed == {"mirror3": 0}
+    assert client.status("http://mirror3.fleet.test:8080/") == 200, "its operator's own service was closed"
 
 
 def test_a_name_that_does_not_lead_to_the_host_is_told_unless_names_are_not_to_be_checked():
@@ -422,6 +446,27 @@ def test_good_pins_roll_through_without_a_failed_request_past_a_mirror_that_cann
         # Nothing left to update: nothing is touched.
         run = playbook("update", "-e", f"python_program_wheels={wheels}").ok()
         assert set(run.changed.values()) == {0}, run.drift
+
+
+def test_a_mirror_that_still_serves_is_not_given_back():
+    for name, why in (
+        ("mirror3", "mirror3: mirror_state is not retired"),
+        ("nowhere", "nowhere is no mirror of"),
+    ):
+        run = playbook("retire", "-e", f"retire={name}")
+        assert run.code != 0
+        assert why in run.output and "Nothing was changed" in run.output
+
+
+def test_a_host_that_is_given_back_is_as_it_was_found(client, mirror3_as_found, as_found, differences):
+    with edited(INVENTORY / "mirrors/mirror3.yml", "mirror_state: active", "mirror_state: retired"):
+        run = playbook("retire", "-e", "retire=mirror3", "-e", "retire_data=remove").ok()
+        assert "mirror3 is as it was found" in run.output
+        assert MIRROR3 not in "".join(client.listed())
+        assert differences(mirror3_as_found, as_found(on("mirror3"))) == []
+        assert client.status("http://mirror3.fleet.test:8080/") == 200
+        again = playbook("retire", "-e", "retire=mirror3").ok()
+        assert again.changed["mirror3"] == 0, again.drift
 
 
 def test_demo_down_leaves_nothing():

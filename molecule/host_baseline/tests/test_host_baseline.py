@@ -1,6 +1,7 @@
 """What every host of the fleet has, and who can reach it."""
 
 import re
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -121,7 +122,48 @@ def test_the_firewall_comes_back_with_a_reboot(me, host, open_ports):
     assert open_ports(me, ALL) == {22, OPEN}
 
 
+def test_a_firewall_that_was_there_stays_open_after_a_reboot(scenario):
+    """Asked above is what comes through it now; this is what would close it again."""
+    shell = scenario.hosts["debian-12"].shell
+    assert shell.run("systemctl is-enabled netfilter-persistent.service").stdout.strip() == "disabled"
+    assert "REJECT" in shell.file("/etc/iptables/rules.v4").content_string  # its files are its operator's
+    assert "-A INPUT" not in shell.check_output("iptables-save --table filter")
+
+
 # --- what goes wrong ---
+
+
+def test_a_firewall_that_shuts_the_control_node_out_is_taken_back_by_the_host(me, scenario, open_ports):
+    """Nobody is at a console, and the connection over which it was loaded may be lost at any moment."""
+    watched = "nft list ruleset; sha256sum /etc/nftables.conf; systemctl is-active chrony.service"
+    before = me.shell.check_output(watched)
+    outcome = scenario.play(
+        f"--limit={me.name}", host_baseline_ssh_ports=[2222], host_baseline_trial_seconds=15
+    )
+    assert outcome.code != 0
+    assert "unreachable=1" in outcome.said
+    said = " ".join(outcome.said.split())
+    assert "The new firewall lets no new connection of the control node in" in said
+    assert "15 seconds after it was loaded" in said
+    deadline = time.monotonic() + 60
+    while not (back := open_ports(me, [22])) and time.monotonic() < deadline:
+        time.sleep(1)
+    assert back == {22}
+    assert me.shell.check_output(watched) == before
+    assert scenario.converge().changed[me.name] == 0
+
+
+def test_a_ruleset_that_a_killed_run_left_on_trial_is_proven_by_the_next(me, scenario):
+    """The control node died between loading and proving; until the timer takes it back, the next run takes it up."""
+    me.shell.check_output("nft list table inet mirrorfleet >/var/lib/host_state/former.nft")
+    me.shell.check_output(
+        "systemd-run --quiet --unit=host-state-firewall --on-active=600 nft delete table inet mirrorfleet"
+    )
+    assert scenario.converge().changed[me.name] == 1
+    assert me.shell.run("systemctl is-active host-state-firewall.timer").stdout.strip() == "inactive"
+    assert not me.shell.file("/var/lib/host_state/former.nft").exists
+    assert me.shell.run("nft list table inet mirrorfleet").rc == 0
+
 
 SNAPSHOT = (
     "nft list ruleset; sha256sum /etc/nftables.conf /etc/apt/apt.conf.d/52mirrorfleet; id mirror; dpkg --list"
@@ -168,3 +210,32 @@ def test_what_was_tampered_with_is_repaired(repaired, me, host, scenario, open_p
     test_the_fleets_authority_is_trusted(host, scenario)
     test_services_run_now_and_after_a_reboot(host, "chrony")
     assert host.package("rsync").is_installed
+
+
+# --- given back ---
+
+
+@pytest.fixture(scope="session")
+def undone(scenario):
+    """Last: all that this scenario did to the hosts is undone."""
+    outcome = scenario.play(playbook="undo.yml")
+    assert outcome.code == 0, outcome.said
+    return outcome
+
+
+def test_a_host_that_is_given_back_is_as_it_was_found(undone, me, scenario, as_found, differences):
+    before = (scenario.dir / f"{me.name}.found").read_text().splitlines()
+    after = as_found(me.shell)
+    ours = {str(port) for port in (OPEN, RESTRICTED, CLOSED)}
+    strange = [
+        line
+        for line in differences(before, after)
+        if "listener-" not in line and not (" listens " in line and line.rsplit(":", 1)[1] in ours)
+    ]
+    assert strange == []
+
+
+def test_what_is_undone_is_not_undone_again(undone, scenario):
+    again = scenario.play(playbook="undo.yml")
+    assert again.code == 0, again.said
+    assert set(again.changed.values()) == {0}

@@ -186,3 +186,19 @@ def order(config: Config, state: State, reason: str | None) -> bool:
     if run.returncode not in {0, 1}:
         raise failed(f"No certificate from {config['directory']}", client_errors(run.stdout))
     return run.returncode == 0
+
+
+def revoke(config: Config) -> None:
+    """RFC 8555, 7.6, signed by the account's key: the certificate in use is no longer to be believed."""
+    present = store.pair_at(store.PAIRS / "current")
+    if present is None or not present.directory:
+        return
+    with tempfile.TemporaryDirectory(dir=STATE) as folder:
+        shutil.chown(folder, USER, USER)
+        leaf = Path(folder) / "certificate.pem"
+        write(leaf, present.certificate.public_bytes(serialization.Encoding.PEM), 0o644)
+        options = ["-v", "-n", "-a", present.directory, "-c", str(client_folder(config))]
+        run = as_client([UACME, *options, "revoke", str(leaf)])
+    if run.returncode and "alreadyRevoked" not in run.stdout:
+        raise failed("The certificate was not revoked", client_errors(run.stdout))
+    say(f"The certificate for {', '.join(present.names)} is revoked.")

@@ -4,6 +4,7 @@
     mirror-certificate now           what is due, at once
     mirror-certificate force         a new certificate, due or not
     mirror-certificate status        what the certificate in use lacks, as JSON
+    mirror-certificate revoke        the authority is told that the certificate in use is not to be believed any more
     mirror-certificate placeholder   a certificate that nobody trusts, so that the web server can start at all
 
 The order itself is uacme's, which runs as a user of its own and sees a signing request, never the host's key. The
@@ -32,7 +33,7 @@ from cryptography import x509
 
 from . import account, store
 from .common import DAY, HOUR, STATE, Config, FailedError, State, moment, say, write
-from .order import OTHERWISE, client_asks_server, one_line, order
+from .order import OTHERWISE, client_asks_server, one_line, order, revoke
 
 CONFIG = Path("/etc/mirrorfleet/tls/acme.json")
 # How often the ACME server is asked whether it wants a certificate replaced (RFC 9773: not without need).
@@ -218,23 +219,34 @@ def only_one() -> Iterator[None]:
         yield
 
 
+def make_placeholder(config: Config) -> None:
+    if store.in_use() is None:
+        store.make_placeholder(config)
+
+
+ORDERS = {"renew", "now", "force"}
+MODES = {*ORDERS, "status", "revoke", "placeholder"}
+
+
 def main(arguments: list[str]) -> int:
     if arguments == ["account"]:
         return account.main()
-    if len(arguments) != 1 or arguments[0] not in {"renew", "now", "force", "status", "placeholder"}:
-        print(__doc__, file=sys.stderr)
+    if len(arguments) != 1 or arguments[0] not in MODES or not CONFIG.exists():
+        known = len(arguments) == 1 and arguments[0] in MODES
+        print(
+            f"{CONFIG} is not there: this host's tls_mode is not acme." if known else __doc__, file=sys.stderr
+        )
         return 2
-    try:
-        config: Config = json.loads(CONFIG.read_text())
-    except FileNotFoundError:
-        print(f"{CONFIG} is not there: this host's tls_mode is not acme.", file=sys.stderr)
-        return 2
+    config: Config = json.loads(CONFIG.read_text())
     if arguments == ["status"]:
         show_status(config)
         return 0
     with only_one():
-        if arguments == ["placeholder"]:
-            if store.in_use() is None:
-                store.make_placeholder(config)
-            return 0
-        return run(config, arguments[0])
+        if arguments[0] in ORDERS:
+            return run(config, arguments[0])
+        try:
+            {"placeholder": make_placeholder, "revoke": revoke}[arguments[0]](config)
+        except FailedError as error:
+            say(str(error))
+            return 1
+    return 0
