@@ -183,15 +183,18 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible ships no types
     def _load(self, firewall: Item) -> None:
         """What is shut out cannot come back to mend it: the ruleset stays only if a new connection can be made."""
         self._on_host("load_on_trial", {"firewall": firewall})
+        said = "a new connection came in only when the former one was back"
         try:
             self._connection.reset()
-            self._on_host("keep_proven", {})
+            taken_back = self._on_host("keep_proven", {})["taken_back"]
         except AnsibleConnectionFailure as error:
-            raise AnsibleConnectionFailure(
+            taken_back, said = True, f"SSH said: {error}"
+        if taken_back:
+            raise StepError(
                 "The new firewall lets no new connection of the control node in. The host takes the former one back "
                 f"{firewall['trial_seconds']} seconds after it was loaded, and nothing on its disk was changed. "
-                f"Look at the ports and sources of its SSH server. SSH said: {error}"
-            ) from error
+                f"Look at the ports of its SSH server, and at who may come in by them; {said}"
+            )
 
     def _repair_packages(self, declaration: Declaration, drift: Drift) -> None:
         if any(entry["what"] == "interrupted" for entry in drift):

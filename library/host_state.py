@@ -20,6 +20,7 @@ import hashlib
 import json
 import os
 import pwd
+import re
 import shlex
 import shutil
 import stat
@@ -394,26 +395,35 @@ def remember(state: str, drift: Drift) -> None:
     """Before anything is changed: what is about to be, as it was found the first time. host_undo brings it back."""
     journal = os.path.join(found_path(state), "journal.json")
     known: dict[str, Item] = json.loads(read_file(journal)) if lstat(journal) else {}
-    new: dict[str, Item] = {}
+    now = known | {"packages": packages_of_ours(known.get("packages", {}), drift)}
     for entry in drift:
         key = f"{entry['kind'] if entry['kind'] in REMEMBERED else 'path'} {entry['name']}"
         if key in known or entry["kind"] in {"handler", "firewall"} or entry["name"] == "dpkg":
             continue
-        facts = new.setdefault(key, {})
+        facts = now.setdefault(key, {})
         if entry["kind"] in REMEMBERED:
             facts[entry["what"]] = entry["before"]
         else:
             facts |= remembered_path(state, entry["name"])
-    if not new:
+    if now == known or not (drift or known):
         return
-    if not known:
-        known["packages"] = {"all": sorted(installed_packages())}
     os.makedirs(found_path(state), 0o700, exist_ok=True)
     with open(beside(journal), "w", encoding="utf-8") as stream:
-        json.dump(known | new, stream, indent=1)
+        json.dump(now, stream, indent=1)
         stream.flush()
         os.fsync(stream.fileno())
     os.replace(beside(journal), journal)
+
+
+def packages_of_ours(known: Item, drift: Drift) -> Item:
+    """What came along with packages of ours: what a later check finds that was not there before they were installed."""
+    came, before = set(known.get("came", [])), known.get("before", [])
+    due = any(entry["kind"] == "package" for entry in drift)
+    if before or due:
+        installed = installed_packages()
+        came |= set(installed) - set(before or installed)
+        before = installed if due else []
+    return {"came": sorted(came), "before": before}
 
 
 REMEMBERED = ("package", "user", "group", "unit")
@@ -633,8 +643,10 @@ def load_on_trial(request: Item) -> Item:
                     live = run(["nft", "--stateless", "list", "table", *table.split()])
                     stream.write(f"table {table} {{}}\ndelete table {table}\n{live.stdout}")
                 for chain in filter(closes, firewall["opens"]):
-                    live = run(["nft", "--stateless", "list", "chain", *chain.split()])
-                    stream.write(f"flush chain {chain}\n{live.stdout}")
+                    rules = run(["nft", "--stateless", "list", "chain", *chain.split()]).stdout
+                    # Declared first: it may be gone by then.
+                    head = re.sub(r"^\t\t(?!type ).*\n", "", rules, flags=re.MULTILINE)
+                    stream.write(f"{head}flush chain {chain}\n{rules}")
                 stream.flush()
                 os.fsync(stream.fileno())
             back = run(["nft", "--check", "--file", beside(former)])
@@ -669,14 +681,11 @@ def load_on_trial(request: Item) -> Item:
 def keep_proven(request: Item) -> Item:
     """Asked by a connection that was made under the new ruleset."""
     run(["systemctl", "stop", f"{TRIAL}.timer", f"{TRIAL}.service"])
-    try:
-        os.unlink(former_ruleset(request["state_directory"]))
-    except FileNotFoundError:
-        raise HostError(
-            "the new ruleset was taken back before a new connection could be made, the former one holds; "
-            "run the playbook again, and where that repeats, see why connections take so long"
-        ) from None
-    return {}
+    former = former_ruleset(request["state_directory"])
+    taken_back = lstat(former) is None
+    if not taken_back:
+        os.unlink(former)
+    return {"taken_back": taken_back}
 
 
 def settle(request: Item) -> Item:

@@ -97,23 +97,31 @@ def restore_firewall(found: Path) -> None:
         run("nft", "-f", str(saved))
 
 
+def would_go(*arguments: str) -> set[str]:
+    """What apt would remove."""
+    lines = run("apt-get", "--simulate", "purge", *arguments).splitlines()
+    return {line.split()[1].partition(":")[0] for line in lines if line.startswith(("Purg ", "Remv "))}
+
+
 def remove_packages(journal: Journal) -> list[str]:
-    """Those that were installed for the fleet, and what came with them and nobody else needs."""
-    before = set(journal.get("packages", {}).get("all", []))
-    ours = [name for name, facts in of(journal, "package").items() if facts.get("state") == "absent"]
+    """Those that were installed for the fleet, and what came with them and nobody else depends on."""
+    named = {name for name, facts in of(journal, "package").items() if facts.get("state") == "absent"}
     there = set(run("dpkg-query", "--show", "--showformat=${Package}\n").split())
-    ours = sorted(there & set(ours) - before)
+    ours = (named | set(journal["packages"]["came"])) & there
     if not ours:
         return []
-    simulated = run("apt-get", "--simulate", "--autoremove", "purge", *ours)
-    goes = {line.split()[1].partition(":")[0] for line in simulated.splitlines() if line.startswith("Purg ")}
-    # What was there before stays, though nothing but ours needs it any more.
-    leaving = sorted(goes - before)
-    kept = sorted(goes & before)
-    if set(ours) & set(kept) or not leaving:
-        raise UndoError(f"apt would remove {', '.join(kept)}, which was there before")
-    run("apt-get", "--quiet", "--yes", "purge", *leaving)
-    return leaving
+    # What others only recommend or suggest does not keep it: it came with ours.
+    only = (f"-oAPT::AutoRemove::{kind}Important=false" for kind in ("Recommends", "Suggests"))
+    leaving = would_go("--autoremove", *only, *(named & there)) & ours
+    # Some that came along apt would not remove by itself, for their priority.
+    for name in sorted(ours - leaving):
+        if (alone := would_go(name, *leaving)) <= ours:
+            leaving |= alone
+    run("apt-get", "--quiet", "--yes", "purge", *sorted(leaving))
+    for name in leaving:  # what they wrote
+        for folder in ("/var/log", "/var/lib", "/var/cache"):
+            remove(Path(folder, name))
+    return sorted(leaving)
 
 
 def remove_accounts(journal: Journal) -> None:

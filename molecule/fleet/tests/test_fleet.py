@@ -463,7 +463,8 @@ def test_a_host_that_is_given_back_is_as_it_was_found(client, mirror3_as_found, 
         run = playbook("retire", "-e", "retire=mirror3", "-e", "retire_data=remove").ok()
         assert "mirror3 is as it was found" in run.output
         assert MIRROR3 not in "".join(client.listed())
-        assert differences(mirror3_as_found, as_found(on("mirror3"))) == []
+        strange = differences(mirror3_as_found, as_found(on("mirror3")))
+        assert not strange, "\n".join(strange)
         assert client.status("http://mirror3.fleet.test:8080/") == 200
         again = playbook("retire", "-e", "retire=mirror3").ok()
         assert again.changed["mirror3"] == 0, again.drift
