@@ -180,7 +180,8 @@ class Fleet:
         for name in names:
             report = self.reports["all"]
             self._check_name(name, report, f"{section}.{name}")
-            self.records.setdefault(name, {}).update(self._tls_defaults() | right.get(name, {}))
+            # Of a host in two sections, the second says more of it and takes nothing back.
+            self.records[name] = self._tls_defaults() | self.records.get(name, {}) | right.get(name, {})
             for other in SECTIONS:
                 if other == section:
                     break

@@ -452,3 +452,8 @@ def test_the_schemas_are_published_for_editors() -> None:
     for name in (contract.RECORD, contract.FLEET):
         published = json.loads((ROOT / f"docs/schemas/{name}.schema.json").read_text())
         assert published["properties"].keys() == contract.keys(name).keys()
+
+
+def test_a_redirector_that_is_a_monitor_keeps_its_certificate(fleet: Fleet) -> None:
+    found = fleet.hostvars()["redirector.example.org"]["fleet_inputs"]
+    assert (found["tls_mode"], found["tls_provided_key"]) == ("provided", "/etc/ssl/mirrors/privkey.pem")
