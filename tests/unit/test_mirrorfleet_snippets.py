@@ -191,6 +191,25 @@ def test_the_files_that_are_ready(site: Site, work: Work, index: Index) -> None:
     assert "/simple/demo/" in index.asked
 
 
+def test_the_environment_of_an_image(site: Site, work: Work, index: Index) -> None:
+    """The lines for a container image in docs/clients.md."""
+    text = (ROOT / "docs/clients.md").read_text()
+    lines = re.findall("^ENV (.*)$", text, re.MULTILINE)
+    assert [line.partition("=")[0] for line in lines] == [
+        "PIP_INDEX_URL", "UV_DEFAULT_INDEX", "PIP_CERT", "SSL_CERT_FILE",
+    ]  # fmt: skip
+    kept = lines if index.authority else lines[:2]
+    told = " ".join(kept).replace("https://MIRROR/simple/", index.url)
+    told = told.replace("/etc/authority.pem", f"{work.folder}/authority.pem")
+    for command in (
+        "pip download --no-cache-dir --no-deps demo",
+        "uv pip install --no-cache --target there demo",
+    ):
+        index.asked.clear()
+        work.run(f"{told} {command}")
+        assert "/simple/demo/" in index.asked
+
+
 @pytest.mark.parametrize("index", ["authority"], indirect=True)
 def test_the_authority_is_named_and_needed(
     site: Site, told: dict[str, list[str]], work: Work, authority: Any, index: Index
