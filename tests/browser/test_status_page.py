@@ -207,6 +207,7 @@ def test_a_phone_shows_long_words(
         page.goto(f"{url}/{path}")
         assert page.evaluate("document.documentElement.scrollWidth") <= 360
         assert page.evaluate(CUT_OFF) == []
+        assert Axe().run(page).violations_count == 0
 
 
 def test_a_card_says_what_the_heads_say(visit: Look, published: Publish) -> None:

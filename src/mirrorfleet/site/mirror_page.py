@@ -11,7 +11,7 @@ from typing import Any
 from ..fleet.availability import DAY, DAYS_KEPT, counted
 from ..fleet.documents import List
 from ..fleet.markup import checked
-from .authority import Authority, needed
+from .authority import Authority
 from .carries import carries
 from .markup import PAGES
 from .plots import availability, freshness
@@ -64,7 +64,7 @@ def render(found: List, mirror: dict[str, Any], trusted: Authority | None = None
         freshness=freshness(behind, fleet["staleness_limit"], last),
         joined=joined,
         young=joined is not None and joined // DAY > last - DAYS_KEPT,
-        trusted=needed(trusted, found.registry, f"{mirror['url']}/simple/"),
+        trusted=trusted if record.get("tls_mode") == "private_ca" else None,
         audit=NOT_TOLD | audit if "verdict" in audit else None,
         verdict=VERDICTS.get(audit.get("verdict")),
         events=found.history.get(name, ()),
