@@ -64,6 +64,7 @@ def _entry(name: str, fleet: Fleet) -> dict[str, Any]:
         "tier": max(fleet.tier(name), 1),
         "projects": None if carried is None else len(carried),
         "partial": fleet.is_partial(name),
+        "left_out": fleet.left_out(name),
         "on_miss": on_miss(record),
         "state": record["mirror_state"],
         "upstream": fleet.feeder(name) or record.get("mirror_upstream"),
@@ -75,6 +76,7 @@ def _entry(name: str, fleet: Fleet) -> dict[str, Any]:
         "agreement": {
             key: record["mirror_agreement"].get(key) for key in ("version", "accepted_on", "expires_on")
         },
+        "tls_mode": record["tls_mode"],
     }
 
 

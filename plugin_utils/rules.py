@@ -165,13 +165,18 @@ class Fleet:
         offered = self.carried(above)  # what the tier above has is all that there is
         return offered if own is None else own if offered is None else own & offered
 
-    def is_partial(self, name: str) -> bool:
-        """Whether it carries a part of each project's files only; a tier-2 carries what the tier above does."""
+    def left_out(self, name: str) -> dict[str, Any]:
+        """By which keys of a selection it lacks files of projects; a tier-2 carries what the tier above does."""
         if self.records[name].get("mirror_mode") != "bandersnatch":
             above = self.feeder(name)
-            return above is not None and above not in self.groups["origins"] and self.is_partial(above)
+            return self.left_out(above) if above is not None and above not in self.groups["origins"] else {}
         chosen = self.selection(name)
-        return any(chosen[key] for key in ("releases_kept", "platforms_excluded", "max_project_size"))
+        keys = ("releases_kept", "platforms_excluded", "max_project_size")
+        return {key: chosen[key] for key in keys if chosen[key]}
+
+    def is_partial(self, name: str) -> bool:
+        """Whether it carries a part of each project's files only."""
+        return bool(self.left_out(name))
 
     # -------------------------------------------------------------------------------------------- what the files say
     def _take_section(self, section: str, given: Any) -> None:
@@ -182,7 +187,8 @@ class Fleet:
         for name in names:
             report = self.reports["all"]
             self._check_name(name, report, f"{section}.{name}")
-            self.records.setdefault(name, {}).update(self._tls_defaults() | right.get(name, {}))
+            # Of a host in two sections, the second says more of it and takes nothing back.
+            self.records[name] = self._tls_defaults() | self.records.get(name, {}) | right.get(name, {})
             for other in SECTIONS:
                 if other == section:
                     break

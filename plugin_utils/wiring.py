@@ -133,6 +133,11 @@ TEMPLATES: dict[str, dict[str, str]] = {
         "redirector_public_url": "{{ fleet_inputs.urls[0] }}",
         "redirector_mirrorfleet_version": "{{ fleet_versions.mirrorfleet }}",
         "redirector_health": "{{ fleet_inputs.health }}",
+        # What clients are to trust, where a host has its certificate from the fleet's own authority.
+        "redirector_authority": (
+            "{{ lookup('ansible.builtin.file', __fleet_authority)"
+            " if fleet_inputs.own_authority and __fleet_authority is file else '' }}"
+        ),
         "redirector_registry": "{{ fleet_registry }}",
     },
     "monitors": {
@@ -204,6 +209,11 @@ class Wiring:
         self.alike = {
             key: found[0] for key, found in values.items() if found and found.count(found[0]) == len(found)
         }
+        self.own_authority = any(
+            record.get("tls_mode") == "private_ca"
+            for name, record in fleet.records.items()
+            if name not in groups["clients"]
+        )
         self.reference_url = next((fleet.urls(name)[0] for name in groups["origins"]), "")
 
     def _all(self, names: Iterable[str]) -> list[str]:
@@ -241,7 +251,7 @@ class Wiring:
         if of & {"redirectors", "monitors"}:
             found |= {"carries_a_tree": False, "paths": self._paths(of)}
         if "redirectors" in of:
-            found["health"] = self._health(name)
+            found |= {"health": self._health(name), "own_authority": self.own_authority}
         if "monitors" in of:
             found |= {
                 "nodes": self.nodes,

@@ -49,6 +49,15 @@ class Site:
             (self.folder / f"{name}.json").write_text(json.dumps(getattr(self, name)))
         return cli.main(["list", "-c", str(self.folder / "config.json"), *options])
 
+    def listed_for(self, days: int) -> None:
+        """As if every mirror that is listed had joined so many days ago."""
+        path = self.folder / "state.json"
+        state = json.loads(path.read_text())
+        for one in state["standings"].values():
+            if one["joined"] is not None:
+                one["joined"] = self.now - days * DAY
+        path.write_text(json.dumps(state))
+
     def read(self, name: str) -> str:
         return (self.documents / name).read_text("utf-8")
 
@@ -127,7 +136,7 @@ def _measured(site: Site, one: dict[str, Any], at: int) -> None:
         "families": {"ipv4": ""},
         "lag": at % 4 * 700,
         "since": now - 5 * DAY,
-        "days": [None if day < at % 6 else round(1 - (at * day) % 13 / 400, 4) for day in range(30)],
+        "days": [None if day < at % 6 else round(1 - max((at * day) % 13 - 10, 0) / 60, 4) for day in range(30)],
         "day": {
             "rounds": 1440, "good": 1440 - at % 9, "duration": 0.2 + at % 7 / 9, "deviation": 0.1, "delay": at % 11 / 3,
         },

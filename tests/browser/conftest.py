@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import http.server
+import os
+import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -58,6 +60,15 @@ def published(
         return Published(site, serve(site.documents))
 
     return of
+
+
+@pytest.fixture(scope="session")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The certificate of an authority."""
+    file = tmp_path_factory.mktemp("authority") / "ca.pem"
+    command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -noenc -subj /CN=Example-Fleet-CA -keyout"
+    subprocess.run([*command.split(), os.devnull, "-out", file], check=True, capture_output=True)
+    return file
 
 
 @pytest.fixture

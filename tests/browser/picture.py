@@ -18,7 +18,7 @@ from site_material import Site, fleet
 
 TARGET = ROOT / "docs/status-page.png"
 MIRRORS = 15
-WINDOW = {"width": 1260, "height": 900}
+WINDOW = {"width": 1440, "height": 1060}
 
 
 def name_by_city(site: Site) -> Site:

@@ -24,12 +24,12 @@ def page_of(at: int) -> str:
     return f"mirror/mirror-{at:04d}.example.org.html"
 
 
-def column(page: Page, title: str) -> list[str]:
+def column(page: Page, title: str, table: str = "listed") -> list[str]:
     """The cells of a column, from above."""
-    heads = page.locator("table.sortable thead th").all_inner_texts()
+    heads = page.locator(f"table.{table} thead th").all_inner_texts()
     at = [head.strip() for head in heads].index(title)
     script = "(rows, at) => rows.map(row => row.cells[at].textContent.trim())"
-    cells: list[str] = page.locator("table.sortable tbody tr").evaluate_all(script, at)
+    cells: list[str] = page.locator(f"table.{table} tbody tr").evaluate_all(script, at)
     return cells
 
 
@@ -39,8 +39,11 @@ def test_it_renders(visit: Look, published: Publish, size: int) -> None:
     seen = visit(f"{fleet.url}/", viewport=WIDE)
     page = seen.page
     names = [record["name"] for record in fleet.site.registry["mirrors"]]
-    assert column(page, "Mirror") == names
-    listed = sum(fleet.site.listed.values())
+    on = fleet.site.listed
+    assert column(page, "Mirror") == [name for name in names if on[name]]
+    if size > 1:
+        assert column(page, "Mirror", "others") == [name for name in names if not on[name]]
+    listed = sum(on.values())
     expect(page.locator("p strong").first).to_have_text(f"{listed} of {size} mirrors are listed")
     # The map stays one, however many there are: markers are shared, and count whom they stand for.
     titles = page.locator("svg.map title").all_text_contents()
@@ -70,9 +73,9 @@ def test_a_mirror_s_page_tells_its_trouble(visit: Look, published: Publish, at: 
         6: "(not on the map)" in text,
     }[at], text
     assert "secret" not in text
-    assert seen.page.locator("svg.plot").count() == 2
+    assert seen.page.locator("svg.plot").count() == (0 if at == 3 else 2)  # the drained one was never listed
     seen.page.get_by_role("link", name="All mirrors of").click()
-    expect(seen.page.get_by_role("table")).to_be_visible()
+    expect(seen.page.get_by_role("table", name="The listed ones")).to_be_visible()
     seen.expect_quiet(fleet.url)
 
 
@@ -166,6 +169,88 @@ def test_a_narrow_window_shows_it_all(visit: Look, published: Publish) -> None:
             expect(table.locator("xpath=..")).to_have_attribute("tabindex", "0")
 
 
+# --- on a phone ---
+
+CUT_OFF = """() => [...document.querySelectorAll("main *")].filter(one => {
+  const style = getComputedStyle(one), box = one.getBoundingClientRect();
+  return !one.closest("svg") && box.width > 0 && (box.right > innerWidth + .5 || box.left < -.5
+    || (style.display !== "inline" && one.scrollWidth > one.clientWidth + 1));
+}).map(one => `${one.tagName} ${one.className} ${one.textContent.slice(0, 60)}`)"""
+LONG = "A-very-long-name-without-any-place-where-one-could-break-it-up.example.org"
+
+
+@pytest.mark.parametrize("script", [True, False])
+@pytest.mark.parametrize("size", [4, 300])
+def test_a_phone_shows_all_of_it(visit: Look, published: Publish, size: int, script: bool) -> None:
+    """Nothing scrolls sideways, neither the page nor a part of it, and nothing is cut off."""
+    seen = visit(f"{published(size).url}/", viewport=NARROW, java_script_enabled=script)
+    for path in ("", page_of(1), page_of(2)):
+        seen.page.goto(f"{published(size).url}/{path}")
+        assert seen.page.evaluate("document.documentElement.scrollWidth") <= 360
+        assert seen.page.evaluate(CUT_OFF) == []
+    seen.expect_quiet(published(size).url)
+
+
+def test_a_phone_shows_long_words(
+    visit: Look, serve: Callable[[Path], str], tmp_path: Path, authority: Path
+) -> None:
+    site = fleet(tmp_path, 3)
+    for one in site.registry["mirrors"][:2]:
+        one["operator"]["name"] = one["location"]["city"] = LONG
+        one["left_out"] = {"releases_kept": 3, "platforms_excluded": ["windows", "macos", "freebsd"]}
+    site.config["authority"] = str(authority)
+    site.registry["mirrors"][0]["tls_mode"] = "private_ca"
+    url = serve(publish(site).documents)
+    page = visit(f"{url}/", viewport=NARROW).page
+    for path in ("", page_of(0), page_of(1)):
+        page.goto(f"{url}/{path}")
+        assert page.evaluate("document.documentElement.scrollWidth") <= 360
+        assert page.evaluate(CUT_OFF) == []
+        assert Axe().run(page).violations_count == 0
+
+
+def test_a_card_says_what_the_heads_say(visit: Look, published: Publish) -> None:
+    page = visit(f"{published(50).url}/", viewport=NARROW).page
+    script = """row => [...row.cells].map(cell => getComputedStyle(cell, "::before").content.replaceAll('"', ""))"""
+    for table in ("listed", "others"):
+        heads = [head.strip() for head in page.locator(f"table.{table} thead th").all_inner_texts()]
+        said = page.locator(f"table.{table} tbody tr").first.evaluate(script)
+        # The name and the reason are told by their place.
+        assert [(head, one) for head, one in zip(heads, said, strict=True) if one not in (head, "none")] == []
+        assert [head for head, one in zip(heads, said, strict=True) if one == "none"] == ["Mirror", "Why"][
+            : 1 + (table == "others")
+        ]
+
+
+def test_a_card_is_a_row_for_a_screen_reader(visit: Look, published: Publish) -> None:
+    page = visit(f"{published(4).url}/", viewport=NARROW).page
+    tree = page.context.new_cdp_session(page).send("Accessibility.getFullAXTree")
+    roles = [node["role"]["value"] for node in tree["nodes"] if not node["ignored"]]
+    assert roles.count("table") == 2
+    assert roles.count("row") == 2 + 4
+    assert roles.count("rowheader") == 4
+
+
+# --- on a desk ---
+
+
+@pytest.mark.parametrize("width", [1200, 1440, 1920])
+def test_no_column_is_wide_and_empty(visit: Look, published: Publish, width: int) -> None:
+    """In the table of those that one may use; nothing scrolls sideways."""
+    page = visit(f"{published(300).url}/", viewport={"width": width, "height": 900}).page
+    for table in page.get_by_role("region").all():
+        assert table.evaluate("one => one.scrollWidth <= one.clientWidth")
+    script = """rows => [...rows[0].cells].map((_, at) => {
+      const range = document.createRange();
+      const words = rows.map(row => {
+        range.selectNodeContents(row.cells[at]);
+        return range.getBoundingClientRect().width;
+      });
+      return rows[0].cells[at].clientWidth - Math.max(...words);
+    })"""
+    assert max(page.locator("table.listed tr").evaluate_all(script)) < 90
+
+
 def test_axe_finds_what_is_wrong(visit: Look, published: Publish) -> None:
     page = visit(f"{published(1).url}/").page
     page.evaluate("document.documentElement.removeAttribute('lang')")
@@ -225,7 +310,7 @@ def test_the_keyboard_sorts(visit: Look, published: Publish, title: str, value: 
     page = seen.page
     before = column(page, title)
     focus(page, title)
-    head = page.locator("th[aria-sort]")
+    head = page.locator("table.listed th[aria-sort]")
     for key, direction in (("Enter", "ascending"), ("Space", "descending"), ("Enter", "ascending")):
         page.keyboard.press(key)
         expect(head).to_have_attribute("aria-sort", direction)
@@ -267,7 +352,7 @@ def test_it_works_without_javascript(visit: Look, published: Publish) -> None:
     fleet = published(50)
     seen = visit(f"{fleet.url}/", java_script_enabled=False)
     page = seen.page
-    assert page.get_by_role("row").count() == 51
+    assert page.get_by_role("row").count() == 50 + 2
     expect(page.get_by_role("cell", name="served a file with a wrong hash")).to_be_visible()
     assert page.get_by_role("button").count() == 0
     expect(page.get_by_role("img", name="World map: ")).to_be_visible()

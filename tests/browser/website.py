@@ -48,6 +48,7 @@ def publish(site: Site) -> Site:
     ill, site.health["mirrors"] = site.health["mirrors"], healthy
     site.config["settings"]["audit_required"] = False
     assert site.publish() == 0
+    site.listed_for(days=90)
     site.health["mirrors"] = ill
     assert site.publish("--force") == 0
     return site

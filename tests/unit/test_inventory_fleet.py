@@ -527,6 +527,11 @@ def test_a_mirror_that_leaves_out_releases_is_partial_and_so_is_who_takes_from_i
         "two": True,
         "three": False,
     }
+    assert [one["left_out"] for one in registry["mirrors"]] == [
+        {"releases_kept": 3},
+        {},
+        {"releases_kept": 3},
+    ]
 
 
 def test_the_registry_tells_how_much_each_carries_and_what_becomes_of_the_rest() -> None:

@@ -452,3 +452,30 @@ def test_the_schemas_are_published_for_editors() -> None:
     for name in (contract.RECORD, contract.FLEET):
         published = json.loads((ROOT / f"docs/schemas/{name}.schema.json").read_text())
         assert published["properties"].keys() == contract.keys(name).keys()
+
+
+def test_a_redirector_that_is_a_monitor_keeps_its_certificate(fleet: Fleet) -> None:
+    found = fleet.hostvars()["redirector.example.org"]["fleet_inputs"]
+    assert (found["tls_mode"], found["tls_provided_key"]) == ("provided", "/etc/ssl/mirrors/privkey.pem")
+
+
+@pytest.mark.parametrize("mode", ["private_ca", "provided"])
+def test_a_redirector_is_handed_the_authority_that_clients_need(
+    fleet: Fleet, tmp_path: Path, mode: str
+) -> None:
+    """The certificate, never the key, and only where a host has its own from it."""
+    folder = tmp_path / "private/authority"
+    folder.mkdir(parents=True)
+    (folder / "ca.pem").write_text("THE CERTIFICATE")
+    (folder / "ca-key.pem").write_text("THE KEY")
+    changes = {"tls_mode": mode}
+    if mode == "provided":
+        changes |= {"tls_provided_certificate": "/etc/ssl/chain.pem", "tls_provided_key": "/etc/ssl/key.pem"}
+    fleet.record("new1", **changes)
+    done = fleet.run(
+        "ansible", "redirectors", "-m", "debug", "-a", "var=redirector_authority",
+        "-e", f"fleet_private_dir={tmp_path / 'private'}",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert ("THE CERTIFICATE" in done.stdout) is (mode == "private_ca")
+    assert "THE KEY" not in done.stdout

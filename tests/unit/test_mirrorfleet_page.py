@@ -237,7 +237,7 @@ def test_a_mirror_that_nobody_measured_has_a_page(site: Site) -> None:
     for words in (
         "not measured yet",
         "Not audited yet",
-        "Nothing was measured yet",
+        "count from the first on which it is listed",
         "second.example.org/simple/",
     ):
         assert words in text
@@ -254,6 +254,18 @@ def test_a_mirror_that_nobody_measured_has_a_page(site: Site) -> None:
             "every project, without some releases, platforms or large projects",
         ),
         (
+            {"projects": None, "left_out": {"releases_kept": 3, "platforms_excluded": ["windows", "macos"]}},
+            "every project, the newest 3 releases of each, no wheels for windows, macos",
+        ),
+        (
+            {
+                "projects": None,
+                "partial": True,
+                "left_out": {"releases_kept": 1, "max_project_size": 2_500_000_000},
+            },
+            "every project, the newest release of each, no project beyond 2.5 GB",
+        ),
+        (
             {"projects": None, "mode": "cache", "on_miss": "pass"},
             "what was asked for; all else is fetched from upstream",
         ),
@@ -263,6 +275,68 @@ def test_what_a_mirror_carries(site: Site, changes: dict[str, Any], told: str) -
     site.registry["mirrors"][0] |= changes
     site.publish()
     assert facts(site)["Carries"] == told
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({}, "12 projects"),
+        ({"projects": 1}, "1 project"),
+        ({"projects": None}, "everything"),
+        ({"projects": None, "left_out": {"releases_kept": 3}}, "everything the newest 3 releases of each"),
+        ({"projects": None, "mode": "cache"}, "on demand"),
+    ],
+)
+def test_the_table_says_what_each_carries(site: Site, changes: dict[str, Any], told: str) -> None:
+    site.registry["mirrors"][0] |= changes
+    site.publish()
+    (cells, *_) = re.findall('<td class="short">(.*?)</td>', site.read("index.html"))
+    assert " ".join(re.sub("<[^>]*>", " ", cells).split()) == told
+
+
+# --- the fleet's own authority ---
+
+
+def test_only_the_certificate_of_a_file_is_published(site: Site, authority: Any) -> None:
+    """A file that has its key, too, by mistake."""
+    file = site.folder / "both.pem"
+    key, _ = authority.issue("key.example.org").read_text().split("-----BEGIN CERT")
+    file.write_text(key + authority.pem.read_text())
+    assert "PRIVATE KEY" in file.read_text()
+    site.config["authority"] = str(file)
+    assert site.publish() == 0
+    assert site.read("authority.pem") == authority.pem.read_text()
+    assert "authority.pem" in site.read("index.html")
+    # No mirror has its certificate from it: nobody is told to trust it.
+    assert "--cert" not in site.read("index.html") + site.read("mirror/one.html") + site.read("pip.conf")
+
+
+def test_an_authority_that_is_no_longer_there_is_no_longer_offered(site: Site, authority: Any) -> None:
+    site.config["authority"] = str(authority.pem)
+    site.registry["mirrors"][0]["tls_mode"] = "private_ca"
+    assert site.publish() == 0
+    page = site.read("index.html")
+    assert page.count("fleet’s authority</span>") == 1  # one of two mirrors
+    assert "pip install --cert authority.pem --index-url https://one.example.org/simple/" in page
+    del site.config["authority"]
+    assert site.publish() == 0
+    assert not (site.documents / "authority.pem").exists()
+    assert "authority" not in site.read("index.html")
+
+
+@pytest.mark.parametrize("content", ["", "no certificate", "leaf", None])
+def test_what_is_no_authority_is_told(
+    site: Site, authority: Any, content: str | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = site.folder / "authority.pem"
+    if content is not None:
+        leaf = authority.issue("one.example.org").read_text()
+        file.write_text(leaf[leaf.index("-----BEGIN CERT") :] if content == "leaf" else content)
+    site.config["authority"] = str(file)
+    assert site.publish() == 2
+    told = capsys.readouterr().err
+    assert f"authority: {file} is not the certificate of one authority" in told
+    assert "playbooks/provision.yml" in told
 
 
 def test_by_which_terms_a_mirror_is_lent(site: Site) -> None:
@@ -294,6 +368,8 @@ def test_a_plot_has_gaps_where_nothing_is_known(site: Site) -> None:
         days=[None] * 27 + [0.25, None, 1.0],
         history={"behind": [None] * 28 + [0, 172800], "independent": [None] * 28 + [0.5, 1.0]},
     )  # fmt: skip
+    site.publish()
+    site.listed_for(days=40)
     site.publish()
     root = ElementTree.fromstring(site.read("mirror/one.html").split("\n", 1)[1])
     bars = [one.get("d") for one in root.iter("path") if one.get("class") == "bar"]

@@ -11,6 +11,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 from ..common.schema import InvalidDocumentError, validate
+from .availability import DAY, FirstDay, counted
 from .evidence import printable
 from .health import Findings
 from .registry import Registry, host_of, page_of
@@ -36,6 +37,19 @@ class List:
     metrics_port: int = 9100
     now: int = 0
     history: Mapping[str, Sequence[Event]] = field(default_factory=dict)  # by mirror, the newest last
+    firsts: Mapping[str, FirstDay] = field(
+        default_factory=dict
+    )  # by mirror, the day when it was first listed
+
+    @property
+    def last(self) -> int:
+        """The day, since 1970, that rows of days end with."""
+        return (self.findings.monitor.at if self.findings.monitor else self.now) // DAY
+
+    def days(self, name: str) -> list[float | None]:
+        """The share of good rounds by day, as far as it counts."""
+        days = self.findings.more.get(name, {}).get("days", [])
+        return counted(days, self.last, self.standings[name].joined, self.firsts.get(name))
 
 
 def entries(found: List) -> list[dict[str, Any]]:
@@ -71,7 +85,7 @@ def _entry(found: List, name: str, standing: Standing) -> dict[str, Any]:
         "since": standing.since,
         "next": standing.next,
         "score": score(more.get("day")),
-        "availability": availability(more.get("days")),
+        "availability": availability(found.days(name)),
     }
 
 
@@ -82,8 +96,8 @@ def score(day: Mapping[str, float] | None) -> float | None:
     return round((day["delay"] + day["duration"] + day["deviation"]) / (day["good"] / day["rounds"]), 2)
 
 
-def availability(days: list[float | None] | None) -> float | None:
-    known = [share for share in days or [] if share is not None]
+def availability(days: list[float | None]) -> float | None:
+    known = [share for share in days if share is not None]
     return round(sum(known) / len(known), 4) if known else None
 
 

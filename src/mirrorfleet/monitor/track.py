@@ -109,6 +109,11 @@ class Track:
             "delay": round(behind / rounds, 4) if rounds else 0.0,
         }
 
+    def today(self, now: int) -> dict[str, int]:
+        day, rounds, good = self.days[-1] if self.days else (0, 0, 0)
+        same = day == now // DAY
+        return {"rounds": int(rounds) if same else 0, "good": int(good) if same else 0}
+
     def month(self, now: int, remembered: list[float | None] | None = None) -> list[float | None]:
         """The share of good rounds of each day. What is remembered of days that ended comes first."""
         days = month_of(now)
@@ -121,7 +126,8 @@ class Track:
         for own in ("hours", "failures", "tampered"):
             del told[own]
         days = month_of(now)
-        told |= {"day": self.day(), "days": self.month(now, memory.row("available", name, days))}
+        told |= {"day": self.day(), "today": self.today(now)}
+        told["days"] = self.month(now, memory.row("available", name, days))
         if rows := history.told(memory, name, days):
             told["history"] = rows
         return told

@@ -8,10 +8,13 @@ import hashlib
 import re
 from typing import Any
 
+from ..fleet.availability import DAY, DAYS_KEPT, counted
 from ..fleet.documents import List
 from ..fleet.markup import checked
+from .authority import Authority
+from .carries import carries
 from .markup import PAGES
-from .plots import DAY, availability, freshness
+from .plots import availability, freshness
 
 FOLDER = "mirror"
 # What a monitor of before, or one that has just begun, leaves out.
@@ -40,13 +43,15 @@ def file_name(name: str) -> str:
     return f"~{hashlib.sha256(name.encode('utf-8', 'surrogatepass')).hexdigest()[:24]}.html"
 
 
-def render(found: List, mirror: dict[str, Any]) -> bytes:
+def render(found: List, mirror: dict[str, Any], trusted: Authority | None = None) -> bytes:
     name = mirror["name"]
     record, fleet = found.registry.mirrors[name], found.registry.fleet
     measured = NOT_MEASURED | found.findings.more.get(name, {})
-    days, history = measured["days"], measured["history"]
-    audit = measured["audit"]
-    last = (found.findings.monitor.at if found.findings.monitor else found.now) // DAY
+    audit, last = measured["audit"], found.last
+    joined = found.standings[name].joined
+    behind, independent = (
+        counted(measured["history"][key], last, joined) for key in ("behind", "independent")
+    )
     page = PAGES.get_template("mirror.html").render(
         mirror=mirror,
         fleet=fleet["name"],
@@ -55,23 +60,13 @@ def render(found: List, mirror: dict[str, Any]) -> bytes:
         mode=MODES[mirror["mode"]],
         carries=carries(record),
         agreement=record["agreement"],
-        availability=availability(days, history["independent"], last),
-        freshness=freshness(history["behind"], fleet["staleness_limit"], last),
+        availability=availability(found.days(name), independent, last),
+        freshness=freshness(behind, fleet["staleness_limit"], last),
+        joined=joined,
+        young=joined is not None and joined // DAY > last - DAYS_KEPT,
+        trusted=trusted if record.get("tls_mode") == "private_ca" else None,
         audit=NOT_TOLD | audit if "verdict" in audit else None,
         verdict=VERDICTS.get(audit.get("verdict")),
         events=found.history.get(name, ()),
     )
     return checked(page, f"{FOLDER}/{file_name(name)}")
-
-
-def carries(record: dict[str, Any]) -> str:
-    """What its operator and the fleet agreed that it has; nothing when the registry is of before."""
-    if "projects" not in record:
-        return ""
-    count, passes = record["projects"], record.get("on_miss") == "pass"
-    if record["mode"] == "cache":
-        return "what was asked for; all else is fetched from upstream"
-    text = "every project" if count is None else "one project" if count == 1 else f"{count} projects"
-    if record.get("partial"):
-        text += ", without some releases, platforms or large projects"
-    return text + ("; all else is passed on to upstream" if passes else "")

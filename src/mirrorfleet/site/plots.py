@@ -1,13 +1,14 @@
-"""What the plots of thirty days show: bars of 20 units a day on a ground of 600 by 60, and lines, as paths of SVG."""
+"""What the plots of thirty days show, as paths of SVG: on a mirror's page bars of 20 units a day on a ground of 600 by
+60, and lines; a strip in the table."""
 
 import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
+from ..fleet.availability import DAY, DAYS_KEPT
 from ..fleet.documents import rfc3339
 from ..fleet.standing import span
 
-DAY = 86400
 GROUND, STEP = 66, 20
 
 
@@ -97,11 +98,19 @@ def line(shares: list[float | None], step: int, start: int, height: Callable[[fl
     return "".join(strokes)
 
 
-def sparkline(shares: list[float | None]) -> str:
-    """60 by 14. The share beside it says the same in words."""
-    return line(shares, 2, 0, _small_height)
+# By grade, how a day of the strip is drawn: its height says what its colour does.
+_STROKES = {
+    grade: [f"M{3 * at} 16V{top}" for at in range(DAYS_KEPT)]
+    for grade, top in (("well", 1), ("fair", 6), ("poor", 11))
+}
 
 
-@functools.lru_cache(10_000)
-def _small_height(share: float) -> str:
-    return f"{13 - 12 * share:.3g}"
+def strip(shares: list[float | None]) -> list[tuple[str, str]]:
+    """Thirty days of three units each on a ground of 90 by 16, today last: by grade a path. The words beside it and the
+    mirror's page say the same."""
+    strokes: dict[str, list[str]] = {}
+    for at, share in enumerate(shares, DAYS_KEPT - len(shares)):
+        if share is not None:
+            grade = "well" if share >= 0.999 else "fair" if share >= 0.95 else "poor"
+            strokes.setdefault(grade, []).append(_STROKES[grade][at])
+    return [(grade, "".join(parts)) for grade, parts in strokes.items()]

@@ -19,11 +19,12 @@ from ..common.files import entries, remove, write_atomically
 from ..common.guards import RefusedError, only_one
 from ..common.schema import InvalidDocumentError, schema
 from ..fleet import documents, registry
+from ..fleet.availability import FirstDay, first_day
 from ..fleet.evidence import printable
 from ..fleet.health import Findings, read
 from ..fleet.markup import static
 from ..fleet.standing import HIDDEN, Event, Inputs, Settings, Standing, step
-from . import mirror_page, status_page
+from . import authority, mirror_page, status_page
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +56,9 @@ class ListConfig:
     metrics: Path | None = None  # for node_exporter's textfile collector
     url: str | None = None
     index_url: str | None = None
+    authority: Path | None = (
+        None  # the certificate of the fleet's own, for clients of mirrors that have theirs from it
+    )
     metrics_port: int = bounded(1, 65535, default=9100)
     signing: Signing | None = None
     settings: Settings = field(default_factory=Settings)
@@ -68,6 +72,7 @@ class Memory:
     letters: dict[str, int] = field(default_factory=dict)
     events: list[Event] = field(default_factory=list)
     history: dict[str, list[Event]] = field(default_factory=dict)  # by mirror
+    firsts: dict[str, FirstDay] = field(default_factory=dict)  # by mirror
     turn: int = 0  # whose page is the next to be made
 
 
@@ -145,6 +150,7 @@ def _publish(
     force: bool,
 ) -> tuple[bool, dict[str, Any]]:
     memory = _remember(config, known)
+    trusted = authority.read(config.authority) if config.authority else None
     inputs = Inputs(
         known, findings.health, findings.audits, _holds(config.holds), findings.monitor, config.settings, now
     )
@@ -164,21 +170,24 @@ def _publish(
         memory.history[event.mirror] = [*memory.history.get(event.mirror, []), event][-EVENTS_OF_A_MIRROR:]
     memory.letters = _letters(memory.letters, outcome.standings)
     memory.standings = outcome.standings
+    memory.firsts = _firsts(memory, findings)
     found = documents.List(
         known, outcome.standings, findings, memory.letters, tuple(memory.events),
-        config.url or "", config.index_url or "", config.metrics_port, now, memory.history,
+        config.url or "", config.index_url or "", config.metrics_port, now, memory.history, memory.firsts,
     )  # fmt: skip
     # All are rendered and checked before the first is replaced.
     mirrors = documents.entries(found)
     pages = {mirror["name"]: mirror_page.file_name(mirror["name"]) for mirror in mirrors}
     due = _due(config.documents / mirror_page.FOLDER, pages, former, memory)
-    rendered = dict(render(found, mirrors, due))
+    rendered = dict(render(found, mirrors, due, trusted))
     folder = config.documents / mirror_page.FOLDER
     if not folder.is_dir():
         folder.mkdir(parents=True)
         folder.chmod(0o755)
     changed = [name for name, data in rendered.items() if _replace(config, name, data)]
     _remove_others(folder, set(pages.values()))
+    if trusted is None:
+        (config.documents / authority.FILE).unlink(missing_ok=True)
     write_atomically(config.state, json.dumps({"schema": 1, **vars(memory)}, default=vars).encode())
     if outcome.cut_off:
         log.error("the list is kept as it is: %s", outcome.cut_off)
@@ -191,6 +200,17 @@ def _publish(
         "events": [f"{event.mirror} {event.kind}" for event in outcome.events],
         "cut_off": outcome.cut_off,
     }
+
+
+def _firsts(memory: Memory, findings: Findings) -> dict[str, FirstDay]:
+    if findings.monitor is None:
+        return memory.firsts
+    found = {}
+    for name, standing in memory.standings.items():
+        today = findings.more.get(name, {}).get("today")
+        if first := first_day(memory.firsts.get(name), standing.joined, findings.monitor.at, today):
+            found[name] = first
+    return found
 
 
 def _due(folder: Path, pages: dict[str, str], former: dict[str, Standing], memory: Memory) -> set[str]:
@@ -216,31 +236,49 @@ def _remove_others(folder: Path, kept: set[str]) -> None:
 
 
 def render(
-    found: documents.List, mirrors: list[dict[str, Any]], due: set[str]
+    found: documents.List,
+    mirrors: list[dict[str, Any]],
+    due: set[str],
+    trusted: authority.Authority | None = None,
 ) -> Iterator[tuple[str, bytes]]:
     """Every document by its name, the list itself last: who sees it new finds the others new, too."""
     index = documents.best(found, mirrors)
+    needed = authority.needed(trusted, found.registry, index)
     main = documents.mirrors_json(found, mirrors)
     yield "mirrors.schema.json", json.dumps(schema("mirrors"), indent=2).encode() + b"\n"
     yield "style.css", static("style.css")
     # Browsers ask for one unasked, and the policy of the site lets them have it from here only.
     yield "icon.svg", static("icon.svg", __package__)
     yield "sort.js", static("sort.js", __package__)
-    yield "pip.conf", f"[global]\nindex-url = {index}\n".encode()
-    yield "uv.toml", f'[[index]]\nurl = "{index}"\ndefault = true\n'.encode()
+    if trusted:
+        yield authority.FILE, trusted.pem
+    yield "pip.conf", pip_conf(index, needed)
+    yield "uv.toml", uv_toml(index, needed)
     yield "mirrors.zone", documents.zone(found, mirrors)
     yield "metrics-targets.json", documents.metrics_targets(found)
     yield "probe-targets.json", documents.probe_targets(found)
     yield "feed.atom", documents.feed(found)
     for mirror in mirrors:
         if mirror["name"] in due:
-            page = mirror_page.render(found, mirror)
+            page = mirror_page.render(found, mirror, trusted)
             yield f"{mirror_page.FOLDER}/{mirror_page.file_name(mirror['name'])}", page
-    yield "index.html", status_page.render(found, mirrors, index)
+    yield "index.html", status_page.render(found, mirrors, index, trusted)
     yield "mirrors-ipv4.txt", documents.mirrors_txt(mirrors, "ipv4")
     yield "mirrors-ipv6.txt", documents.mirrors_txt(mirrors, "ipv6")
     yield "mirrors.txt", documents.mirrors_txt(mirrors)
     yield "mirrors.json", main
+
+
+def pip_conf(index: str, needed: authority.Authority | None) -> bytes:
+    # pip knows a person's home in a path, and no folder of its file's.
+    trust = f"# {authority.FILE} of this site, put into your home folder:\ncert = ~/{authority.FILE}\n"
+    return f"[global]\nindex-url = {index}\n{trust if needed else ''}".encode()
+
+
+def uv_toml(index: str, needed: authority.Authority | None) -> bytes:
+    # uv takes it from the environment only.
+    trust = f"# needs SSL_CERT_FILE in the environment, the path of this site's {authority.FILE}\n"
+    return f'{trust if needed else ""}[[index]]\nurl = "{index}"\ndefault = true\n'.encode()
 
 
 def _remember(config: ListConfig, known: registry.Registry) -> Memory:
@@ -258,6 +296,7 @@ def _remember(config: ListConfig, known: registry.Registry) -> Memory:
                 name: [Event(**event) for event in events]
                 for name, events in document.get("history", {}).items()
             },
+            {name: FirstDay(**one) for name, one in document.get("firsts", {}).items()},
             int(document.get("turn", 0)),
         )
     except FileNotFoundError:
