@@ -109,7 +109,7 @@ def test_what_is_said_to_be_on_a_host_is_what_roles_put_there():
     )
     paths = {path.rstrip("/*") for path in re.findall(r"(?<=[\s`])/[a-z][\w./*-]+(?=[\s`;])", text)}
     units = set(re.findall(r"mirror-[a-z]+\.(?:timer|service)", text))
-    assert len(paths) >= 15
+    assert len(paths) >= 10
     assert len(units) >= 4
     # Programs have folders named after them, and units of several roles a common beginning.
     ours = {path for path in paths if not path.startswith(("/opt/", "/etc/systemd/system/mirror-"))}
