@@ -52,8 +52,9 @@ def test_no_password_opens_it(host):
 
 def test_each_host_has_an_ssh_key_of_its_own(role):
     lines = (role.dir / "known_hosts").read_text().splitlines()
-    assert [line.split()[0] for line in lines] == [host.ipv4 for host in role.hosts.values()]
-    assert len({line.split()[2] for line in lines}) == len(lines)
+    names = [name for host in role.hosts.values() for name in (host.ipv4, f"{host.name}.fleet.test")]
+    assert [line.split()[0] for line in lines] == names
+    assert len({line.split()[2] for line in lines}) == len(role.hosts)
 
 
 def test_people_get_in_by_the_ssh_configuration(me, role):
