@@ -145,6 +145,7 @@ _FORMATS: dict[str, Check] = {
     "project-name": v.project_name,
     "platform": v.choice(*ALL_PLATFORMS),
     "preferred-network": v.preferred_network,
+    "network": v.network,
     "date": v.date,
     "moment": v.moment,
     "inventory-name": lambda value: v.text(value, most=253),
@@ -268,8 +269,8 @@ def one(key: str, value: Any, name: str, report: Report) -> Any:
     before = len(report.problems)
     shape = {"type": "object", "properties": {key: keys(name)[key]}}
     found = checked({key: value}, shape, report).get(key)
-    if len(report.problems) == before and key == "fleet_mail_relay" and found:
-        found = _relay(found, report)
+    if len(report.problems) == before and found and key in _MORE:
+        found = _MORE[key](found, report)
     return found if len(report.problems) == before else None
 
 
@@ -445,8 +446,8 @@ def fleet(values: dict[str, Any], report: Report) -> dict[str, Any]:
     found = checked(values, schema(FLEET), report)
     if "fleet_selection" in found:
         found["fleet_selection"] = chosen_by(found["fleet_selection"], "fleet_selection", report)
-    if "fleet_mail_relay" in found:
-        found["fleet_mail_relay"] = _relay(found["fleet_mail_relay"], report)
+    for key in found.keys() & _MORE.keys():
+        found[key] = _MORE[key](found[key], report)
     for section in ("origins", "redirectors", "monitors", "clients"):
         for host in found.get(section, {}).values():
             for key in host.keys() & {f"{section[:-1]}_url", f"{section[:-1]}_address"}:
@@ -523,3 +524,22 @@ def _relay(value: dict[str, Any], report: Report) -> dict[str, Any] | None:
             "true with a user",
         )
     return found if len(report.problems) == before else None
+
+
+def _monitor_settings(value: dict[str, Any], report: Report) -> dict[str, Any]:
+    """Settings that have become keys of the fleet."""
+    if "private_addresses" in value:
+        report.add(
+            "fleet_monitor_settings.private_addresses",
+            "is no setting any more",
+            "private_networks, a list of networks",
+            "remove it, and name the networks in fleet.yml: private_networks: [10.0.0.0/8]",
+        )
+    return value
+
+
+# What single keys ask beyond their shape.
+_MORE: dict[str, Callable[[dict[str, Any], Report], dict[str, Any] | None]] = {
+    "fleet_mail_relay": _relay,
+    "fleet_monitor_settings": _monitor_settings,
+}

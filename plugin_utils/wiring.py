@@ -139,7 +139,8 @@ TEMPLATES: dict[str, dict[str, str]] = {
         "monitoring_server_reference_url": "{{ fleet_inputs.reference_url or __fleet_upstream.index_url }}",
         "monitoring_server_projects": "{{ [fleet_gate_project] }}",
         "monitoring_server_settings": (
-            "{{ {'audit_projects': fleet_inputs.common_projects} | combine(fleet_monitor_settings) }}"
+            "{{ {'audit_projects': fleet_inputs.common_projects, 'private_networks': fleet_inputs.private_networks}"
+            " | combine(fleet_monitor_settings) }}"
         ),
         "monitoring_server_nodes": "{{ fleet_inputs.nodes }}",
     },
@@ -165,7 +166,7 @@ def package_templates() -> dict[str, dict[str, Any]]:
 def shared(fleet: Fleet) -> dict[str, dict[str, Any]]:
     """Plain data that all hosts of a group share."""
     mirrors = [name for name in fleet.groups["mirrors"] if name not in fleet.groups["retired"]]
-    sections = {"defaults", "plugin", "origins", "redirectors", "monitors", "clients"}
+    sections = {"defaults", "plugin", "private_networks", "origins", "redirectors", "monitors", "clients"}
     return {
         "fleet": {
             **{key: value for key, value in fleet.shared.items() if key not in sections},
@@ -238,6 +239,7 @@ class Wiring:
             found |= {
                 "nodes": self.nodes,
                 "common_projects": self.common_projects,
+                "private_networks": fleet.shared["private_networks"],
                 "reference_url": self.reference_url,
             }
         names = {*found["monitors"], *found.get("rsync_clients", []), *found.get("unlimited", [])}
