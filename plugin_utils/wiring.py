@@ -7,7 +7,8 @@ ours, and all that Ansible evaluates of what comes from the inventory plugin; th
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import functools
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -151,6 +152,13 @@ TEMPLATES: dict[str, dict[str, str]] = {
 }
 
 
+def concerns(role: str, groups: Collection[str]) -> bool:
+    """Whether hosts of these groups are given a role, as far as it is one of some groups only."""
+    of = [group for group, roles in ROLES_OF.items() if role in roles]
+    return not of or any(group in groups for group in of)
+
+
+@functools.cache
 def package_templates() -> dict[str, dict[str, Any]]:
     """By group, what its roles install, from their own defaults: of all of them before any of them runs."""
     found: dict[str, dict[str, Any]] = {}
@@ -229,6 +237,7 @@ class Wiring:
                 "tier": fleet.tier(name),
                 "on_miss": on_miss(record),
                 "address_families": record["mirror_address_families"],
+                "private_networks": fleet.shared["private_networks"],
                 "unlimited": sorted({*self.regulars, *self._all(fed)}),
             }
         if of & {"redirectors", "monitors"}:
