@@ -27,7 +27,8 @@ short_description: A fleet of mirrors, from its file and one record per mirror
 description:
   - Reads C(fleet.yml) and, beside it, C(mirrors/NAME.yml) for each mirror, as plain data (docs/inventory.md), checks
     them and computes the fleet once.
-  - A record that is wrong becomes no host; every run says so. What is wrong with C(fleet.yml) ends the run.
+  - A record that is wrong becomes no host; every run says so. What is wrong with C(fleet.yml) ends the run, and so does
+    a file of C(group_vars/) or C(host_vars/) that is no YAML; all else that is wrong is told with it.
   - Sets C(fleet_inputs) of each host and, on groups, the inputs of roles. Both lie below what C(group_vars/) and
     C(host_vars/) say. Nothing that a record or C(fleet.yml) says is ever evaluated.
 options:

@@ -61,6 +61,7 @@ class Beside:
 
     settings: list[Settings] = field(default_factory=list)
     problems: list[dict[str, Any]] = field(default_factory=list)
+    unread: list[dict[str, Any]] = field(default_factory=list)  # where Ansible itself cannot go on
     # Variables that a template here names: a person's own.
     named: set[str] = field(default_factory=set)
 
@@ -83,9 +84,9 @@ def read(folder: Path) -> Beside:
         for scope, path in files(folder / place):
             file = str(path.relative_to(folder))
             try:
-                document = _document(path.read_text("utf-8"), file, scope, found.problems)
+                document = _document(path.read_text("utf-8"), file, scope, found)
             except (OSError, UnicodeDecodeError) as error:
-                found.problems.append(_problem(scope, file, f"cannot be read ({error})", "text in UTF-8"))
+                found.unread.append(_problem(scope, file, f"cannot be read ({error})", "text in UTF-8"))
                 continue
             found.settings.append(Settings(scope, place == "host_vars", document))
     for one in found.settings:
@@ -110,7 +111,7 @@ def files(folder: Path) -> Iterator[tuple[str, Path]]:
             yield (path.stem if path.suffix in SUFFIXES[1:] else path.name), path
 
 
-def _document(text: str, file: str, scope: str, problems: list[dict[str, Any]]) -> Document:
+def _document(text: str, file: str, scope: str, found: Beside) -> Document:
     document = Document({}, file)
     if text.startswith("$ANSIBLE_VAULT;"):
         return document
@@ -118,15 +119,17 @@ def _document(text: str, file: str, scope: str, problems: list[dict[str, Any]]) 
     loader = _Loader(text)
     try:
         node = loader.get_single_node()
+        if node is not None and node.tag == "tag:yaml.org,2002:null":
+            return document
         if node is not None and not isinstance(node, yaml.MappingNode):
-            problems.append(_problem(scope, file, "holds no mapping at its top", allowed, line=1))
+            found.unread.append(_problem(scope, file, "holds no mapping at its top", allowed, line=1))
             return document
         for key_node, value_node in node.value if node else ():
             key, line = str(key_node.value), key_node.start_mark.line + 1
             if key in document.values:
                 first = document.lines[(key,)]
                 more = {"key": key, "line": line, "next_step": "remove one of the two"}
-                problems.append(
+                found.problems.append(
                     _problem(scope, file, f"stands twice, also in line {first}", "each key once", **more)
                 )
             document.lines[(key,)] = line
@@ -136,7 +139,7 @@ def _document(text: str, file: str, scope: str, problems: list[dict[str, Any]]) 
         parts = (getattr(error, "context", ""), getattr(error, "problem", ""))
         said = ", ".join(part for part in parts if part) or " ".join(str(error).split())[:200]
         at = {"line": mark.line + 1, "column": mark.column + 1} if mark else {}
-        problems.append(_problem(scope, file, f"is no YAML: {said}", allowed, **at))
+        found.unread.append(_problem(scope, file, f"is no YAML: {said}", allowed, **at))
     finally:
         loader.dispose()
     return document
@@ -187,17 +190,23 @@ def places() -> dict[str, str]:
 
 def is_hidden(value: Any) -> bool:
     """Whether it takes Ansible to say what this is: a template or a vaulted value is in it."""
-    if isinstance(value, dict):
-        return any(is_hidden(one) for pair in value.items() for one in pair)
-    if isinstance(value, list):
-        return any(map(is_hidden, value))
-    return isinstance(value, _Hidden) or (isinstance(value, str) and ("{{" in value or "{%" in value))
+    return any(isinstance(one, _Hidden) or _is_template(one) for one in _scalars(value, set()))
 
 
 def words(value: Any) -> set[str]:
     """Every word of every template in a value."""
-    if isinstance(value, dict):
-        return {word for pair in value.items() for one in pair for word in words(one)}
-    if isinstance(value, list):
-        return {word for one in value for word in words(one)}
-    return set(re.findall(r"\w+", value)) if isinstance(value, str) and is_hidden(value) else set()
+    return {word for one in _scalars(value, set()) if _is_template(one) for word in re.findall(r"\w+", one)}
+
+
+def _is_template(one: Any) -> bool:
+    return isinstance(one, str) and ("{{" in one or "{%" in one)
+
+
+def _scalars(value: Any, seen: set[int]) -> Iterator[Any]:
+    """What a value is made of. By aliases a part can be in it many times, or in itself: it is looked at once."""
+    if not isinstance(value, dict | list):
+        yield value
+    elif id(value) not in seen:
+        seen.add(id(value))
+        for one in value if isinstance(value, list) else (part for pair in value.items() for part in pair):
+            yield from _scalars(one, seen)

@@ -76,7 +76,7 @@ class Inventory:
 
     def fatal(self) -> Problems:
         """What no run can do with."""
-        return self.unread + (self.fleet.fatal() if self.fleet else [])
+        return self.unread + (self.fleet.fatal() if self.fleet else []) + self.beside.unread
 
     def left_out(self) -> Problems:
         """What keeps mirrors from being hosts, and hosts waiting."""
@@ -85,7 +85,7 @@ class Inventory:
     def problems(self) -> Problems:
         """All of it, each once."""
         of_fleet = self.fleet.problems() if self.fleet else []
-        return [*self.moved, *self.unread, *of_fleet, *self.stray, *self.mistakes]
+        return [*self.moved, *self.unread, *of_fleet, *self.stray, *self.beside.unread, *self.mistakes]
 
 
 def read(path: Path, today: str, alone: bool = True) -> Inventory:

@@ -453,6 +453,29 @@ def test_whatever_line_is_missing_nobody_crashes(file: str, folder: Path) -> Non
         assert {Path(one).stem for one in others} <= set(found.fleet.groups["mirrors"])
 
 
+@pytest.mark.parametrize(
+    "typed",
+    [
+        "a: &a [*a]\n",
+        "a: &a [x, x]\n"
+        + "".join(
+            f"{new}: &{new} [{', '.join([f'*{old}'] * 9)}]\n"
+            for old, new in zip("abcdefgh", "bcdefghi", strict=True)
+        ),
+        "base: &base {x: 1}\nnginx_http3: true\n<<: *base\n",
+        "$ANSIBLE_VAULT;1.1;AES256\n6162\n",
+        "tls_acme_eab_key_id: x\ntls_acme_eab_hmac: !vault |\n  $ANSIBLE_VAULT;1.1;AES256\n  6162\n",
+        "1: x\n[a, b]: y\nx: !unsafe '{{ y }}'\n",
+        "sync_client_interval: '{{ 5 + 5 }}'\nnginx_ours: 1\nother: '{{ nginx_ours }}'\n",
+        "---\n",
+        "",
+    ],
+)
+def test_what_a_coordinator_may_write(typed: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    added(ALL, typed).into(folder)
+    assert lines(folder, capsys) == []
+
+
 def test_github_shows_it_at_the_line(
     folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -586,3 +609,16 @@ def test_python_is_brought_by_provision_alone_and_never_in_check_mode(
         assert path.name == "provision.yml" or "tasks/python.yml" not in path.read_text()
     done, told = ansible(str(play), folder / "fleet.yml", *check, PATH=str(bare))
     assert (done, said in told, (tmp_path / "called").exists()) == (code, True, not check), told
+
+
+@pytest.mark.slow
+def test_variables_that_are_no_yaml_end_every_run_with_all_that_is_wrong(folder: Path) -> None:
+    """Ansible would go on until it needs that file, and then tell nothing else."""
+    added("group_vars/redirectors.yml", "a: [\n").into(folder)
+    MISTAKES["a number in quotes"][0].into(folder)
+    code, said = ansible("publish.yml", folder / "fleet.yml")
+    assert code == 4 and "PLAY" not in said and said.count("[ERROR]") == 1
+    assert (
+        "redirectors (group_vars/redirectors.yml:2:1): is no YAML" in said
+        and "mirror_bandwidth is text" in said
+    )
