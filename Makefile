@@ -98,6 +98,11 @@ demo-page:  ## its status page, in a browser of this machine
 demo-down:  ## remove the local fleet
 	@playbooks/demo.sh down
 
+# --------------------------------------------------------------------------------------------- a real fleet
+.PHONY: check-inventory
+check-inventory: build/.venv  ## tell all that is wrong with an inventory, without its hosts (INVENTORY=path, SARIF=path)
+	@$(BIN)/python playbooks/check_inventory.py $(if $(SARIF),--sarif $(SARIF)) $(INVENTORY)
+
 # ------------------------------------------------------------------------------------------------- tests
 .PHONY: test test-quick test-long lint unit faults picture
 lint: setup-tests  ## ansible-lint (production), yamllint, ruff, mypy

@@ -15,25 +15,43 @@ REACHING = "SSH and Python"
 
 
 def preflight_report(
-    inventory: list[dict[str, str]],
+    inventory: list[dict[str, Any]],
     hosts: list[str],
+    python_results: list[dict[str, Any]],
     host_results: list[dict[str, Any]],
     upstream_results: list[dict[str, Any]],
+    *,
     discovery: dict[str, Any] | None = None,
 ) -> list[str]:
     lines = [_line(problem["host"], problem) for problem in inventory]
     if discovery and not discovery.get("skipped"):
         lines += _lines("control node", "upstream discovery", discovery)
-    for results, what in ((host_results, REACHING), (upstream_results, "upstream")):
-        unreachable = {host for host, result in zip(hosts, host_results, strict=True) if _unreachable(result)}
-        for host, result in zip(hosts, results, strict=True):
-            if what == REACHING or host not in unreachable:
-                lines += _lines(host, what, result)
-    return lines
+    every = list(zip(hosts, python_results, host_results, upstream_results, strict=True))
+    for host, python, result, _ in every:
+        lines += _without_python(host, python) or _lines(host, REACHING, result)
+    for host, python, result, upstream in every:
+        if not _unreachable(python) and not _unreachable(result):
+            lines += _lines(host, "upstream", upstream)
+    return list(dict.fromkeys(lines))
 
 
 def _unreachable(result: dict[str, Any]) -> bool:
     return bool(result.get("unreachable"))
+
+
+def _without_python(host: str, result: dict[str, Any]) -> list[str]:
+    """Why no module was run on a host."""
+    if _unreachable(result):
+        return _lines(host, REACHING, result)
+    if result.get("rc", 0) == 0:
+        return []
+    problem = {
+        "key": "python",
+        "problem": "is not installed",
+        "allowed": "Debian's python3",
+        "next_step": f"run playbooks/provision.yml --limit {host}, which installs it before anything else",
+    }
+    return [_line(host, problem)]
 
 
 def _lines(host: str, what: str, result: dict[str, Any]) -> list[str]:

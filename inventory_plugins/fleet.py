@@ -16,7 +16,7 @@ from ansible.utils.display import Display
 
 # Ansible loads a plugin file by itself, not as part of a package: what plugins share has to be put in reach.
 sys.path.append(str(Path(__file__).resolve().parents[1]))
-from plugin_utils import documents, old_form, wiring
+from plugin_utils import inventory, old_form, wiring
 from plugin_utils.rules import Fleet
 from plugin_utils.told import lines
 
@@ -27,7 +27,8 @@ short_description: A fleet of mirrors, from its file and one record per mirror
 description:
   - Reads C(fleet.yml) and, beside it, C(mirrors/NAME.yml) for each mirror, as plain data (docs/inventory.md), checks
     them and computes the fleet once.
-  - A record that is wrong becomes no host; every run says so. What is wrong with C(fleet.yml) ends the run.
+  - A record that is wrong becomes no host; every run says so. What is wrong with C(fleet.yml) ends the run, and so does
+    a file of C(group_vars/) or C(host_vars/) that is no YAML; all else that is wrong is told with it.
   - Sets C(fleet_inputs) of each host and, on groups, the inputs of roles. Both lie below what C(group_vars/) and
     C(host_vars/) say. Nothing that a record or C(fleet.yml) says is ever evaluated.
 options:
@@ -42,12 +43,8 @@ plugin: fleet
 fleet_name: Example fleet
 """
 
-FILE, FOLDER = "fleet.yml", "mirrors"
 # What playbooks ask of a record; all else that it says is in what it becomes, fleet_inputs.
 OWN = ("mirror_mode", "mirror_state", "mirror_upstream", "mirror_address_families")
-NAME_IT = (
-    "name the fleet's file: -i FOLDER/fleet.yml, or ANSIBLE_INVENTORY=FOLDER/fleet.yml (docs/inventory.md)"
-)
 display = Display()
 
 
@@ -55,6 +52,12 @@ def end(*told: str) -> NoReturn:
     """One message, and no run: Ansible itself would go on with what other sources gave, or with localhost."""
     display.error("\n".join(told), wrap_text=False)
     raise SystemExit(4)
+
+
+def _alone() -> bool:
+    """Whether no other plugin reads inventories."""
+    enabled: list[str] = constants.config.get_config_value("INVENTORY_ENABLED")
+    return enabled == [InventoryModule.NAME]
 
 
 def trusted(value: Any) -> Any:
@@ -73,95 +76,48 @@ class InventoryModule(BaseInventoryPlugin):  # type: ignore[misc]
     trusted_by_default = False  # for what is set without a word, too: only trusted() makes templates
 
     def verify_file(self, path: str) -> bool:
-        alone = constants.config.get_config_value("INVENTORY_ENABLED") == [self.NAME]
-        if os.path.basename(path) == FILE and os.path.isfile(path):
-            if alone:
-                self._refuse_folders()
-            return True
-        if alone:  # nothing else can read it, so this is the place to say why
-            self._refuse_folders()
-            end(self._what_is(path))
-        return False
+        if _alone():  # nothing else can read it, so this is the place to say why
+            for source in context.CLIARGS.get("inventory") or constants.DEFAULT_HOST_LIST or []:
+                if "," not in source and os.path.isdir(source):
+                    end(inventory.unusable(Path(source)))
+            if why := inventory.unusable(Path(path)):
+                end(why)
+        return os.path.basename(path) == inventory.FILE and os.path.isfile(path)
 
-    def _refuse_folders(self) -> None:
-        for source in context.CLIARGS.get("inventory") or constants.DEFAULT_HOST_LIST or []:
-            if "," not in source and os.path.isdir(source):
-                end(
-                    f"The inventory {source} is a folder, whose files Ansible would read one by one. Next: {NAME_IT}."
-                )
-
-    def _what_is(self, path: str) -> str:
-        if not os.path.exists(path):
-            return f"The inventory {path} does not exist. Next: {NAME_IT}."
-        if os.path.isfile(os.path.join(os.path.dirname(path), os.pardir, FILE)):
-            return f"The inventory {path} is a mirror's record: data, never an inventory. Next: {NAME_IT}."
-        if moved := old_form.told(Path(path).parent):
-            return moved
-        return f"The inventory {path} is no {FILE}. Next: {NAME_IT}."
-
-    def parse(self, inventory: Any, loader: Any, path: str, cache: bool = True) -> None:
-        super().parse(inventory, loader, path, cache)
-        folder = Path(path).absolute().parent
-        if moved := old_form.told(folder):
-            self._fail(moved)
-        try:
-            shared = documents.read(Path(path), FILE)
-        except documents.UnreadableError as error:
-            at = f":{error.line}:{error.column}" if error.line else ""
-            key = f" {error.key}" if error.key else ""
-            self._fail(f"{path}{at}:{key} {error.problem}. Next: {error.next_step or 'correct it'}.")
-        records, stray = self._records(folder / FOLDER)
+    def parse(self, hosts: Any, loader: Any, path: str, cache: bool = True) -> None:
+        super().parse(hosts, loader, path, cache)
         today = datetime.datetime.now(tz=datetime.UTC).date().isoformat()
-        fleet = Fleet(shared, records, today)
-        if fatal := fleet.fatal():
-            told = [f"{path} is wrong, so nothing was done:", *lines(fatal), *lines(fleet.stopped())]
-            self._fail("\n".join([*told, *stray]))
-        left_out = [*lines(fleet.stopped()), *stray]
+        found = inventory.read(Path(path), today, _alone())
+        moved = old_form.told(found.folder)
+        fatal = found.fatal()
+        if moved or fatal or not found.fleet:
+            told = [moved] if moved else []
+            told += [f"{path} is wrong, so nothing was done:", *lines(fatal)] if fatal else []
+            self._fail("\n".join([*told, *lines(found.left_out()), *lines(found.mistakes)]))
+        left_out = lines(found.left_out())
         for line in left_out:
             display.warning(line)
-        self._populate(fleet)
+        self._populate(found.fleet)
+        self._set("sites", {"fleet_beside": found.told_to_preflight()})
         # For playbooks/callback_plugins/fleet.py. No variables, which others could set, too.
-        inventory.read_by_fleet = [*getattr(inventory, "read_by_fleet", []), inventory.current_source]
-        inventory.left_out_by_fleet = [*getattr(inventory, "left_out_by_fleet", []), *left_out]
+        hosts.read_by_fleet = [*getattr(hosts, "read_by_fleet", []), hosts.current_source]
+        hosts.left_out_by_fleet = [*getattr(hosts, "left_out_by_fleet", []), *left_out]
 
     def _fail(self, message: str) -> NoReturn:
-        if constants.config.get_config_value("INVENTORY_ENABLED") == [self.NAME]:
+        if _alone():
             end(message)
         raise AnsibleParserError(message)
 
-    def _records(self, folder: Path) -> tuple[dict[str, Any], list[str]]:
-        """The records by name, and what lies beside them and is none."""
-        records: dict[str, Any] = {}
-        stray: list[str] = []
-        for path in sorted(folder.glob("*")) if folder.is_dir() else []:
-            if path.name.startswith(".") or path.name.endswith("~"):
-                continue
-            if path.suffix != ".yml" or not path.is_file():
-                stray.append(
-                    f"{FOLDER}/{path.name} is no record and was left out. Allowed: files NAME.yml. "
-                    "Next: rename or remove it."
-                )
-                continue
-            try:
-                if os.access(path, os.X_OK) and path.stat().st_mode & 0o111:
-                    raise documents.UnreadableError(
-                        "is executable, and a record is data", None, f"chmod -x {path.name}"
-                    )
-                records[path.stem] = documents.read(path, f"{FOLDER}/{path.name}")
-            except documents.UnreadableError as error:
-                records[path.stem] = error
-        return records, stray
-
     def _populate(self, fleet: Fleet) -> None:
-        inventory, wired = self.inventory, wiring.Wiring(fleet)
+        hosts, wired = self.inventory, wiring.Wiring(fleet)
         for group in ("fleet", *wiring.TEMPLATES, "retired", "waiting"):
-            inventory.add_group(group)
+            hosts.add_group(group)
         for parent, children in wiring.CHILDREN.items():
             for child in children:
-                inventory.add_child(parent, child)
+                hosts.add_child(parent, child)
         for group, members in fleet.groups.items():
             for name in members:
-                inventory.add_host(name, group)
+                hosts.add_host(name, group)
         for group, values in wiring.shared(fleet).items():
             self._set(group, values)
         for templates in (wiring.TEMPLATES, wiring.package_templates()):

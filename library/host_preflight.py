@@ -16,7 +16,9 @@ import socket
 import struct
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,8 @@ UDP_UNCONNECTED = "07"
 # Answers to what the host itself asks for come in whatever a firewall opens: DHCP, its second port for IPv6.
 UDP_CLIENTS = {68, 546}
 OUR_TABLE = "inet mirrorfleet"
+FAMILIES = {"ipv4": socket.AF_INET, "ipv6": socket.AF_INET6}
+APT_SECONDS = 120  # until apt has to have answered
 
 Problems = list[dict[str, str]]
 
@@ -220,12 +224,8 @@ def check_others(proc: Path, opened: list[str], ssh: list[int], kind: str, decid
 
 def said(*command: str) -> str:
     """What a program of the host's says; nothing where it is not there or fails."""
-    os.environ["PATH"] = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return done.stdout if done.returncode == 0 else ""
+    done = run(*command)
+    return "" if done.returncode else done.stdout
 
 
 def closing_by_nft(ruleset: str) -> tuple[list[str], bool]:
@@ -326,7 +326,171 @@ def own_addresses(proc: Path) -> list[str]:
     return sorted(str(a) for a in found if a is not None and not a.is_loopback and not a.is_link_local)
 
 
-def check_names(names: list[str], own: list[str]) -> Problems:
+def kernel_knows(family: str) -> bool:
+    """Whether a socket of this family can be made at all."""
+    try:
+        socket.socket(FAMILIES[family], socket.SOCK_DGRAM).close()
+    except OSError:
+        return False
+    return True
+
+
+def default_routes(proc: Path) -> set[str]:
+    """The address families that have a way out."""
+    found = set()
+    for family, name, nowhere in (
+        ("ipv4", "route", r"^(?!lo\b)\S+\s+0{8}\s+\S+\s+\S+\s+\S+\s+\S+\s+\S+\s+0{8}\b"),
+        ("ipv6", "ipv6_route", r"^0{32} 00 (?!.* lo$)"),
+    ):
+        table = proc / "net" / name
+        if table.exists() and re.search(nowhere, table.read_text(), re.MULTILINE):
+            found.add(family)
+    return found
+
+
+def check_families(proc: Path, families: list[str], within: bool, knows: Callable[[str], bool]) -> Problems:
+    """Whether the host has the address families that its record claims. Within a network of its own a host needs no way
+    out of it."""
+    has = {"ipv6" if ":" in one else "ipv4" for one in own_addresses(proc)}
+    out = default_routes(proc)
+    lacks = {}
+    for family in families:
+        name = {"ipv4": "IPv4", "ipv6": "IPv6"}[family]
+        if not knows(family):
+            lacks[family] = f"its kernel does not know {name}"
+        elif family not in has:
+            lacks[family] = f"it has no {name} address that others can reach"
+        elif family not in out and not within:
+            lacks[family] = f"it has no default route for {name}"
+    left = ", ".join(one for one in families if one not in lacks)
+    return [
+        problem(
+            "mirror_address_families",
+            f"has {family}, but {why}",
+            "the families in which the host is reached",
+            f"give the host {family}"
+            + (f", or say mirror_address_families: [{left}] in its record" if left else ""),
+        )
+        for family, why in lacks.items()
+    ]
+
+
+def check_files(files: dict[str, str]) -> Problems:
+    """Files in PEM that the operator keeps on the host."""
+    found = []
+    for key, path in files.items():
+        try:
+            what = "" if "-----BEGIN " in Path(path).read_text("ascii") else "which is no PEM file"
+        except OSError as error:
+            what = f"which cannot be read: {error.strerror}"
+        except ValueError:
+            what = "which is no PEM file"
+        if what:
+            next_step = f"put it there, or correct {key}; or choose another tls_mode"
+            found.append(problem(key, f"is {path}, {what}", "a file in PEM on the host", next_step))
+    return found
+
+
+def versions_of(package: str, *options: str) -> list[str]:
+    """The versions of a package that apt knows, the newest first."""
+    done = run("apt-cache", *options, "madison", package)
+    fields = [line.split("|") for line in done.stdout.splitlines()]
+    return list(dict.fromkeys(one[1].strip() for one in fields if len(one) > 2))
+
+
+def run(*command: str) -> subprocess.CompletedProcess[str]:
+    """A program of the host's, in plain words and with an end."""
+    try:
+        return subprocess.run(
+            command, capture_output=True, text=True, check=False, timeout=APT_SECONDS,
+            env=os.environ | {"LC_ALL": "C.UTF-8", "PATH": f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"},
+        )  # fmt: skip
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return subprocess.CompletedProcess(command, 1, "", str(error))
+
+
+def newest_lists(package: str) -> tuple[list[str], str]:
+    """The versions that the archives have now, and what apt said if it could not ask. The host's own lists stay."""
+    with tempfile.TemporaryDirectory(prefix="host_preflight-") as folder:
+        (Path(folder) / "partial").mkdir()
+        options = (
+            *("-o", f"Dir::State::lists={folder}", "-o", "APT::Sandbox::User="),
+            *("-o", "Dir::Cache::pkgcache=", "-o", "Dir::Cache::srcpkgcache="),
+        )
+        done = run("apt-get", *options, "-o", "Acquire::http::Timeout=10", "-qq", "update")
+        said = [line for line in done.stderr.splitlines() if line.strip()]
+        return versions_of(package, *options), said[0] if said else ""
+
+
+def check_packages(platform: str, packages: dict[str, dict[str, str]]) -> Problems:
+    """Whether an archive of the host has the versions that the fleet pins; `*` in a pin stands for any rest."""
+    found = []
+    for package, pins in packages.items():
+        key, pin = f"fleet_versions.{package}.{platform}", pins.get(platform)
+        if pin is None:
+            continue
+        wanted = re.compile(re.escape(pin).replace(r"\*", ".*"))
+        installed = run("dpkg-query", "-W", "-f", "${Version}", package).stdout.split()
+        if any(wanted.fullmatch(one) for one in (*installed, *versions_of(package))):
+            continue
+        known, said = newest_lists(package)
+        if any(wanted.fullmatch(one) for one in known):
+            continue
+        if known:
+            series = re.match(r"(?:[0-9]+:)?[0-9]+(?:[.][0-9]+)?", known[0])
+            next_step = (
+                f'pin what there is, in fleet.yml: {platform}: "{series[0] if series else known[0]}.*"'
+            )
+        else:
+            next_step = f"see on the host what apt-get update says{f' (here: {said})' if said else ''}"
+        found.append(
+            problem(
+                key,
+                f"is {pin!r}, which no archive of this host has",
+                ", ".join(known) or f"an archive with {package} in the host's /etc/apt/sources.list",
+                next_step,
+            )
+        )
+    return found
+
+
+def check_pins(platform: str, versions: dict[str, dict[str, str]]) -> Problems:
+    if platform not in PLATFORMS:
+        return []
+    return [
+        problem(
+            f"fleet_versions.{name}",
+            f"has no version for {platform}, which this host is",
+            "a version for each platform of the fleet's hosts",
+            f"add {platform} to fleet_versions.{name} in fleet.yml",
+        )
+        for name, pins in versions.items()
+        if platform not in pins
+    ]
+
+
+def check_public(name: str, answers: set[str], private: list[str] | None) -> Problems:
+    """Whether monitors will take a mirror's addresses. Nobody asks that of other hosts (null)."""
+    networks = [ipaddress.ip_network(one) for one in private or ()]
+    refused = [
+        one
+        for one in map(ipaddress.ip_address, sorted(answers))
+        if not one.is_global and not any(one in network for network in networks)
+    ]
+    if private is None or not refused:
+        return []
+    around = ipaddress.ip_network((refused[0], 64 if refused[0].version == 6 else 24), strict=False)
+    return [
+        problem(
+            f"name {name}",
+            f"resolves to {', '.join(map(str, refused))}, which is no public address, and monitors refuse it",
+            f"public addresses, and those in private_networks of fleet.yml ({', '.join(private) or 'none so far'})",
+            f"correct DNS; for a fleet within a network of its own say private_networks: [{around}]",
+        )
+    ]
+
+
+def check_names(names: list[str], own: list[str], private: list[str] | None = None) -> Problems:
     found = []
     for name in names:
         try:
@@ -352,13 +516,17 @@ def check_names(names: list[str], own: list[str]) -> Problems:
                     f"name {name}",
                     f"resolves to {', '.join(sorted(public - set(own)))}, which is not this host",
                     f"addresses of this host: {', '.join(own)}",
-                    "correct DNS; behind address translation, name the public addresses",
+                    "correct DNS; behind address translation, name the public addresses (mirror_address)",
                 )
             )
+        else:
+            found += check_public(name, public, private)
     return found
 
 
-def result_of(params: dict[str, Any], root: Path = Path("/")) -> dict[str, Any]:
+def result_of(
+    params: dict[str, Any], root: Path = Path("/"), knows: Callable[[str], bool] = kernel_knows
+) -> dict[str, Any]:
     """The module's whole result."""
     proc = root / "proc"
     platform = platform_of((root / "etc/os-release").read_text())
@@ -381,12 +549,16 @@ def result_of(params: dict[str, Any], root: Path = Path("/")) -> dict[str, Any]:
             *check_clock(offset),
             *check_disk(params["disk"]),
             *check_ports(proc, params["ports"], params["ours"]),
-            *check_names(params["names"], [*addresses, *params["addresses"]]),
             # Once the fleet's firewall is there, nothing is closed any more by a run.
             *check_others(
                 proc, params["opened"], ssh, record, decided=ours or params["other_ports"] == "close"
             ),
             *check_firewalls(chains, record, decided=bool(params["other_firewall"])),
+            *check_families(proc, params["families"], bool(params["private_networks"]), knows),
+            *check_names(params["names"], [*addresses, *params["addresses"]], params["private_networks"]),
+            *check_files(params["files"]),
+            *check_pins(platform, params["packages"] | params["programs"]),
+            *check_packages(platform, params["packages"]),
         ],
     }
 
@@ -410,6 +582,11 @@ ARGUMENTS: dict[str, Any] = {
     "opened": {"type": "list", "elements": "str", "default": []},
     "other_ports": {"type": "str", "default": ""},
     "other_firewall": {"type": "str", "default": ""},
+    "families": {"type": "list", "elements": "str", "choices": list(FAMILIES), "default": []},
+    "private_networks": {"type": "list", "elements": "str"},
+    "files": {"type": "dict", "default": {}},
+    "packages": {"type": "dict", "default": {}},
+    "programs": {"type": "dict", "default": {}},
 }
 
 

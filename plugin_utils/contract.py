@@ -20,6 +20,7 @@ from typing import Any
 from jsonschema import Draft202012Validator, FormatChecker
 from jsonschema.validators import extend
 
+from plugin_utils import inputs
 from plugin_utils import values as v
 from plugin_utils.documents import Place, dotted
 from plugin_utils.values import BadValueError, Report
@@ -53,15 +54,16 @@ SELECTION_DEFAULTS: dict[str, Any] = {
 LONGEST_WINDOW = 92  # days: a mirror that is away for longer is drained
 
 
-# Beginnings of what belongs to Ansible, or is an input of a role.
-OTHERS = ("ansible", *sorted(path.name for path in (Path(__file__).parents[1] / "roles").glob("*")))
-
-
 # ------------------------------------------------------------------------------------------- formats of single values
 def public_url(value: Any) -> str:
-    url = v.url(value)
-    if ":" in url.removeprefix("https://").rpartition("]")[2]:
-        raise BadValueError(f"is {v.shown(value)}", "https://NAME: the fleet's hosts serve on port 443")
+    allowed = "https://NAME, nothing else in it: the fleet's hosts serve on port 443"
+    try:
+        url = v.url(value)
+    except BadValueError as wrong:
+        name = "DNS name" in wrong.allowed
+        raise BadValueError(wrong.problem, wrong.allowed if name else allowed, wrong.next_step) from wrong
+    if ":" in url.removeprefix("https://"):
+        raise BadValueError(f"is {v.shown(value)}", allowed)
     return url
 
 
@@ -155,6 +157,7 @@ _FORMATS: dict[str, Check] = {
     "project-name": v.project_name,
     "platform": v.choice(*ALL_PLATFORMS),
     "preferred-network": v.preferred_network,
+    "network": v.network,
     "date": v.date,
     "moment": v.moment,
     "inventory-name": lambda value: v.text(value, most=253),
@@ -243,6 +246,18 @@ def keys(name: str) -> dict[str, dict[str, Any]]:
     return found
 
 
+@functools.cache
+def places() -> dict[str, str]:
+    """By key, the file that it belongs into; of those that stand in one only."""
+    found = {key: "fleet.yml" for key in keys(FLEET) if key.startswith(("fleet_", "private_"))}
+    found |= {key: "mirrors/NAME.yml" for key in keys(RECORD) if key.startswith("mirror_")}
+    for section in ("origins", "redirectors", "monitors", "clients"):
+        for key in keys(FLEET)[section]["additionalProperties"]["properties"]:
+            if key.startswith(section[:-1]):
+                found[key] = f"fleet.yml, {section}: {{NAME: …}}"
+    return found
+
+
 def checked(values: dict[str, Any], shape: dict[str, Any], report: Report) -> dict[str, Any]:
     """The values that are right, in their normal form; what is wrong goes to the report."""
     wrong: set[Any] = set()
@@ -279,8 +294,8 @@ def one(key: str, value: Any, name: str, report: Report) -> Any:
     before = len(report.problems)
     shape = {"type": "object", "properties": {key: keys(name)[key]}}
     found = checked({key: value}, shape, report).get(key)
-    if len(report.problems) == before and key == "fleet_mail_relay" and found:
-        found = _relay(found, report)
+    if len(report.problems) == before and found and key in _MORE:
+        found = _MORE[key](found, report)
     return found if len(report.problems) == before else None
 
 
@@ -313,17 +328,20 @@ Problem = tuple[Place, str, str, str]  # where, what is wrong, what is allowed, 
 def _problems(error: Any, path: Place, top: dict[str, Any]) -> Iterator[Problem]:
     shape, value = error.schema, error.instance
     if error.validator == "required":
+        # What is there by a wrong name is told as that.
+        meant = {v.nearest(key, shape["properties"]) for key in value.keys() - shape["properties"].keys()}
         for missing in error.validator_value:
-            if missing not in value:
+            if missing not in value and missing not in meant:
                 allowed = (
                     _wanted(_property(shape, missing)) if shape is top or len(path) == 2 else _mapping(shape)
                 )
                 yield (*path, missing), "is missing", allowed, f"add {missing} to {dotted(path) or 'IT'}"
     elif error.validator == "additionalProperties":
         for extra in sorted(value.keys() - shape["properties"].keys()):
-            hint = v.did_you_mean(extra, shape["properties"])
-            if not hint and not path and re.match(rf"(?:{'|'.join(OTHERS)})_", extra):
-                hint = "what is no key of this file, the coordinator sets in group_vars/ or host_vars/"
+            near = v.nearest(extra, shape["properties"])
+            hint = f"did you mean {near}?" if near else "" if path else _elsewhere(extra)
+            if near in value:
+                hint += " It stands here, too: remove one of the two"
             known = ", ".join(shape["properties"])
             yield (*path, extra), "is no known key", known if not path else _mapping(shape), hint
     elif error.validator == "propertyNames":
@@ -338,6 +356,18 @@ def _problems(error: Any, path: Place, top: dict[str, Any]) -> Iterator[Problem]
             yield path[:-1], f"entry {path[-1] + 1}: {wrong.problem}", wrong.allowed, wrong.next_step
         else:
             yield path, wrong.problem, wrong.allowed, wrong.next_step
+
+
+def _elsewhere(key: str) -> str:
+    """Where a key belongs that this file does not have."""
+    place = "the coordinator sets in group_vars/ or host_vars/"
+    if key in places():
+        return f"it belongs into {places()[key]}"
+    if key.startswith("ansible_") or key in inputs.documented():
+        return f"what is no key of this file, {place}"
+    if inputs.role_of(key) and (meant := inputs.RENAMED.get(key) or inputs.near(key)):
+        return f"did you mean {meant}? It is an input of a role, which {place}"
+    return ""
 
 
 def _wanted(shape: dict[str, Any]) -> str:
@@ -456,8 +486,8 @@ def fleet(values: dict[str, Any], report: Report) -> dict[str, Any]:
     found = checked(values, schema(FLEET), report)
     if "fleet_selection" in found:
         found["fleet_selection"] = chosen_by(found["fleet_selection"], "fleet_selection", report)
-    if "fleet_mail_relay" in found:
-        found["fleet_mail_relay"] = _relay(found["fleet_mail_relay"], report)
+    for key in found.keys() & _MORE.keys():
+        found[key] = _MORE[key](found[key], report)
     for section in ("origins", "redirectors", "monitors", "clients"):
         for host in found.get(section, {}).values():
             for key in host.keys() & {f"{section[:-1]}_url", f"{section[:-1]}_address"}:
@@ -534,3 +564,45 @@ def _relay(value: dict[str, Any], report: Report) -> dict[str, Any] | None:
             "true with a user",
         )
     return found if len(report.problems) == before else None
+
+
+def tls_needs(given: dict[str, Any], report: Report, path: Place = ()) -> None:
+    """Notes what a host's certificate needs and nobody says, wherever it may be said; the path is where tls_mode is."""
+    needed: dict[str, str] = {}
+    if given.get("tls_mode") == "acme":
+        needed = {"tls_acme_directory": "the https URL of an ACME server's directory (tls_mode acme)"}
+        binding = {
+            "tls_acme_eab_key_id": "the key id of the external account binding, with tls_acme_eab_hmac",
+            "tls_acme_eab_hmac": "the key of the external account binding, with tls_acme_eab_key_id",
+        }
+        if binding.keys() & given.keys():
+            needed |= binding
+    elif given.get("tls_mode") == "provided":
+        needed = {
+            "tls_provided_certificate": "the certificate chain's path on the host (tls_mode provided)",
+            "tls_provided_key": "the key's path on the host (tls_mode provided)",
+        }
+    told = {problem["key"] for problem in report.problems}
+    for key, allowed in needed.items():
+        if key not in given and key not in told:
+            next_step = f"add {key} to the record, or to group_vars/ or host_vars/"
+            report.add(key, "is missing", allowed, next_step, path)
+
+
+def _monitor_settings(value: dict[str, Any], report: Report) -> dict[str, Any]:
+    """Settings that have become keys of the fleet."""
+    if "private_addresses" in value:
+        report.add(
+            "fleet_monitor_settings.private_addresses",
+            "is no setting any more",
+            "private_networks, a list of networks",
+            "remove it, and name the networks in fleet.yml: private_networks: [10.0.0.0/8]",
+        )
+    return value
+
+
+# What single keys ask beyond their shape.
+_MORE: dict[str, Callable[[dict[str, Any], Report], dict[str, Any] | None]] = {
+    "fleet_mail_relay": _relay,
+    "fleet_monitor_settings": _monitor_settings,
+}

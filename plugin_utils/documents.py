@@ -45,6 +45,17 @@ class UnreadableError(ValueError):
         self.column = mark.column + 1 if mark else 0
         self.next_step = next_step
         self.key = key
+        self.file = ""  # where it is another one than whoever tells it would think
+        self.allowed = "plain YAML, one mapping (docs/inventory.md)"
+
+    def told(self, host: str, file: str) -> dict[str, Any]:
+        """The problem as reports hold them."""
+        file = self.file or file
+        return {
+            "host": host, "file": file, "line": self.line, "column": self.column, "key": self.key,
+            "problem": self.problem, "allowed": self.allowed,
+            "next_step": self.next_step or f"correct {file}",
+        }  # fmt: skip
 
 
 @dataclass

@@ -10,52 +10,13 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from plugin_utils import contract
-
-# May be set beside the contract, too: secrets, paths of the control node, and how a run goes about it.
-ALSO_IN_GROUP_VARS = {
-    *(
-        "fleet_mail_relay",
-        "fleet_private_dir",
-        "fleet_ca_certificates",
-        "fleet_monitor_settings",
-        "fleet_check_names",
-    ),
-    *("fleet_drain_seconds", "fleet_listed_seconds", "fleet_update_sync_seconds"),
-}
-# What mirrors and the fleet's own sites share is the role nginx's.
-RENAMED = {
-    **{
-        f"web_server_{one}": f"nginx_{one}"
-        for one in (
-            *("acme_webroot", "address_families", "certificate", "certificate_key", "hsts_max_age", "http3"),
-            *("ocsp_stapling", "resolvers", "worker_connections"),
-        )
-    },
-    "document_server_certificate": "nginx_certificate",
-    "document_server_certificate_key": "nginx_certificate_key",
-    "web_server_nginx_version": "nginx_version",
-    "document_server_nginx_version": "nginx_version",
-}
-
-
-def _places() -> dict[str, str]:
-    places = {key: "fleet.yml" for key in contract.keys(contract.FLEET) if key.startswith("fleet_")}
-    for key in contract.keys(contract.RECORD):
-        if key.startswith("mirror_"):
-            places[key] = "mirrors/NAME.yml"
-    for section in ("origins", "redirectors", "monitors", "clients"):
-        shape = contract.keys(contract.FLEET)[section]["additionalProperties"]
-        for key in shape["properties"]:
-            if key.startswith(section[:-1]):
-                places[key] = f"fleet.yml, {section}: {{NAME: …}}"
-    places = {key: place for key, place in places.items() if key not in ALSO_IN_GROUP_VARS}
-    return places | {former: f"its new name, {now}" for former, now in RENAMED.items()}
+from plugin_utils import beside
+from plugin_utils.inputs import RENAMED
 
 
 def found(folder: Path) -> Iterator[tuple[str, int, str, str]]:
     """File, line, key, and the place that it belongs to."""
-    places = _places()
+    places = beside.places() | {former: f"its new name, {now}" for former, now in RENAMED.items()}
     for part in ("group_vars", "host_vars"):
         for path in sorted((folder / part).rglob("*")):
             if path.suffix not in {".yml", ".yaml", ".json", ""} or not path.is_file():

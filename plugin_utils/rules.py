@@ -208,8 +208,11 @@ class Fleet:
     def _check_name(self, name: str, report: Report, key: str) -> None:
         allowed = "lower-case letters, digits, and . _ - between them"
         if len(name) > 200 or not _NAME.fullmatch(name):
+            plain = re.sub(r"[^a-z0-9._-]+", "-", name.lower()).strip("._-")
+            free = _NAME.fullmatch(plain) and plain not in {*RESERVED, *self.reports, *self.records}
+            next_step = f"rename it to {plain}" if free and len(plain) <= 200 else "rename it"
             report.add(
-                key, f"{v.shown(name)} is no name for a host", allowed, "rename it", tuple(key.split(".", 1))
+                key, f"{v.shown(name)} is no name for a host", allowed, next_step, tuple(key.split(".", 1))
             )
         elif name in RESERVED or re.fullmatch(r"[0-9.]+", name):
             report.add(
@@ -222,13 +225,7 @@ class Fleet:
     def _take_record(self, name: str, document: Document | UnreadableError) -> None:
         if isinstance(document, UnreadableError):
             report = self.reports[name] = Report(name)
-            report.problems.append(
-                {
-                    "host": name, "file": f"mirrors/{name}.yml", "line": document.line, "key": document.key,
-                    "problem": document.problem, "allowed": "plain YAML, one mapping (docs/inventory.md)",
-                    "next_step": document.next_step or f"correct mirrors/{name}.yml",
-                }
-            )  # fmt: skip
+            report.problems.append(document.told(name, f"mirrors/{name}.yml"))
             return
         report = self.reports[name] = Report(name, document)
         found = contract.record(document.values, report)
@@ -340,7 +337,7 @@ class Fleet:
         feeder = self.feeder(name)
         if feeder is None:
             if "://" not in named and named not in self.reports:
-                near = v.did_you_mean(named, [*self.groups["mirrors"], *self.groups["origins"]])
+                near = v.did_you_mean(named, self._could_feed(name))
                 report.add(
                     "mirror_upstream",
                     f"names {v.shown(named)}, which is no host of the inventory",
@@ -356,6 +353,18 @@ class Fleet:
         elif not self.of(feeder) & {"mirrors", "origins"}:
             what = "which has no files of its own to give (neither mirror nor origin)"
             report.add("mirror_upstream", f"is {feeder}, {what}", allowed)
+
+    def _could_feed(self, name: str) -> list[str]:
+        """The hosts that a mirror may be fed from."""
+        mirrors = [
+            one
+            for one in self.groups["mirrors"]
+            if self.records[one].get("mirror_mode") in TREE_MODES
+            and self.records[one].get("mirror_state") != "retired"
+            and not self.reports[one].problems
+            and name not in self._chain(one)[0]
+        ]
+        return [*mirrors, *self.groups["origins"]]
 
     def _check_circles(self) -> None:
         for name in self.groups["mirrors"]:

@@ -12,9 +12,9 @@ def lines(problems: Iterable[dict[str, Any]]) -> list[str]:
 
 
 def line(problem: dict[str, Any]) -> str:
-    file, at = problem.get("file", ""), problem.get("line", 0)
-    where = f" ({file}{f':{at}' if at else ''})" if file else ""
+    at = "".join(f":{problem[part]}" for part in ("line", "column") if problem.get(part))
+    where = f" ({problem['file']}{at})" if problem.get("file") else ""
     return (
         f"{problem['host']}{where}: {problem['key']} {problem['problem']}. Allowed: {problem['allowed']}. "
-        f"Next: {problem['next_step']}."
+        f"Next: {problem['next_step']}{'' if problem['next_step'].endswith('?') else '.'}"
     ).replace(":  ", ": ")

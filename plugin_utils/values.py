@@ -100,9 +100,18 @@ def shown(value: Any, limit: int = 60) -> str:
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
+def nearest(word: str, known: Iterable[str]) -> str:
+    """Of the known words the one that was meant, if one is near; never the word itself."""
+    left = [one for one in known if one != word]
+    plainly = {one.lower().replace("-", "_"): one for one in left}
+    if (same := word.strip().lower().replace("-", "_")) in plainly:
+        return plainly[same]
+    return next(iter(difflib.get_close_matches(word, left, n=1, cutoff=0.75)), "")
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.75)
-    return f"did you mean {near[0]}?" if near else ""
+    near = nearest(word, known)
+    return f"did you mean {near}?" if near else ""
 
 
 # --- single values: each returns the normalised value or raises BadValueError ---
@@ -146,8 +155,11 @@ def choice(*options: str) -> Callable[[Any], str]:
 def whole(least: int, most: int) -> Callable[[Any], int]:
     def check(value: Any) -> int:
         if isinstance(value, bool) or not isinstance(value, int):
+            quoted = isinstance(value, str) and re.fullmatch(r"[0-9]+", value)
             raise BadValueError(
-                f"is {kind(value)} ({shown(value)})", f"a whole number from {least} to {most}"
+                f"is {kind(value)} ({shown(value)})",
+                f"a whole number from {least} to {most}",
+                "remove the quotes" if quoted else "",
             )
         if not least <= value <= most:
             raise BadValueError(f"is {shown(value)}", f"a whole number from {least} to {most}")

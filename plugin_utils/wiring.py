@@ -7,7 +7,8 @@ ours, and all that Ansible evaluates of what comes from the inventory plugin; th
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import functools
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -149,7 +150,8 @@ TEMPLATES: dict[str, dict[str, str]] = {
         "monitoring_server_reference_url": "{{ fleet_inputs.reference_url or __fleet_upstream.index_url }}",
         "monitoring_server_projects": "{{ [fleet_gate_project] }}",
         "monitoring_server_settings": (
-            "{{ {'audit_projects': fleet_inputs.common_projects} | combine(fleet_monitor_settings) }}"
+            "{{ {'audit_projects': fleet_inputs.common_projects, 'private_networks': fleet_inputs.private_networks}"
+            " | combine(fleet_monitor_settings) }}"
         ),
         "monitoring_server_nodes": "{{ fleet_inputs.nodes }}",
     },
@@ -160,6 +162,13 @@ TEMPLATES: dict[str, dict[str, str]] = {
 }
 
 
+def concerns(role: str, groups: Collection[str]) -> bool:
+    """Whether hosts of these groups are given a role, as far as it is one of some groups only."""
+    of = [group for group, roles in ROLES_OF.items() if role in roles]
+    return not of or any(group in groups for group in of)
+
+
+@functools.cache
 def package_templates() -> dict[str, dict[str, Any]]:
     """By group, what its roles install, from their own defaults: of all of them before any of them runs."""
     found: dict[str, dict[str, Any]] = {}
@@ -175,7 +184,7 @@ def package_templates() -> dict[str, dict[str, Any]]:
 def shared(fleet: Fleet) -> dict[str, dict[str, Any]]:
     """Plain data that all hosts of a group share."""
     mirrors = [name for name in fleet.groups["mirrors"] if name not in fleet.groups["retired"]]
-    sections = {"defaults", "plugin", "origins", "redirectors", "monitors", "clients"}
+    sections = {"defaults", "plugin", "private_networks", "origins", "redirectors", "monitors", "clients"}
     return {
         "fleet": {
             **{key: value for key, value in fleet.shared.items() if key not in sections},
@@ -246,6 +255,7 @@ class Wiring:
                 "tier": fleet.tier(name),
                 "on_miss": on_miss(record),
                 "address_families": record["mirror_address_families"],
+                "private_networks": fleet.shared["private_networks"],
                 "unlimited": sorted({*self.regulars, *self._all(fed)}),
             }
         if of & {"redirectors", "monitors"}:
@@ -256,6 +266,7 @@ class Wiring:
             found |= {
                 "nodes": self.nodes,
                 "common_projects": self.common_projects,
+                "private_networks": fleet.shared["private_networks"],
                 "reference_url": self.reference_url,
             }
         names = {*found["monitors"], *found.get("rsync_clients", []), *found.get("unlimited", [])}

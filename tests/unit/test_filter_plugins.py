@@ -85,14 +85,14 @@ PLAY = """
   gather_facts: false
   tasks:
     - ansible.builtin.debug:
-        msg: "{{ {'problems': ansible_play_hosts_all | input_problems(hostvars, tls_inputs),
+        msg: "{{ {'problems': ansible_play_hosts_all | input_problems(hostvars, beside),
                   'conf': fleet_inputs.config | mirror_config(discovered=found) | bandersnatch_config('8.2.0'),
                   'known': fleet_inputs.resolved | fleet_addresses(['two.example.org 192.0.2.2']),
                   'firewall': [{'port': [80, 443]}] | firewall_ruleset,
                   'name': fleet_inputs.urls | map('upper') | map('lower') | nginx_server_names} | to_json }}"
       vars:
         found: {index_url: "https://index.example.net/simple/"}
-        tls_inputs: [tls_mode, tls_names, tls_authority_dir, tls_packages]
+        beside: "{{ hostvars['two'].fleet_beside }}"
 """
 FLEET = """
 plugin: fleet
@@ -105,6 +105,7 @@ fleet_staleness_limit: 86400
 fleet_versions: {mirrorfleet: "0.1.0", bandersnatch: {debian-13: "8.2.0"}, nginx: {debian-13: "1.26.*"}}
 redirectors: {two: {redirector_url: "https://two.example.org"}}
 monitors: {two: {}}
+fleet_private_dir: ~/private
 """
 RECORD = """
 mirror_mode: bandersnatch

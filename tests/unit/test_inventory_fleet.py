@@ -26,7 +26,7 @@ from plugin_utils.values import BadValueError
 MIRROR = [key for key in contract.keys(contract.RECORD) if key.startswith("mirror_")]
 MIRROR_REQUIRED = contract.schema(contract.RECORD)["required"]
 TLS = [key for key in contract.keys(contract.RECORD) if key.startswith("tls_")]
-FLEET_KEYS = [key for key in contract.keys(contract.FLEET) if key.startswith("fleet_")]
+FLEET_KEYS = [key for key in contract.keys(contract.FLEET) if key.startswith(("fleet_", "private_"))]
 FLEET_REQUIRED = [key for key in contract.schema(contract.FLEET)["required"] if key.startswith("fleet_")]
 
 
@@ -650,6 +650,19 @@ def test_a_host_is_in_one_section_unless_it_publishes_and_measures() -> None:
     groups["clients"] = ["origin"]
     (told,) = told_of(hostvars, groups)
     assert (told["key"], told["problem"]) == ("clients.origin", "is one of the origins as well")
+
+
+def test_networks_of_private_mirrors_are_the_fleets_and_reach_its_monitors() -> None:
+    hostvars, groups = inventory()
+    fleet = fleet_of(hostvars, groups, private_networks=["10.0.0.0/8", "FD00::/8"])
+    assert fleet.fatal() == []
+    assert wiring.Wiring(fleet).inputs("redirector")["private_networks"] == ["10.0.0.0/8", "fd00::/8"]
+    (told,) = fleet_of(hostvars, groups, private_networks=["10.0.0.1/8"]).fatal()
+    assert (told["key"], told["next_step"]) == ("private_networks", "write 10.0.0.0/8")
+    (told,) = fleet_of(hostvars, groups, fleet_monitor_settings={"private_addresses": True}).fatal()
+    assert (
+        told["key"] == "fleet_monitor_settings.private_addresses" and "private_networks" in told["next_step"]
+    )
 
 
 @pytest.mark.parametrize(

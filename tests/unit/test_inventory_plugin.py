@@ -421,16 +421,25 @@ def test_files_beside_the_records_are_named(fleet: Fleet) -> None:
     (fleet.folder / "mirrors/akl2.yaml").write_text("mirror_mode: cache\n")
     (fleet.folder / "mirrors/old").mkdir()
     done = fleet.run("ansible-inventory", "--graph")
-    assert "mirrors/akl2.yaml is no record" in done.stderr and "mirrors/old is no record" in done.stderr
+    assert "akl2 (mirrors/akl2.yaml): is no record by its name" in done.stderr
+    assert (
+        "Next: rename it to mirrors/akl2.yml." in done.stderr and "(mirrors/old): is no record" in done.stderr
+    )
+    registry = fleet.hostvars()["redirector.example.org"]["fleet_registry"]
+    listed = {one["name"]: one.get("problem") for one in registry["mirrors"]}
+    assert listed["akl2"] == "is no record by its name", "a mirror does not vanish in silence"
 
 
 def test_what_computes_the_fleet_knows_no_ansible() -> None:
     """So each part is tested without it, and could serve another tool."""
     pure = [
+        "beside",
         "contacts",
         "contract",
         "documents",
         "host_config",
+        "inputs",
+        "inventory",
         "old_form",
         "registry",
         "rules",

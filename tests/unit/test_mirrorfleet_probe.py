@@ -12,6 +12,7 @@ import sys
 import time
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
@@ -181,10 +182,14 @@ def test_private_addresses_are_no_mirrors() -> None:
         with pytest.raises(
             CheckError, match=r"localhost resolves to 127\.0\.0\.1, which is no public address"
         ):
-            asyncio.run(resolve("localhost", "ipv4", pool, private=False))
-        assert asyncio.run(resolve("localhost", "ipv4", pool, private=True)) == ["127.0.0.1"]
+            asyncio.run(resolve("localhost", "ipv4", pool, []))
+        with pytest.raises(CheckError, match="in none of private_networks"):
+            asyncio.run(resolve("localhost", "ipv4", pool, [ip_network("::/0"), ip_network("10.0.0.0/8")]))
+        ours = [ip_network("127.0.0.0/8")]
+        for private in (ours, None):
+            assert asyncio.run(resolve("localhost", "ipv4", pool, private)) == ["127.0.0.1"]
         with pytest.raises(CheckError, match="does not resolve"):
-            asyncio.run(resolve("nothing.invalid", "ipv4", pool, private=True))
+            asyncio.run(resolve("nothing.invalid", "ipv4", pool, ours))
 
 
 @pytest.mark.parametrize(
@@ -196,6 +201,8 @@ def test_private_addresses_are_no_mirrors() -> None:
         ({"reference": {"url": "https://x.test", "projects": ["Six_"]}}, "project 1 is 'Six_'"),
         ({"connect_to": {"one": ["host"]}}, "connect_to.one: 'host' is no address"),
         ({"connect_to": ["one"]}, "connect_to: must be an object"),
+        ({"private_networks": ["10.0.0.1/8"]}, "private_networks: '10.0.0.1/8' is no network"),
+        ({"private_addresses": True}, "private_addresses: unknown key"),
         ({"ca_file": "/nonexistent.pem"}, "ca_file: /nonexistent.pem cannot be used"),
         ({"colour": 1}, "colour: unknown key"),
     ],

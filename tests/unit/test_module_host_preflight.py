@@ -34,6 +34,19 @@ fe800000000000000000000000000007 02 40 20 80     eth0
 """
 
 
+ROUTES = """\
+Iface\tDestination\tGateway \tFlags\tRefCnt\tUse\tMetric\tMask\t\tMTU\tWindow\tIRTT
+eth0\t00000000\t010200C0\t0003\t0\t0\t0\t00000000\t0\t0\t0
+eth0\t000200C0\t00000000\t0001\t0\t0\t0\t00FFFFFF\t0\t0\t0
+"""
+NOWHERE = "0" * 32
+ROUTES_6 = f"""\
+20010db8000000000000000000000000 40 {NOWHERE} 00 {NOWHERE} 00000100 00000001 00000000 00000001     eth0
+{NOWHERE} 00 {NOWHERE} 00 20010db8000000000000000000000001 00000400 00000001 00000000 00450003     eth0
+{NOWHERE} 00 {NOWHERE} 00 {NOWHERE} ffffffff 00000001 00000000 00200200       lo
+"""
+
+
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     """A root file system as far as the module looks at one."""
@@ -41,6 +54,8 @@ def root(tmp_path: Path) -> Path:
         "etc/os-release": DEBIAN,
         "proc/net/fib_trie": ADDRESSES,
         "proc/net/if_inet6": ADDRESSES_6,
+        "proc/net/route": ROUTES,
+        "proc/net/ipv6_route": ROUTES_6,
         "proc/net/tcp": "  sl  local_address rem_address   st ...\n",
         "proc/sys/net/ipv4/ip_local_port_range": "32768\t60999\n",
     }
@@ -218,6 +233,131 @@ def test_names_that_lead_elsewhere(root: Path) -> None:
     assert look(root, names=["192.0.2.7", "2001:db8::7"])["problems"] == []
     assert look(root, names=["192.0.2.99"], addresses=["192.0.2.99"])["problems"] == []
     assert len(look(root, names=["no-such-name.invalid", "a" * 64 + ".example"])["problems"]) == 2
+
+
+BOTH = ["ipv4", "ipv6"]
+
+
+def without(table: str, root: Path) -> None:
+    """Leaves of a table only what leads nowhere, or is the host's own."""
+    path = root / "proc/net" / table
+    kept = [
+        line
+        for line in path.read_text().splitlines()
+        if not line.startswith(("20", "eth0")) and "eth0" not in line
+    ]
+    path.write_text("\n".join([*kept, ""]))
+
+
+@pytest.mark.parametrize(
+    ("tables", "said"),
+    [
+        (["if_inet6"], "has ipv6, but it has no IPv6 address that others can reach"),
+        (["ipv6_route"], "has ipv6, but it has no default route for IPv6"),
+    ],
+)
+def test_families_that_a_host_lacks_are_told_with_the_key(tables: list[str], said: str, root: Path) -> None:
+    assert look(root, families=BOTH)["problems"] == []
+    for table in tables:
+        without(table, root)
+    (problem,) = look(root, families=BOTH)["problems"]
+    assert (problem["key"], problem["problem"]) == ("mirror_address_families", said)
+    assert "mirror_address_families: [ipv4] in its record" in problem["next_step"]
+    assert look(root, families=["ipv4"])["problems"] == []
+
+
+def test_within_a_network_of_its_own_a_host_needs_no_way_out(root: Path) -> None:
+    without("ipv6_route", root)
+    without("route", root)
+    assert len(look(root, families=BOTH)["problems"]) == 2
+    assert look(root, families=BOTH, private_networks=["fd00::/8"])["problems"] == []
+
+
+def test_a_kernel_that_knows_no_ipv6(root: Path) -> None:
+    """Its tables may be there all the same: what counts is whether a socket can be made."""
+    found = host_preflight.check_families(root / "proc", BOTH, False, lambda family: family == "ipv4")
+    assert [one["problem"] for one in found] == ["has ipv6, but its kernel does not know IPv6"]
+    assert host_preflight.kernel_knows("ipv4")
+
+
+@pytest.mark.parametrize(
+    ("private", "refused"),
+    [(None, False), ([], True), (["10.0.0.0/8"], False), (["10.1.0.0/16", "fd00::/8"], True)],
+)
+def test_names_that_monitors_would_refuse(private: list[str] | None, refused: bool) -> None:
+    found = host_preflight.check_names(["10.0.0.5"], ["10.0.0.5"], private)
+    assert bool(found) == refused
+    for problem in found:
+        assert "10.0.0.5, which is no public address" in problem["problem"]
+        assert "private_networks of fleet.yml" in problem["allowed"]
+        assert "private_networks: [10.0.0.0/24]" in problem["next_step"]
+
+
+def test_files_that_the_operator_keeps(tmp_path: Path) -> None:
+    (tmp_path / "key.pem").write_text("-----BEGIN PRIVATE KEY-----\n")
+    (tmp_path / "other").write_bytes(b"\xff")
+    files = {"tls_provided_key": str(tmp_path / "key.pem")}
+    assert host_preflight.check_files(files) == []
+    files = {
+        "tls_provided_certificate": str(tmp_path / "absent.pem"),
+        "tls_provided_key": str(tmp_path / "other"),
+    }
+    told = {one["key"]: one["problem"] for one in host_preflight.check_files(files)}
+    assert told["tls_provided_certificate"].endswith(
+        "absent.pem, which cannot be read: No such file or directory"
+    )
+    assert told["tls_provided_key"].endswith("other, which is no PEM file")
+
+
+PACKAGE = "Package: nginx\nVersion: {}\nArchitecture: all\nMaintainer: x <x@example.org>\nFilename: ./x.deb\nSize: 1\n"
+
+
+@pytest.fixture
+def archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The index of an archive, and an apt that knows no other one and has not asked it yet."""
+    archive = tmp_path / "archive"
+    for folder in (
+        archive,
+        tmp_path / "lists/partial",
+        tmp_path / "cache/archives/partial",
+        tmp_path / "parts",
+    ):
+        folder.mkdir(parents=True)
+    (tmp_path / "sources.list").write_text(f"deb [trusted=yes] file:{archive} ./\n")
+    (tmp_path / "status").touch()
+    (tmp_path / "apt.conf").write_text(
+        f'Dir::Etc::sourcelist "{tmp_path}/sources.list";\nDir::Etc::sourceparts "{tmp_path}/parts";\n'
+        f'Dir::Etc::parts "{tmp_path}/parts";\nDir::State "{tmp_path}";\nDir::State::status "{tmp_path}/status";\n'
+        f'Dir::State::lists "{tmp_path}/lists";\nDir::Cache "{tmp_path}/cache";\nDir::Log "{tmp_path}";\n'
+        'APT::Sandbox::User "";\nAcquire::Languages "none";\n'
+    )
+    monkeypatch.setenv("APT_CONFIG", str(tmp_path / "apt.conf"))
+    return archive / "Packages"
+
+
+def test_versions_are_those_that_the_archives_have_now(archive: Path, tmp_path: Path) -> None:
+    """A fresh host has asked none yet, and one that asked long ago may be behind: its own lists stay as they are."""
+    archive.write_text(PACKAGE.format("1.26.3-3") + "\n" + PACKAGE.format("2:1.27.1-1"))
+    for pin in ("1.26.*", "1.26.3-3", "*", "2:1.27.*"):
+        assert host_preflight.check_packages("debian-13", {"nginx": {"debian-13": pin}}) == [], pin
+    (problem,) = host_preflight.check_packages(
+        "debian-13", {"nginx": {"debian-13": "1.2.*", "debian-12": "1.26.*"}}
+    )
+    assert problem["key"] == "fleet_versions.nginx.debian-13"
+    assert problem["problem"] == "is '1.2.*', which no archive of this host has"
+    assert problem["allowed"] == "2:1.27.1-1, 1.26.3-3" and 'debian-13: "2:1.27.*"' in problem["next_step"]
+    assert [path.name for path in (tmp_path / "lists").iterdir()] == ["partial"]
+
+
+def test_an_archive_that_does_not_answer(archive: Path) -> None:
+    (problem,) = host_preflight.check_packages("debian-13", {"nginx": {"debian-13": "1.26.*"}})
+    assert "an archive with nginx" in problem["allowed"] and "Packages" in problem["next_step"]
+
+
+def test_a_platform_without_a_pin(root: Path) -> None:
+    (problem,) = look(root, programs={"bandersnatch": {"debian-12": "6.8.0"}})["problems"]
+    assert problem["key"] == "fleet_versions.bandersnatch"
+    assert problem["problem"] == "has no version for debian-13, which this host is"
 
 
 def test_the_very_machine() -> None:

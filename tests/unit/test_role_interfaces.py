@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from plugin_utils.old_form import RENAMED
+from plugin_utils.inputs import RENAMED
 
 HOUSE = Path(__file__).parents[2]
 ROLES = sorted(path.name for path in (HOUSE / "roles").iterdir() if (path / "tasks").is_dir())

@@ -14,7 +14,7 @@ import ssl
 import time
 import zlib
 from calendar import timegm
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -25,6 +25,7 @@ from urllib.parse import urljoin, urlsplit
 from ..common import http
 
 Family = Literal["ipv4", "ipv6"]
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 FAMILIES: dict[str, socket.AddressFamily] = {"ipv4": socket.AF_INET, "ipv6": socket.AF_INET6}
 HTML = "text/html"
 HTML_V1 = "application/vnd.pypi.simple.v1+html"
@@ -144,8 +145,9 @@ class Place:
         return cls(url.rstrip("/"), parts.hostname or "", parts.port or 443, address)
 
 
-async def resolve(host: str, family: str, pool: Executor, *, private: bool) -> list[str]:
-    """The addresses of a name in one family; CheckError when there are none, or one that is not public."""
+async def resolve(host: str, family: str, pool: Executor, private: Sequence[Network] | None) -> list[str]:
+    """The addresses of a name in one family; CheckError when there are none, or one that is neither public nor in the
+    given networks. Without such networks any address will do."""
     loop = asyncio.get_running_loop()
     try:
         found = await loop.run_in_executor(
@@ -154,9 +156,11 @@ async def resolve(host: str, family: str, pool: Executor, *, private: bool) -> l
     except (OSError, UnicodeError) as error:
         raise CheckError(f"{host} does not resolve in this address family") from error
     addresses = sorted({str(one[4][0]) for one in found})
-    for address in addresses:
-        if not private and not ipaddress.ip_address(address).is_global:
-            raise CheckError(f"{host} resolves to {address}, which is no public address")
+    for address in map(ipaddress.ip_address, addresses if private is not None else ()):
+        if not address.is_global and not any(address in network for network in private or ()):
+            raise CheckError(
+                f"{host} resolves to {address}, which is no public address and in none of private_networks"
+            )
     return addresses
 
 

@@ -1,6 +1,7 @@
 """How a monitor reaches a mirror and the trusted index: at the addresses given for it, else at those of its name."""
 
 import contextlib
+import ipaddress
 import random
 import re
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +19,7 @@ class Reach:
         self._config = config
         self._context = trusting(config.ca_file)
         self._resolvers = ThreadPoolExecutor(32, "resolve")
+        self._private = [ipaddress.ip_network(one) for one in config.private_networks]
 
     def line(self, place: Place) -> Line:
         return Line(place, self._context, self._config.timeout)
@@ -27,8 +29,7 @@ class Reach:
         place = Place.of(record["url"], "")
         given = self._config.connect_to.get(record["name"])
         if given is None:
-            private = self._config.private_addresses
-            addresses = await resolve(place.host, family, self._resolvers, private=private)
+            addresses = await resolve(place.host, family, self._resolvers, self._private)
         else:
             addresses = [one for one in given if (":" in one) == (family == "ipv6")]
         if not addresses:
@@ -43,7 +44,7 @@ class Reach:
         for family in ("ipv4", "ipv6"):
             if not addresses:
                 with contextlib.suppress(CheckError):
-                    addresses = await resolve(place.host, family, self._resolvers, private=True)
+                    addresses = await resolve(place.host, family, self._resolvers, None)
         if not addresses:
             raise CheckError(f"{place.host} does not resolve")
         prefix = re.sub(r"^https://[^/]+", "", place.base).removesuffix("/simple")

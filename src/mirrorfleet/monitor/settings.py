@@ -43,7 +43,7 @@ class MonitorConfig:
     workers: int = bounded(1, 4096, default=100)
     write_seconds: float = bounded(0.05, 3600, default=5)
     largest_file: int = bounded(0, default=200_000)  # bytes up to which a file is fetched whole
-    private_addresses: bool = False  # mirrors may have them: a fleet within a network of its own
+    private_networks: tuple[str, ...] = ()  # in which mirrors may have addresses that are not public
     connect_to: dict[str, list[str]] = field(
         default_factory=dict
     )  # addresses by mirror, instead of its name's
@@ -95,6 +95,11 @@ def load_monitor(path: Path) -> MonitorConfig:
                 ipaddress.ip_address(address)
             except ValueError as error:
                 raise ConfigError(f"{path}: connect_to.{name}: {address!r} is no address") from error
+    for network in config.private_networks:
+        try:
+            ipaddress.ip_network(network)
+        except ValueError as error:
+            raise ConfigError(f"{path}: private_networks: {network!r} is no network") from error
     try:
         ssl.create_default_context(cafile=config.ca_file)
     except OSError as error:
