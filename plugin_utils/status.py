@@ -329,9 +329,8 @@ def _former(text: str) -> Mapping[str, Any]:
 
 def _since(earlier: Any, now: int) -> int:
     """Since when a host does not answer: as an earlier run found it, else as of now."""
-    ssh = _mapping(_mapping(earlier).get("ssh"))
-    known = _whole(ssh.get("since"))
-    return known if ssh.get("answers") is False and known is not None else now
+    known = _whole(_mapping(_mapping(earlier).get("ssh")).get("since"))
+    return now if known is None else known
 
 
 # --- the table ---

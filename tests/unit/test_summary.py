@@ -75,11 +75,18 @@ def test_what_failed_for_all_is_repeated_for_all() -> None:
     run = summary(limit="mirror*")
     run.fail("a", Failure("Check", "\n".join(f"problem {at}" for at in range(30)), everybody=True))
     lines = run.told(["a", "b"], ["a"], {}, 3)
-    assert lines[2] == "  the run failed at 'Check': problem 0"
+    assert lines[2] == "  the run failed at 'Check': problem 0" and len(lines) == 2 + 10 + 2
     assert lines[-2:] == [
         "    and 20 more lines, above",
         "  Next: mend it (docs/provision.md), then ansible-playbook playbooks/provision.yml --limit 'mirror*'",
     ]
+
+
+@pytest.mark.parametrize(("playbook", "limit"), [("site.yml", " --limit a"), ("update.yml", "")])
+def test_what_concerns_all_is_run_for_all_again(playbook: str, limit: str) -> None:
+    run = summary(f"playbooks/{playbook}")
+    run.fail("a", Failure("Sync", "no space"))
+    assert run.told(["a", "b"], ["a"], {}, 3)[-1].endswith(f"ansible-playbook playbooks/{playbook}{limit}")
 
 
 def test_who_was_asked_in_a_mirrors_stead_is_named() -> None:
@@ -155,10 +162,11 @@ PLAY = """
       ansible.builtin.fail: {msg: "hunter2"}
       no_log: true
       when: inventory_hostname == 'two'
-    - name: Loop
-      ansible.builtin.command: "sh -c 'exit {{ item }}'"
-      loop: [0, 3]
-      when: inventory_hostname == 'three'
+    - when: inventory_hostname == 'three'
+      block:
+        - {name: Loop, ansible.builtin.command: "sh -c 'exit {{ item }}'", loop: [0, 3]}
+      always:
+        - {name: Ignored as well, ansible.builtin.fail: {msg: is ignored}, ignore_errors: true}
 """
 HOSTS = """
 all:
