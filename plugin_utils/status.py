@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from plugin_utils.told import printable, some
+from plugin_utils.values import BadValueError
 
 KINDS = ("origins", "mirrors", "redirectors", "monitors")
 STALE_NEWS = 900  # seconds; as old as this, the list takes a monitor for silent
@@ -43,6 +44,8 @@ def fleet_status(
     only: str = "",
 ) -> dict[str, Any]:
     """The document, and the lines that a person reads; who needs a person comes first."""
+    if only not in ("", "problems"):
+        raise BadValueError(f"status_only is {only!r}", "problems, or nothing at all")
     asked = {name: _answer(result) for name, result in answers.items()}
     news = _News(asked, groups, now)
     earlier = _former(former)
@@ -198,7 +201,10 @@ def _whys(row: Row, news: _News, pins: Mapping[str, Any], limit: int, waits: boo
         since = row["ssh"]["since"]
         yield 1, f"no answer by SSH since {clock(since)}: {row['ssh']['problem']}{_seen(row, now)}"
     elif row["ssh"]["problem"]:
-        yield 1, f"it answers by SSH, but cannot be looked at: {row['ssh']['problem']}"
+        yield (
+            1,
+            f"it answers by SSH, but cannot be looked at: {row['ssh']['problem']}; ansible {name} -b -m ansible.builtin.ping tries it",
+        )
     elif not row["provisioned"]:
         yield 4, f"was never provisioned: ansible-playbook playbooks/provision.yml --limit {name}"
     if "mirror" in row["kinds"]:

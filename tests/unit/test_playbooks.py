@@ -280,18 +280,20 @@ def test_the_first_monitor_that_sees_the_trusted_index_is_asked(
 
 
 @pytest.fixture
-def lonely(tmp_path: Path) -> Fleet:
-    """A copy of the local fleet of which each host refuses at once, but mirror1, which is this machine."""
-    fleet = Fleet(tmp_path)
+def lonely(fleet: Fleet) -> Fleet:
+    """The local fleet, of which each host refuses at once."""
     for path in (fleet.inventory / "host_vars").glob("*.yml"):
         path.write_text(
             path.read_text() + "\nansible_host: 127.0.0.1\nansible_port: 1\nansible_ssh_retries: 0\n"
         )
-    this = "ansible_connection: local\nansible_become: false\n"
-    this += "ansible_python_interpreter: '{{ ansible_playbook_python }}'\n"
-    path = fleet.inventory / "host_vars/mirror1.yml"
-    path.write_text(path.read_text() + this)
     return fleet
+
+
+def here(fleet: Fleet, name: str, python: str) -> None:
+    """For what changes nothing: the host is this machine."""
+    path = fleet.inventory / f"host_vars/{name}.yml"
+    this = f"ansible_connection: local\nansible_become: false\nansible_python_interpreter: '{python}'\n"
+    path.write_text(path.read_text() + this)
 
 
 def after_recap(said: str) -> str:
@@ -300,6 +302,8 @@ def after_recap(said: str) -> str:
 
 @pytest.mark.parametrize("check", [[], ["--check"]])
 def test_status_of_a_fleet_that_hardly_answers(lonely: Fleet, tmp_path: Path, check: list[str]) -> None:
+    here(lonely, "mirror1", sys.executable)
+    here(lonely, "mirror4", "/no/python")
     path = tmp_path / "status.json"
     # A path as it is typed: from where the person is.
     code, said = lonely.play("status.yml", *check, "-e", f"status_json={os.path.relpath(path, HOUSE)}")
@@ -316,8 +320,10 @@ def test_status_of_a_fleet_that_hardly_answers(lonely: Fleet, tmp_path: Path, ch
         told, re.MULTILINE,
     )  # fmt: skip
     assert "was never provisioned: ansible-playbook playbooks/provision.yml --limit mirror1" in told
+    assert "cannot be looked at: /bin/sh: 1: /no/python: not found; ansible mirror4 -b -m" in told
     document = json.loads(path.read_text())
     rows = {row["name"]: row for row in document["hosts"]}
+    assert rows["mirror4"]["ssh"]["answers"] and rows["mirror4"]["provisioned"] is None
     assert set(rows) == {"mirror1", "mirror2", "mirror4", "mirror5", "origin", "redirector"}
     assert rows["mirror1"]["ssh"]["answers"] and rows["mirror1"]["disk"]["total"] > 0
     assert rows["redirector"]["kinds"] == ["redirector", "monitor"]

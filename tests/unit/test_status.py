@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import pytest
+from ansible.errors import AnsibleFilterError
 from fleet_status import FilterModule
 from listing_material import NOW, broken, record
 
@@ -362,6 +363,11 @@ def test_a_thousand_mirrors_or_those_that_need_somebody_only() -> None:
     assert fleet.told(only="problems", hosts=names[:10])[1][1:] == [
         "10 that need nobody are not shown (status_only=problems)."
     ]
+
+
+def test_what_may_be_left_out_is_told() -> None:
+    with pytest.raises(AnsibleFilterError, match="status_only is 'problem'; allowed: problems"):
+        Fleet("one").told(only="problem")
 
 
 # --- the list before and after ---
