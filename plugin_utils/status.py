@@ -51,14 +51,16 @@ def fleet_status(
     earlier = _former(former)
     records = {str(one["name"]): one for one in registry["mirrors"]}
     limit = int(registry["fleet"]["staleness_limit"])
+    members = {group: set(groups.get(group, [])) for group in (*KINDS, "waiting")}
     problems, rows = problems or [], []
     for name in dict.fromkeys(hosts):
-        kinds = [kind[:-1] for kind in KINDS if name in groups.get(kind, [])]
+        kinds = [kind[:-1] for kind in KINDS if name in members[kind]]
         row = _row(name, kinds, asked[name], records.get(name, {}), news)
         row["ssh"]["since"] = None if row["ssh"]["answers"] else _since(earlier.get(name), now)
-        waits = name in groups.get("waiting", [])
         told = [_problem(one) for one in problems if one["host"] == name]
-        whys = sorted([*_whys(row, news, pins, limit, waits), *((3, one) for one in told)])
+        whys = sorted(
+            [*_whys(row, news, pins, limit, name in members["waiting"]), *((3, one) for one in told)]
+        )
         rows.append(row | {"urgency": whys[0][0] if whys else NOTHING, "why": [why for _, why in whys]})
     rows += _wrong_records(problems, hosts)
     rows.sort(key=lambda row: (row["urgency"], row["kinds"] != ["mirror"], row["name"]))
@@ -200,11 +202,9 @@ def _whys(row: Row, news: _News, pins: Mapping[str, Any], limit: int, waits: boo
     if not row["ssh"]["answers"]:
         since = row["ssh"]["since"]
         yield 1, f"no answer by SSH since {clock(since)}: {row['ssh']['problem']}{_seen(row, now)}"
-    elif row["ssh"]["problem"]:
-        yield (
-            1,
-            f"it answers by SSH, but cannot be looked at: {row['ssh']['problem']}; ansible {name} -b -m ansible.builtin.ping tries it",
-        )
+    elif problem := row["ssh"]["problem"]:
+        then = f"ansible {name} -b -m ansible.builtin.ping tries it"
+        yield 1, f"it answers by SSH, but cannot be looked at: {problem}; {then}"
     elif not row["provisioned"]:
         yield 4, f"was never provisioned: ansible-playbook playbooks/provision.yml --limit {name}"
     if "mirror" in row["kinds"]:
