@@ -28,7 +28,7 @@ OF_HEALTH = (
 )  # fmt: skip
 
 
-def said_by(*command: str) -> str:
+def said_by(*command: str, stream: str = "stdout") -> str:
     """What a program says, empty when it is not there, fails or takes too long."""
     try:
         done = subprocess.run(
@@ -43,7 +43,7 @@ def said_by(*command: str) -> str:
         )
     except (OSError, subprocess.TimeoutExpired):
         return ""
-    return (done.stdout + done.stderr).strip() if done.returncode == 0 else ""
+    return str(getattr(done, stream)).strip() if done.returncode == 0 else ""
 
 
 def document(path: Any) -> dict[str, Any]:
@@ -78,7 +78,7 @@ def versions_of(programs: Path, proc: Path) -> tuple[dict[str, str], str]:
     if not os.readlink(running).endswith(" (deleted)"):
         return found, "running"
     # An upgrade replaced the file below a process that goes on.
-    former = re.search(r"nginx/(\S+)", said_by(str(running), "-v"))
+    former = re.search(r"nginx/(\S+)", said_by(str(running), "-v", stream="stderr"))
     found["nginx"] = former[1] if former else "a former one"
     return found, f"runs what {installed} was to replace"
 

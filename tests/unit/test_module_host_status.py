@@ -136,10 +136,11 @@ def test_an_nginx_that_was_replaced_below_itself_is_told(host: Host, monkeypatch
     process = subprocess.Popen([program, "-c", "read x"], stdin=subprocess.PIPE)
     said = host_status.said_by
 
-    def answer(*command: str) -> str:
+    def answer(*command: str, stream: str = "stdout") -> str:
         if command[0] == "dpkg-query":
             return "1.26.3-3+deb13u2"
         if command[-1] == "-v":
+            assert stream == "stderr", "where nginx says it"
             assert said(command[0], "--version").startswith("GNU bash"), (
                 "the program itself is run, gone or not"
             )
@@ -179,3 +180,9 @@ def test_a_program_that_never_ends_is_not_waited_for(host: Host, monkeypatch: py
     assert host_status.said_by("sleep", "60") == ""
     assert time.monotonic() - began < 5
     assert host_status.said_by("no-such-program") == ""
+
+
+def test_a_warning_of_a_program_is_no_answer() -> None:
+    assert host_status.said_by("sh", "-c", "echo answer; echo warning >&2") == "answer"
+    assert host_status.said_by("sh", "-c", "echo answer; echo warning >&2", stream="stderr") == "warning"
+    assert host_status.said_by("sh", "-c", "echo answer; exit 1") == ""
