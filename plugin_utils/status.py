@@ -452,9 +452,9 @@ def list_changes(before: Any, after: Any) -> list[str]:
         joined, left = set(), set()
     else:
         joined, left = listed - _listed(old), _listed(old) - listed
-        lines = [
-            f"The list had {(had := len(_listed(old)))} mirror{'' if had == 1 else 's'} and has {len(listed)} now."
-        ]
+        had = f"{len(_listed(old))} mirror{'' if len(_listed(old)) == 1 else 's'}"
+        same = f"The list has {had}, as before."
+        lines = [f"The list had {had} and has {len(listed)} now." if joined or left else same]
     if joined:
         lines.append(f"  joined: {some(sorted(joined))}")
     lines += _reasons("left", left, new)

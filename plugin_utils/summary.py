@@ -11,6 +11,7 @@ from typing import Any
 from plugin_utils.told import plain, printable, some
 
 MOST = 10  # names, lines of a kind
+MOST_ROLES = 20  # more than there are
 # After a run in which all went well. {} is a playbook of the same folder, with the run's own inventory and hosts.
 NEXT = {
     "preflight.yml": ("provision.yml",),
@@ -110,10 +111,10 @@ class Summary:
             yield "  Nothing would change." if self.check else "  Nothing was changed."
             return
         yield "  Would change:" if self.check else "  Changed:"
-        for what, where in list(self.changed.items())[:MOST]:
+        for what, where in list(self.changed.items())[:MOST_ROLES]:
             yield f"    {printable(what, 80)}: {some(sorted(where))}"
-        if len(self.changed) > MOST:
-            yield f"    and {len(self.changed) - MOST} more, above"
+        if len(self.changed) > MOST_ROLES:
+            yield f"    and {len(self.changed) - MOST_ROLES} more, above"
 
     def _next(self, ended: Mapping[str, Failure], told: Mapping[str, Any]) -> Iterator[str]:
         name, command = self.command.name, self.command

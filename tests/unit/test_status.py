@@ -398,6 +398,7 @@ def test_who_joined_and_who_left_and_why() -> None:
 def test_the_list_of_a_new_fleet_and_one_that_nobody_tells() -> None:
     assert list_changes({}, of(a=LISTED)) == ["The list has 1 mirror now; what it had before is not known."]
     assert list_changes(of(), of(a=LISTED)) == ["The list had 0 mirrors and has 1 now.", "  joined: a"]
+    assert list_changes(of(a=LISTED), of(a=LISTED)) == ["The list has 1 mirror, as before."]
     assert list_changes(of(a=LISTED), {}) == ["What the list has now is not known: no redirector told it."]
 
 
