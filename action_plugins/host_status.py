@@ -33,4 +33,4 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible has no types
 
 def _without(said: str, *, reached: bool) -> dict[str, Any]:
     lines = [line.strip() for line in said.splitlines() if line.strip()] or ["no answer"]
-    return {"status": {}, "reached": reached, "problem": lines[-1]}
+    return {"status": {}, "reached": reached, "problem": lines[-1].rstrip(":")}

@@ -241,8 +241,9 @@ def _of_mirror(row: Row, news: _News, waits: bool) -> Iterator[Why]:
         failed_audit = code == "audit" and row["reason"] != "awaits an audit"
         yield 2 if failed_audit else CODES.get(code, NOTE), f"not listed{since}: {row['reason']}{then}"
     elif row["listed"] and row["next"]:
-        problem = row["seen"]["problem"] if row["seen"] else ""
-        yield 4, f"{problem or 'a round failed'}; {row['next']}"
+        # Of one that does not answer it is told beside that.
+        problem = f"{row['seen']['problem']}; " if row["seen"] and row["ssh"]["answers"] else ""
+        yield 4, f"{problem}{row['next']}"
 
 
 def _of_host(row: Row, now: int) -> Iterator[Why]:

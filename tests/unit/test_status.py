@@ -121,10 +121,12 @@ def test_a_dead_host_is_a_row_with_what_the_monitor_last_knew_and_comes_first() 
         " mon saw it serve well 20 s ago"
     )
     fleet.seen["two"] |= {"good": 0, "bad": 4, "since": NOW - 600, "problem": "connection refused"}
-    assert (
-        "; mon sees it fail since 2027-01-15 07:50 UTC, last 20 s ago: connection refused"
-        in fleet.told()[1][4]
-    )
+    fleet.standings["two"]["next"] = "leaves when 1 more rounds fail"
+    _, lines = fleet.told()
+    assert "; mon sees it fail since 2027-01-15 07:50 UTC, last 20 s ago: connection refused" in lines[4]
+    assert lines[5] == "    leaves when 1 more rounds fail"
+    fleet.answers["two"] = fleet.answers["one"]
+    assert fleet.row("two")["why"] == ["connection refused; leaves when 1 more rounds fail"]
 
 
 def test_since_when_it_does_not_answer_is_what_an_earlier_run_found() -> None:
