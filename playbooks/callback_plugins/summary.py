@@ -41,6 +41,9 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]
         super().__init__()
         self.began = time.monotonic()
         self.summary = Summary(Command("playbook"))
+        self.asked: dict[
+            str, str
+        ] = {}  # by host who was asked in its stead by the item of a loop that failed last
 
     def v2_playbook_on_start(self, playbook: Any) -> None:
         typed = dict(context.CLIARGS)
@@ -59,6 +62,17 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]
         )
 
     def v2_runner_on_ok(self, result: Any) -> None:
+        if not result.task.loop:
+            self._change(result)
+
+    # Whom a loop asks only its items know.
+    def v2_runner_item_on_ok(self, result: Any) -> None:
+        self._change(result)
+
+    def v2_runner_item_on_failed(self, result: Any) -> None:
+        self.asked[result.host.get_name()] = str(result.task.delegate_to or "")
+
+    def _change(self, result: Any) -> None:
         if result.result.get("changed"):
             role = result.task._role
             what = role.get_name() if role else result.task.get_name().strip()
@@ -84,7 +98,7 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]
                 if unreachable
                 else said.removeprefix("Task failed: ").removeprefix("Action failed: ")
             )
-        on = str(task.delegate_to or "")
+        on = self.asked.get(result.host.get_name(), "") if task.loop else str(task.delegate_to or "")
         failure = Failure(task.get_name().strip(), said, bool(task.run_once), unreachable, on)
         self.summary.fail(result.host.get_name(), failure)
 

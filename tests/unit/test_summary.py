@@ -151,6 +151,11 @@ PLAY = """
     - {name: Change, ansible.builtin.command: 'true'}
     - {name: As ever, ansible.builtin.command: 'true', changed_when: false}
     - {name: Elsewhere, ansible.builtin.command: 'true', delegate_to: one, when: inventory_hostname == 'two'}
+    - name: In a loop
+      ansible.builtin.command: 'true'
+      delegate_to: "{{ item }}"
+      loop: [three]
+      when: inventory_hostname == 'two'
     - block:
         - {name: Mended, ansible.builtin.fail: {msg: was mended}}
       rescue:
@@ -164,7 +169,10 @@ PLAY = """
       when: inventory_hostname == 'two'
     - when: inventory_hostname == 'three'
       block:
-        - {name: Loop, ansible.builtin.command: "sh -c 'exit {{ item }}'", loop: [0, 3]}
+        - name: Loop
+          ansible.builtin.command: "sh -c 'exit {{ item[0] }}'"
+          delegate_to: "{{ item[1] }}"
+          loop: [[0, two], [3, one]]
       always:
         - {name: Ignored as well, ansible.builtin.fail: {msg: is ignored}, ignore_errors: true}
 """
@@ -193,19 +201,21 @@ def test_a_play_of_this_machine(tmp_path: Path) -> None:
     assert "hunter2" not in said and "\x1b" not in said
     lines = said.strip().splitlines()
     assert re.fullmatch(r"provision\.yml: failed on 3 of 4 hosts, in \d+ s", lines[0])
-    assert lines[1:6] == [
+    assert lines[1:8] == [
         "  Changed:",
         "    Change: one, three, two",
         "    Elsewhere: one",
+        "    In a loop: three",
+        "    Loop: two",
         "  Seen: one, three, two: well",
         "  a line",
     ]
-    told = "\n".join(lines[6:])
+    told = "\n".join(lines[8:])
     assert (
         "  two failed at 'Secret': what it said is hidden, for it handles secrets; its log is on the host"
         in told
     )
-    assert re.search(r"^  three failed at 'Loop': [Nn]on-zero return code", told, re.MULTILINE)
+    assert re.search(r"^  three failed at 'Loop' on one: [Nn]on-zero return code", told, re.MULTILINE)
     assert re.search(
         r"^  gone did not answer: connect to host 127\.0\.0\.1 port 1: Connection refused", told, re.MULTILINE
     )
