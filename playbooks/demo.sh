@@ -34,12 +34,14 @@ up() {
             "$(sed -n 's/.*changed=\([0-9]*\).*/\1/p' "$log-$name.log" | awk '{n += $1} END {print n + 0}')")$'\n'
     done
     printf '\n\033[1mThe fleet runs.\033[0m\n'
-    sed -n '/^TASK \[The fleet\]/,/^$/p' "$log-use.log" | sed '1,3d; s/^ *//; /^$/d; s/^/  /'
+    # What stands apart at the end of that run's summary.
+    sed -n '/^demo\.yml: /,$p' "$log-use.log" | sed '1,/^$/d; s/^/  /'
     printf '\n%s  all        %4d s\n\n' "$summary" $((SECONDS - started))
     cat <<'EOF'
 Where to look next:
   ansible mirrors -m ansible.builtin.command -a 'systemctl list-timers'     the hosts themselves
   ansible client -m ansible.builtin.command -a 'curl -s URL'                the fleet as a client sees it
+  ansible-playbook playbooks/status.yml                                     one table: who is listed, what runs, what needs a person
   ansible-playbook playbooks/update.yml                                     after changing a pin in inventory/sandbox/fleet.yml
   make demo-down                                                            remove it all
 (with `. .venv/bin/activate` first; docs/ has a page for each job)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -18,3 +19,26 @@ def line(problem: dict[str, Any]) -> str:
         f"{problem['host']}{where}: {problem['key']} {problem['problem']}. Allowed: {problem['allowed']}. "
         f"Next: {problem['next_step']}{'' if problem['next_step'].endswith('?') else '.'}"
     ).replace(":  ", ": ")
+
+
+def of_ssh(words: str) -> str:
+    """What ssh said, without what Ansible says before it."""
+    return re.sub(r"^.*(?:via|over) ssh: (?:ssh: )?", "", words, flags=re.DOTALL)
+
+
+def plain(words: object) -> str:
+    """Words that may be a host's or a mirror's: on a screen they may not be commands to a terminal."""
+    return "".join(one if one.isprintable() else " " for one in str(words))
+
+
+def printable(words: object, most: int = 300) -> str:
+    """The same, on one bounded line."""
+    text = plain(words).strip()
+    return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
+def some(names: Iterable[str], most: int = 10) -> str:
+    """The first of many names, and how many more there are."""
+    found = [printable(name, 80) for name in names]
+    more = f" and {len(found) - most} more" if len(found) > most else ""
+    return ", ".join(found[:most]) + more

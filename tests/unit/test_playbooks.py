@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -273,3 +274,84 @@ def test_the_first_monitor_that_sees_the_trusted_index_is_asked(
     for word in words:
         assert word in said, run.stdout
     assert (run.returncode == 0) == ("seen from" in words[0]), run.stdout
+
+
+# --- what runs end with ---
+
+
+@pytest.fixture
+def lonely(fleet: Fleet) -> Fleet:
+    """The local fleet, of which each host refuses at once."""
+    for path in (fleet.inventory / "host_vars").glob("*.yml"):
+        path.write_text(
+            path.read_text() + "\nansible_host: 127.0.0.1\nansible_port: 1\nansible_ssh_retries: 0\n"
+        )
+    return fleet
+
+
+def here(fleet: Fleet, name: str, python: str) -> None:
+    """For what changes nothing: the host is this machine."""
+    path = fleet.inventory / f"host_vars/{name}.yml"
+    this = f"ansible_connection: local\nansible_become: false\nansible_python_interpreter: '{python}'\n"
+    path.write_text(path.read_text() + this)
+
+
+def after_recap(said: str) -> str:
+    return said[said.index("PLAY RECAP") :].split("\n\n", 1)[1]
+
+
+@pytest.mark.parametrize("check", [[], ["--check"]])
+def test_status_of_a_fleet_that_hardly_answers(lonely: Fleet, tmp_path: Path, check: list[str]) -> None:
+    here(lonely, "mirror1", sys.executable)
+    here(lonely, "mirror4", "/no/python")
+    path = tmp_path / "status.json"
+    # A path as it is typed: from where the person is.
+    code, said = lonely.play("status.yml", *check, "-e", f"status_json={os.path.relpath(path, HOUSE)}")
+    assert code == 0, said
+    assert (
+        not re.search(r"changed=[1-9]|unreachable=[1-9]|failed=[1-9]|ignored=[1-9]", said)
+        and "fatal:" not in said
+    )
+    told = after_recap(said)
+    assert "Local fleet at" in told and "0 of 4 mirrors listed, 6 need a person." in told
+    assert "No redirector tells its list" in told and "No monitor tells what it sees" in told
+    assert re.search(
+        r"^mirror2 .*\n    no answer by SSH since 20\d\d-.*: connect to host 127.0.0.1 port 1: Connection refused$",
+        told, re.MULTILINE,
+    )  # fmt: skip
+    assert "was never provisioned: ansible-playbook playbooks/provision.yml --limit mirror1" in told
+    assert "cannot be looked at: /bin/sh: 1: /no/python: not found; ansible mirror4 -b -m" in told
+    document = json.loads(path.read_text())
+    rows = {row["name"]: row for row in document["hosts"]}
+    assert rows["mirror4"]["ssh"]["answers"] and rows["mirror4"]["provisioned"] is None
+    assert set(rows) == {"mirror1", "mirror2", "mirror4", "mirror5", "origin", "redirector"}
+    assert rows["mirror1"]["ssh"]["answers"] and rows["mirror1"]["disk"]["total"] > 0
+    assert rows["redirector"]["kinds"] == ["redirector", "monitor"]
+    # Since when it does not answer is remembered there.
+    rows["mirror2"]["ssh"]["since"] = 86400
+    path.write_text(json.dumps(document))
+    code, said = lonely.play("status.yml", *check, "--limit", "mirror2", "-e", f"status_json={path}")
+    assert code == 0 and "no answer by SSH since 1970-01-02" in after_recap(said)
+    assert [row["name"] for row in json.loads(path.read_text())["hosts"]] == ["mirror2"]
+
+
+def test_status_has_a_row_for_a_wrong_record(lonely: Fleet) -> None:
+    lonely.spoil("mirror5", r"^mirror_operator:.*\n", "")
+    code, said = lonely.play("status.yml", "-e", "status_only=problems")
+    assert code == 0, said
+    told = after_recap(said)
+    assert re.search(r"^mirror5 +record", told, re.MULTILINE)
+    assert "    its record is wrong: mirrors/mirror5.yml: mirror_operator is missing" in told
+
+
+@pytest.mark.parametrize(
+    "playbook", ["publish.yml", "provision.yml", "update.yml", "preflight.yml", "demo.yml"]
+)
+def test_every_playbook_that_fails_says_the_next_command(lonely: Fleet, playbook: str) -> None:
+    code, said = lonely.play(playbook)
+    assert code != 0
+    told = after_recap(said)
+    assert told.startswith(f"{playbook}: failed on "), told
+    assert "Next: mend it (docs/" in told.splitlines()[-1], told
+    assert told.rstrip().endswith(f"{HOUSE}/playbooks/{playbook}"), told
+    assert len(told.splitlines()) < 30

@@ -269,8 +269,39 @@ def test_a_mirror_that_dies_leaves_the_list_and_comes_back(client):
         assert "connection over ipv4: connection refused" in client.entry("mirror2")["reason"]
     finally:
         assert mirror.run("systemctl start nginx").rc == 0
-    assert "mirror2: well" in playbook("publish").ok().output
+    told = playbook("publish").ok().output
+    assert re.search(r"^  Seen from redirector this moment: .*\bmirror2\b.*: well$", told, re.MULTILINE)
     client.until(lambda: f"{MIRRORS[1]}/simple/" in client.listed())
+
+
+def test_the_status_of_the_fleet_is_one_table_in_which_a_dead_host_is_a_row(client, tmp_path):
+    path, names = tmp_path / "status.json", {"mirror1", "mirror2", "mirror3", "mirror4", "mirror5"}
+    run = playbook("status", "-e", f"status_json={path}").ok()
+    assert set(run.changed.values()) == {0}
+    document = json.loads(path.read_text())
+    rows = {row["name"]: row for row in document["hosts"]}
+    assert rows.keys() == {*names, "origin", "redirector"}
+    assert {name for name, row in rows.items() if row["listed"]} == names
+    assert (document["listed"], document["redirector"], document["monitor"]) == (
+        5,
+        "redirector",
+        "redirector",
+    )
+    assert rows["mirror1"]["versions"].keys() == {"mirrorfleet", "bandersnatch", "nginx"}
+    assert rows["mirror1"]["versions"]["bandersnatch"] == "8.2.0"
+    assert {row["nginx"] for row in rows.values()} == {"running"}
+    assert all(row["certificate_expires"] and row["disk"]["free"] for row in rows.values())
+    assert all(rows[name]["last_sync"] for name in ("origin", *names - {"mirror5"}))
+    for check in ([], ["--check"]):
+        with edited(INVENTORY / "host_vars/mirror2.yml", "sandbox_host:", "ansible_port: 1\nsandbox_host:"):
+            run = playbook("status", *check, "-e", f"status_json={path}").ok()
+        assert set(run.changed.values()) == {0} and "unreachable=1" not in run.output
+        first = json.loads(path.read_text())["hosts"][0]
+        assert (first["name"], first["ssh"]["answers"], first["listed"]) == ("mirror2", False, True)
+        assert re.search(
+            r"^    no answer by SSH since .*: Connection refused; redirector saw it serve well \d+ s ago$",
+            run.output, re.MULTILINE,
+        )  # fmt: skip
 
 
 def test_a_mirror_that_fails_its_gate_is_told_in_the_monitors_words_and_stays_as_it_is_on_the_list(client):
@@ -342,6 +373,10 @@ def test_a_killed_update_leaves_its_mirror_off_the_list_and_the_next_one_complet
         playbook("update", kill_when=lambda: client.entry("mirror1")["reason"].startswith("held:"))
     playbook("publish").ok()
     assert client.entry("mirror1")["reason"].startswith("held:"), "nobody looked at it, and it is back"
+    told = playbook("status", "-e", "status_only=problems").ok().output
+    assert re.search(
+        r"^mirror1 +held .*\n    held by \w+ on \S+ since 20.* UTC: being updated", told, re.MULTILINE
+    )
     playbook("update").ok()
     assert client.entry("mirror1")["listed"]
     assert canary.file("/opt/bandersnatch/current").linked_to == "/opt/bandersnatch/8.2.0"

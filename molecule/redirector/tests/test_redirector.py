@@ -49,6 +49,7 @@ def raw(address, lines, port=443):
 class Story:
     lists: dict = field(default_factory=dict)  # mirrors.json by moment and host
     outcomes: dict = field(default_factory=dict)
+    holders: dict = field(default_factory=dict)  # what is known of who holds one, by moment and host
 
 
 @pytest.fixture(scope="session")
@@ -60,6 +61,10 @@ def story(scenario):
         told.outcomes[moment] = outcome
         told.lists[moment] = {
             host.name: json.loads(request(host.ipv4, "/mirrors.json").body) for host in hosts
+        }
+        told.holders[moment] = {
+            host.name: host.shell.run("cd /var/lib/mirrorfleet/held-by && stat -c %a . one && cat one").stdout
+            for host in hosts
         }
 
     play("first", entries=["publish", "publish"])
@@ -101,6 +106,12 @@ def test_a_held_mirror_is_off_the_list_whatever_it_was_seen_to_do(story, me):
     document = story.lists["held"][me.name]
     jsonschema.validate(document, SCHEMA)
     assert entries(document) == {"one": (False, "held: wird gerade erneuert: ü <i>"), "two": (True, "")}
+
+
+def test_who_holds_is_for_root_alone_and_forgotten_with_the_hold(story, me):
+    assert story.holders["held"][me.name] == "700\n600\nanna on laptop\n"
+    assert "anna" not in json.dumps(story.lists["held"][me.name])
+    assert "anna" not in story.holders["all dead"][me.name]
 
 
 def test_a_list_that_would_lose_all_its_mirrors_is_refused(story, me):
