@@ -77,6 +77,11 @@ TEMPLATES: dict[str, dict[str, str]] = {
             "{{ ['runuser', '--user', 'fleet-monitor', '--', '/opt/mirrorfleet/current/bin/mirrorfleet', 'probe',"
             " '--once', '--records', '-'] }}"
         ),
+        # Where monitors reach the host. Names may lead elsewhere tomorrow; translated addresses are not its own.
+        "monitoring_agent_addresses": (
+            "{{ fleet_inputs.addresses if fleet_inputs.addresses"
+            " | difference((__preflight_host | default({})).addresses | default([])) | length == 0 else [] }}"
+        ),
         # HTTP/3 is QUIC, over UDP.
         "host_baseline_open_ports": (
             "{{ fleet_inputs | fleet_ports(__fleet_resolved_lines, nginx_http3 | default(false)) }}"

@@ -67,6 +67,29 @@ def test_the_hosts_own_metrics_are_there_by_ipv6_too(me, metrics):
     assert samples["node_textfile_scrape_error"] == "0"
 
 
+def test_the_exporter_listens_where_monitors_reach_it_and_nowhere_else(me, host):
+    listening = {line.split()[3] for line in host.check_output("ss -Htln 'sport = 9100'").splitlines()}
+    assert listening == {f"{me.ipv4}:9100", f"[{me.ipv6}]:9100"}
+
+
+def test_the_confined_exporter_reads_what_it_read_before(metrics):
+    samples = metrics()
+    for name in (
+        "cpu",
+        "diskstats",
+        "filesystem",
+        "loadavg",
+        "meminfo",
+        "netclass",
+        "netdev",
+        "stat",
+        "textfile",
+        "timex",
+    ):
+        assert samples[f'node_scrape_collector_success{{collector="{name}"}}'] == "1", name
+    assert "node_timex_sync_status" in samples
+
+
 def test_metrics_are_written_each_minute_by_a_confined_unit(host, confined):
     for unit in ("mirror-metrics.timer", "prometheus-node-exporter.service"):
         assert (
