@@ -1,4 +1,4 @@
-"""Every service that roles write or start is confined, as systemd itself counts; exceptions are on a page, with reasons."""
+"""Every service that roles write or start is confined, as systemd itself counts; exceptions are on a page."""
 
 from __future__ import annotations
 
