@@ -23,6 +23,8 @@ from ansible.module_utils.basic import AnsibleModule
 PYTHON = "/usr/bin/python3"
 BROUGHT_BY_VENV = {"pip", "setuptools"}
 CA_BUNDLE = "/etc/ssl/certs/ca-certificates.crt"  # what Debian's update-ca-certificates writes
+STEP_SECONDS = 1800
+TIMED_OUT = 124  # as timeout(1) ends
 
 
 def canonical(name: str) -> str:
@@ -138,7 +140,11 @@ def install(module: AnsibleModule, target: Path, requirements: str, wheel: Path 
         if wheel is not None:
             steps.append([*pip, "--no-index", "--no-deps", str(wheel)])
         for step in steps:
-            code, out, err = module.run_command(step, environ_update=environment)
+            code, out, err = module.run_command(
+                ["timeout", "--kill-after=10", str(STEP_SECONDS), *step], environ_update=environment
+            )
+            if code == TIMED_OUT:
+                err = f"nothing, for {STEP_SECONDS} seconds: look at the host's way to its index"
             if code:
                 shutil.rmtree(target, ignore_errors=True)
                 if aside.exists():
