@@ -92,7 +92,7 @@ def check_disk(wanted: list[dict[str, Any]]) -> Problems:
     ]
 
 
-def held(path: Path, wanted: int, seconds: float = COUNTING_SECONDS) -> int:
+def held(path: Path, wanted: int = 0, seconds: float = COUNTING_SECONDS) -> int:
     """Bytes a path holds already; hard links count once. What cannot be read counts as nothing; what is too much to be
     counted in time is no new tree, and counts as what is wanted."""
     if not path.is_dir():
