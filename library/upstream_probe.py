@@ -163,7 +163,7 @@ class Index:
 
 def without_credentials(text: str) -> str:
     """A URL, or a text with URLs in it, as anybody may read it."""
-    return re.sub(r"([A-Za-z][A-Za-z0-9+.-]*://)[^/?#\s]*@", r"\1", text)
+    return re.sub(r"([A-Za-z][A-Za-z0-9+.-]*://)[^/?#\s\x22<>]*@", r"\1", text)
 
 
 def credentials_of(url: str) -> set[str]:
