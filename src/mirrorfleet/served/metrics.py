@@ -25,7 +25,7 @@ def certificate_expiry(url: str, addresses: tuple[str, ...] = ("127.0.0.1", "::1
     Not that of the file: a server goes on with what it loaded. Whether anybody trusts it is for others to see.
     """
     parts, problem = urlsplit(url), "no address"
-    context = ssl.create_default_context()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     for address in addresses:
         try:
