@@ -56,7 +56,7 @@ def test_the_mirrors_own_metrics_are_right(host, metrics):
 
 def test_the_end_of_the_certificate_that_is_served_is_told(host, metrics):
     """A server that goes on with what it loaded; the file is another one meanwhile."""
-    server = "openssl s_server -accept 443 -quiet -cert /run/shown.pem -key /run/shown.pem"
+    server = "openssl s_server -accept 443 -quiet -www -cert /run/shown.pem -key /run/shown.pem"
     host.check_output(
         "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 9 -subj /CN=shown"
         f" -keyout /run/shown.pem -out /run/shown.crt 2>&1; cat /run/shown.crt >>/run/shown.pem;"
