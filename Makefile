@@ -78,9 +78,9 @@ build/.clients: requirements/clients.txt | build/.venv
 	touch $@
 
 # Galaxy where it answers, the `ansible` wheel (which carries the same versions) where not.
-build/.collections: requirements.yml requirements/install_collections.py | build/.venv
+build/.collections: requirements.yml requirements/install_collections.py requirements/collections.sha256 | build/.venv
 	@$(call say,installing the Ansible collections of requirements.yml)
-	$(BIN)/python requirements/install_collections.py requirements.yml build/collections
+	$(BIN)/python requirements/install_collections.py requirements.yml build/collections requirements/collections.sha256
 	touch $@
 
 .PHONY: lock

@@ -4,18 +4,28 @@ from __future__ import annotations
 
 import json
 import shlex
+import sys
 import time
+from pathlib import Path
 from typing import Any
 
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
 
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+from plugin_utils.waiting import Wait
+
 display = Display()
 
 POLL_SECONDS = 2.0
+ANSWER_SECONDS = 60  # of one look at the host
+# Never a pager, colours or links, whatever terminal the connection has.
+PLAIN = f"env SYSTEMD_PAGER= SYSTEMD_COLORS=0 SYSTEMD_URLIFY=0 timeout {ANSWER_SECONDS}"
 LINES_KEPT = 15
 FINISHED = ("inactive", "failed")
+PROPERTIES = "ActiveState,SubState,StatusText,Result,Job"
+TIMED_OUT = 124  # as timeout(1) ends
 
 
 class ActionModule(ActionBase):  # type: ignore[misc]  # ansible has no types
@@ -37,23 +47,27 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible has no types
         # Whatever was logged before belongs to former runs.
         since = self._end_of_journal()
         told: list[str] = []
-        self._shell(f"systemctl start --no-block {quoted}")
-        deadline = time.monotonic() + float(seconds)
+        self._shell(f"systemctl --no-pager start --no-block {quoted}")
+        wait = Wait(float(seconds), lambda line: display.display(f"    {host}: {line}"))
         while True:
-            state = self._shell(f"systemctl show --property ActiveState,Result,Job {quoted}")
+            state = self._shell(f"systemctl --no-pager show --property {PROPERTIES} {quoted}")
             values = dict(line.split("=", 1) for line in state.splitlines() if "=" in line)
             finished = values.get("ActiveState") in FINISHED and values.get("Job", "") in ("", "0")
             lines, since = self._log(unit, since)
             told += lines
             for line in lines:
                 display.display(f"    {host}: {line}")
+                wait.heard()
             if finished:
                 break
-            if time.monotonic() > deadline:
+            if not wait.left:
                 raise AnsibleActionFail(
                     f"{host}: {unit} still runs after {seconds} s. It goes on by itself; look with "
                     f"`journalctl -fu {unit}` on the host, and run this playbook again when it is done."
                 )
+            wait.tell(
+                f"{unit} is {values.get('ActiveState')}, {values.get('StatusText') or values.get('SubState')}"
+            )
             time.sleep(POLL_SECONDS)
         result["lines"] = told[-LINES_KEPT:]
         if values.get("Result") != "success":
@@ -80,8 +94,12 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible has no types
         return lines, _after(entries[-1]) if entries else since
 
     def _shell(self, command: str) -> str:
-        # A connection with a terminal would have journalctl colour its JSON.
-        outcome = self._low_level_execute_command(f"SYSTEMD_COLORS=0 {command}")
+        outcome = self._low_level_execute_command(f"{PLAIN} {command}")
+        if outcome["rc"] == TIMED_OUT:
+            raise AnsibleActionFail(
+                f"`{command}` did not end within {ANSWER_SECONDS} s. The host is stuck, or its systemd is: look at it, "
+                "and run this playbook again."
+            )
         if outcome["rc"]:
             raise AnsibleActionFail(f"`{command}` ended with {outcome['rc']}: {outcome['stderr'].strip()}")
         return str(outcome["stdout"])

@@ -22,6 +22,7 @@ SANDBOX: dict[str, Any] = {
     "ProtectHome": "true",
     "PrivateTmp": "true",
     "PrivateDevices": "true",
+    "PrivateMounts": "true",
     "ProtectKernelTunables": "true",
     "ProtectKernelModules": "true",
     "ProtectKernelLogs": "true",

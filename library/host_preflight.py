@@ -34,6 +34,7 @@ UDP_CLIENTS = {68, 546}
 OUR_TABLE = "inet mirrorfleet"
 FAMILIES = {"ipv4": socket.AF_INET, "ipv6": socket.AF_INET6}
 APT_SECONDS = 120  # until apt has to have answered
+COUNTING_SECONDS = 300
 
 Problems = list[dict[str, str]]
 
@@ -86,7 +87,7 @@ def check_disk(wanted: list[dict[str, Any]]) -> Problems:
         path = Path(entry["path"])
         parent = next(p for p in (path, *path.parents) if p.exists())
         device = parent.stat().st_dev
-        need[device] = need.get(device, 0) + max(entry["bytes"] - held(path), 0)
+        need[device] = need.get(device, 0) + max(entry["bytes"] - held(path, entry["bytes"]), 0)
         first.setdefault(device, (parent, []))[1].append(str(path))
     return [
         problem(
@@ -100,13 +101,21 @@ def check_disk(wanted: list[dict[str, Any]]) -> Problems:
     ]
 
 
-def held(path: Path) -> int:
-    """Bytes a path holds already; hard links count once. What cannot be read counts as nothing."""
+def held(path: Path, wanted: int = 0, seconds: float = COUNTING_SECONDS) -> int:
+    """Bytes a path holds already; hard links count once. What cannot be read counts as nothing; what is too much to be
+    counted in time is no new tree, and counts as what is wanted."""
     if not path.is_dir():
         return 0
-    done = subprocess.run(
-        ["du", "-s", "-x", "--block-size=1", "--", str(path)], capture_output=True, text=True, check=False
-    )
+    try:
+        done = subprocess.run(
+            ["du", "-s", "-x", "--block-size=1", "--", str(path)],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=seconds,
+        )
+    except subprocess.TimeoutExpired:
+        return wanted
     found = re.match(r"([0-9]+)", done.stdout)
     return int(found[1]) if found else 0
 

@@ -39,6 +39,7 @@ Item = dict[str, Any]
 ARGUMENTS = r"""<<INCLUDE_ANSIBLE_MODULE_JSON_ARGS>>"""
 
 LARGEST_DIFF = 100_000
+COMMAND_SECONDS = 120  # of one of the host's own programs
 # What `systemctl is-enabled` accepts, except for what is forgotten at the next boot.
 IS_ENABLED = {"enabled", "static", "alias", "indirect", "generated"}
 DPKG = "/var/lib/dpkg"
@@ -65,8 +66,18 @@ class Drift(list[dict[str, str]]):
 def run(command: list[str], text: str | None = None) -> subprocess.CompletedProcess[str]:
     try:
         return subprocess.run(
-            command, input=text, capture_output=True, encoding="utf-8", errors="replace", check=False
+            command,
+            input=text,
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            check=False,
+            timeout=COMMAND_SECONDS,
         )
+    except subprocess.TimeoutExpired:
+        raise HostError(
+            f"{command[0]} did not end within {COMMAND_SECONDS} seconds: the host is stuck; look at it"
+        ) from None
     except FileNotFoundError:
         raise HostError(f"{command[0]} is not installed on this host, or not on PATH") from None
 
@@ -324,7 +335,7 @@ def check_firewall(firewall: Item | None, state: str, drift: Drift) -> None:
 
 def show_units(names: list[str]) -> list[dict[str, str]]:
     properties = "LoadState,ActiveState,SubState,UnitFileState,NeedDaemonReload"
-    shown = run(["systemctl", "show", f"--property={properties}", "--", *names])
+    shown = run(["systemctl", "--no-pager", "show", f"--property={properties}", "--", *names])
     if shown.returncode != 0:
         raise HostError(f"systemctl show: {shown.stderr.strip()}")
     blocks = shown.stdout.strip().split("\n\n")

@@ -23,6 +23,8 @@ from ansible.module_utils.basic import AnsibleModule
 PYTHON = "/usr/bin/python3"
 BROUGHT_BY_VENV = {"pip", "setuptools"}
 CA_BUNDLE = "/etc/ssl/certs/ca-certificates.crt"  # what Debian's update-ca-certificates writes
+STEP_SECONDS = 1800
+TIMED_OUT = 124  # as timeout(1) ends
 
 
 def canonical(name: str) -> str:
@@ -130,24 +132,35 @@ def install(module: AnsibleModule, target: Path, requirements: str, wheel: Path 
     with tempfile.TemporaryDirectory() as scratch:
         lock = Path(scratch) / "requirements.txt"
         lock.write_text(requirements, encoding="utf-8")
-        index = ["--index-url", params["index_url"]] if params["index_url"] else []
+        # Not as an argument, which every user of the host can see.
+        own_index = {"PIP_INDEX_URL": params["index_url"]} if params["index_url"] else {}
         steps = [
             [PYTHON, "-m", "venv", str(target)],
-            [*pip, *index, "--require-hashes", "--only-binary", ":all:", "-r", str(lock)],
+            [*pip, "--require-hashes", "--only-binary", ":all:", "-r", str(lock)],
         ]
         if wheel is not None:
             steps.append([*pip, "--no-index", "--no-deps", str(wheel)])
         for step in steps:
-            code, out, err = module.run_command(step, environ_update=environment)
+            code, out, err = module.run_command(
+                ["timeout", "--kill-after=10", str(STEP_SECONDS), *step],
+                environ_update=environment | own_index,
+            )
+            if code == TIMED_OUT:
+                err = f"nothing, for {STEP_SECONDS} seconds: look at the host's way to its index"
             if code:
                 shutil.rmtree(target, ignore_errors=True)
                 if aside.exists():
                     aside.rename(target)
                 module.fail_json(
                     msg=f"{params['name']} {params['version']} could not be installed into {target}; what was there "
-                    f"is untouched. {' '.join(step[1:3])} says: {(err or out).strip()[-2000:]}"
+                    f"is untouched. {' '.join(step[1:3])} says: {without_credentials((err or out).strip()[-2000:])}"
                 )
     shutil.rmtree(aside, ignore_errors=True)
+
+
+def without_credentials(text: str) -> str:
+    """A text with URLs in it, as anybody may read it."""
+    return re.sub(r"([A-Za-z][A-Za-z0-9+.-]*://)[^/?#\s\x22<>]*@", r"\1", text)
 
 
 def current_version(link: Path) -> str:
@@ -224,6 +237,10 @@ def main() -> None:
             "root": {"type": "path", "default": "/opt"},
         },
         supports_check_mode=True,
+    )
+    # What was run is told with its arguments.
+    module.no_log_values |= set(
+        re.findall(r"^[A-Za-z][A-Za-z0-9+.-]*://([^/?#\s]+)@", module.params["index_url"])
     )
     module.exit_json(**run(module))
 

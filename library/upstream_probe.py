@@ -10,7 +10,6 @@ from __future__ import annotations
 import html.parser
 import http.client
 import json
-import os
 import re
 import socket
 import ssl
@@ -21,7 +20,7 @@ import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import quote, unquote, urljoin, urlsplit, urlunsplit
+from urllib.parse import quote, unquote, urljoin, urlsplit
 
 from ansible.module_utils.basic import AnsibleModule
 
@@ -30,16 +29,18 @@ V1_JSON = "application/vnd.pypi.simple.v1+json"
 LARGEST_PAGE = 64 * 1024 * 1024
 ROOT_BYTES = 64 * 1024
 
-# pip's own parser merges its configuration files, its environment and its built-in default.
+# pip's own parser merges its configuration files, its environment and its built-in default. Before these come the
+# variables that its HTTP library minds.
 ASK_PIP = """
-import json, sys
+import json, os, sys
 from pip._internal.commands import create_command
 from pip._internal.models.index import PyPI
 options, _ = create_command("download").parser.parse_args([])
 json.dump({
     "index_url": None if options.no_index else options.index_url,
     "built_in": PyPI.simple_url,
-    "ca_file": options.cert,
+    "ca_file": os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE") or options.cert,
+    "proxy": options.proxy,
 }, sys.stdout)
 """
 
@@ -48,8 +49,9 @@ class ProbeError(Exception):
     """Something that stands in the way: what, what would be right, what to do."""
 
     def __init__(self, problem: str, allowed: str, next_step: str) -> None:
-        super().__init__(problem)
-        self.problem, self.allowed, self.next_step = problem, allowed, next_step
+        self.problem = without_credentials(problem)
+        self.allowed, self.next_step = allowed, next_step
+        super().__init__(self.problem)
 
 
 @dataclass
@@ -82,7 +84,7 @@ def ask_pip(python: str) -> dict[str, Any]:
             f"{python} cannot be asked for its index: {error}", "a Python with pip", next_step
         ) from error
     if done.returncode != 0:
-        why = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        why = without_credentials((done.stderr.strip().splitlines() or ["no message"])[-1])
         raise ProbeError(
             f"the pip of {python} does not tell its index: {why}", "a Python with pip", next_step
         )
@@ -99,8 +101,13 @@ def ask_pip(python: str) -> dict[str, Any]:
 class Index:
     """The index under test."""
 
-    def __init__(self, url: str, ca_file: str | None, timeout: float, ca_pem: str = "") -> None:
-        parts = urlsplit(url)
+    def __init__(
+        self, url: str, ca_file: str | None, timeout: float, ca_pem: str = "", proxy: str | None = None
+    ) -> None:
+        try:
+            parts = urlsplit(url)
+        except ValueError:  # whose words repeat it
+            parts = urlsplit("")
         if parts.scheme not in {"https", "http"} or not parts.hostname or parts.query or parts.fragment:
             raise ProbeError(
                 f"the index {without_credentials(url)!a} is no index URL",
@@ -128,7 +135,7 @@ class Index:
         # Not build_opener: it would follow a redirect to ftp:// as well.
         self.opener = urllib.request.OpenerDirector()
         for handler in (
-            urllib.request.ProxyHandler(),
+            urllib.request.ProxyHandler({"http": proxy, "https": proxy} if proxy else None),
             urllib.request.HTTPHandler(),
             urllib.request.HTTPSHandler(context=context),
             urllib.request.HTTPBasicAuthHandler(manager),
@@ -154,9 +161,14 @@ class Index:
             raise explain(error, urlsplit(url).hostname or "") from error
 
 
-def without_credentials(url: str) -> str:
-    parts = urlsplit(url)
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+def without_credentials(text: str) -> str:
+    """A URL, or a text with URLs in it, as anybody may read it."""
+    return re.sub(r"([A-Za-z][A-Za-z0-9+.-]*://)[^/?#\s\x22<>]*@", r"\1", text)
+
+
+def credentials_of(url: str) -> set[str]:
+    """User and password as they stand in a URL."""
+    return set(re.findall(r"^[A-Za-z][A-Za-z0-9+.-]*://([^/?#\s]+)@", url))
 
 
 def explain(error: Exception, host: str) -> ProbeError:
@@ -169,6 +181,8 @@ def explain(error: Exception, host: str) -> ProbeError:
             "if a proxy inspects TLS here, name its CA: ca_file, or pip's cert option",
         )
     known: list[tuple[type[Exception], str, str]] = [
+        # Its own words repeat the URL.
+        (http.client.InvalidURL, f"{host} leads to a URL that is none", "ask whoever runs it"),
         (socket.gaierror, f"the name {host} does not resolve", "check the name and this host's DNS"),
         (ssl.SSLError, f"TLS with {host} failed: {reason}", "check that the port speaks TLS"),
         (
@@ -233,7 +247,9 @@ def probe(index: Index, project: str, check_root: bool) -> dict[str, Any]:
     return {
         "formats": formats,
         "api_version": version,
-        "file_origins": sorted({"{0.scheme}://{0.netloc}".format(urlsplit(file["url"])) for file in files}),
+        "file_origins": sorted(
+            {without_credentials("{0.scheme}://{0.netloc}".format(urlsplit(file["url"]))) for file in files}
+        ),
         "serial_header": {
             "simple": page.has_serial,
             "legacy": bool(has_legacy and legacy and legacy.has_serial),
@@ -368,20 +384,15 @@ def result_of(params: dict[str, Any]) -> dict[str, Any]:
         "problems": [],
     }
     try:
-        url, ca_file, source = params["index_url"], params["ca_file"], "given"
+        url, ca_file, source, proxy = params["index_url"], params["ca_file"], "given", None
         if not url:
             found = ask_pip(params["python"] or sys.executable)
             url, source = (
                 found["index_url"],
                 "built-in" if found["index_url"] == found["built_in"] else "configured",
             )
-            ca_file = ca_file or found["ca_file"]
-        index = Index(
-            url,
-            ca_file or os.environ.get("PIP_CERT") or os.environ.get("REQUESTS_CA_BUNDLE"),
-            params["timeout"],
-            params["ca_pem"],
-        )
+            ca_file, proxy = ca_file or found["ca_file"], found["proxy"]
+        index = Index(url, ca_file, params["timeout"], params["ca_pem"], proxy)
         result.update(index_url=index.url, site=index.site, source=source)
         result.update(probe(index, params["probe_project"], params["check_root"]), reachable=True)
         result["selection_bytes"] = selection_bytes(index, params["sizes_of"], params["releases_kept"])
@@ -430,6 +441,8 @@ def main() -> None:
     )
     if not re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?", module.params["probe_project"]):
         module.fail_json(msg=f"probe_project is {module.params['probe_project']!a}, expected a project name")
+    # What was run is told with its arguments.
+    module.no_log_values |= credentials_of(module.params["index_url"] or "")
     module.exit_json(changed=False, **result_of(module.params))
 
 

@@ -39,7 +39,7 @@ up() {
     printf '\n%s  all        %4d s\n\n' "$summary" $((SECONDS - started))
     cat <<'EOF'
 Where to look next:
-  ansible mirrors -m ansible.builtin.command -a 'systemctl list-timers'     the hosts themselves
+  ansible mirrors -m ansible.builtin.command -a 'systemctl --no-pager list-timers'     the hosts themselves
   ansible client -m ansible.builtin.command -a 'curl -s URL'                the fleet as a client sees it
   ansible-playbook playbooks/status.yml                                     one table: who is listed, what runs, what needs a person
   ansible-playbook playbooks/update.yml                                     after changing a pin in inventory/sandbox/fleet.yml

@@ -95,8 +95,8 @@ def kind(value: Any) -> str:
 
 
 def shown(value: Any, limit: int = 60) -> str:
-    """A value in an error message: ASCII only, on one line, bounded."""
-    text = ascii(value)
+    """A value in an error message: ASCII only, on one line, bounded, and a URL in it without user and password."""
+    text = re.sub(r"([A-Za-z][A-Za-z0-9+.-]*://)[^/?#]*@", r"\1", ascii(value))
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 

@@ -80,8 +80,13 @@ TEMPLATES: dict[str, dict[str, str]] = {
         "__fleet_resolved_lines": "{{ (__fleet_resolved | default({})).stdout_lines | default([]) }}",
         # On a monitor: what it sees of the mirrors whose records it is handed, without a trace.
         "__fleet_look": (
-            "{{ ['runuser', '--user', 'fleet-monitor', '--', '/opt/mirrorfleet/current/bin/mirrorfleet', 'probe',"
-            " '--once', '--records', '-'] }}"
+            "{{ ['timeout', '900', 'runuser', '--user', 'fleet-monitor', '--',"
+            " '/opt/mirrorfleet/current/bin/mirrorfleet', 'probe', '--once', '--records', '-'] }}"
+        ),
+        # Where monitors reach the host. Names may lead elsewhere tomorrow; translated addresses are not its own.
+        "monitoring_agent_addresses": (
+            "{{ fleet_inputs.addresses if fleet_inputs.addresses"
+            " | difference((__preflight_host | default({})).addresses | default([])) | length == 0 else [] }}"
         ),
         # HTTP/3 is QUIC, over UDP.
         "host_baseline_open_ports": (

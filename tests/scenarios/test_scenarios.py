@@ -22,6 +22,7 @@ SHARING = {
     for tests in yaml.safe_load((HOUSE / f"molecule/{SHARED}/molecule.yml").read_text())["verifier"][
         "additional_files_or_dirs"
     ]
+    if Path(tests).parent.name == "tests"
 }
 SCENARIOS = LONG[:1] + sorted(BY_NAME - SHARING - set(LONG)) + LONG[1:]
 LINES_SHOWN = 80

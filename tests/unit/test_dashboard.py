@@ -62,6 +62,7 @@ def known(tmp_path: Path, serve: Any, authority: Any) -> set[str]:
     sandbox.probe()
     found += (tmp_path / "probe.prom").read_text()
     certificate = (ROOT / "roles/tls/files/mirror_certificate/program.py").read_text()
+    provided = (ROOT / "roles/tls/files/mirror_certificate/provided.py").read_text()
     lists = (ROOT / "src/mirrorfleet/site/publish.py").read_text()
     return (
         set(re.findall(r"^# TYPE (\w+)", found, re.MULTILINE))
@@ -70,6 +71,10 @@ def known(tmp_path: Path, serve: Any, authority: Any) -> set[str]:
         | {
             f"mirrorfleet_acme_{name}"
             for name in re.findall(r'^    "\w+": \(\s*"(\w+)",', certificate, re.MULTILINE)
+        }
+        | {
+            f"mirrorfleet_provided_{name}"
+            for name in re.findall(r'^        "(\w+)": \("', provided, re.MULTILINE)
         }
         | {rule["record"] for group in RULES["groups"] for rule in group["rules"] if "record" in rule}
         | OTHERS

@@ -17,7 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
+WHEEL = "ansible-12.3.0-py3-none-any.whl"
 SCRIPT = Path(__file__).parents[2] / "requirements/install_collections.py"
 MANIFEST = {"namespace": "some", "name": "thing", "version": "1.2.3", "authors": [], "dependencies": {}}
 
@@ -26,10 +28,12 @@ def digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def artifact() -> bytes:
-    """What Galaxy hands out: a collection of one file."""
-    readme = b"From Galaxy.\n"
-    entry = {"name": "README.md", "ftype": "file", "chksum_type": "sha256", "chksum_sha256": digest(readme)}
+README = b"Some thing.\n"
+
+
+def files_of(readme: bytes = README, version: str = "1.2.3") -> dict[str, bytes]:
+    """A collection of one file."""
+    entry = {"name": "README.md", "ftype": "file", "chksum_type": "sha256", "chksum_sha256": digest(README)}
     files = json.dumps({"files": [entry | {"format": 1}], "format": 1}).encode()
     listing = {
         "name": "FILES.json",
@@ -38,10 +42,19 @@ def artifact() -> bytes:
         "chksum_sha256": digest(files),
         "format": 1,
     }
-    manifest = json.dumps({"collection_info": MANIFEST, "file_manifest_file": listing, "format": 1}).encode()
+    about = {
+        "collection_info": MANIFEST | {"version": version},
+        "file_manifest_file": listing,
+        "format": 1,
+    }
+    return {"MANIFEST.json": json.dumps(about).encode(), "FILES.json": files, "README.md": readme}
+
+
+def artifact() -> bytes:
+    """What Galaxy hands out."""
     stream = io.BytesIO()
     with tarfile.open(fileobj=stream, mode="w:gz") as archive:
-        for name, data in (("MANIFEST.json", manifest), ("FILES.json", files), ("README.md", readme)):
+        for name, data in files_of().items():
             member = tarfile.TarInfo(name)
             member.size = len(data)
             archive.addfile(member, io.BytesIO(data))
@@ -93,24 +106,32 @@ def galaxy() -> Iterator[str]:
     thread.join()
 
 
-def wheel(folder: Path, version: str) -> None:
+def wheel(folder: Path, version: str = "1.2.3", **changed: bytes) -> None:
     """An `ansible` wheel that carries the collection in that version."""
     info = "ansible-12.3.0.dist-info"
-    with zipfile.ZipFile(folder / "ansible-12.3.0-py3-none-any.whl", "w") as archive:
+    with zipfile.ZipFile(folder / WHEEL, "w") as archive:
         archive.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\nName: ansible\nVersion: 12.3.0\n")
         archive.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
         archive.writestr(f"{info}/RECORD", "")
-        manifest = {"collection_info": MANIFEST | {"version": version}}
-        archive.writestr("ansible_collections/some/thing/MANIFEST.json", json.dumps(manifest))
-        archive.writestr("ansible_collections/some/thing/README.md", "From the wheel.\n")
+        for name, data in (files_of(version=version) | changed).items():
+            archive.writestr(f"ansible_collections/some/thing/{name}", data)
         archive.writestr("ansible_collections/other/thing/README.md", "Not asked for.\n")
 
 
-def install(folder: Path, galaxy: str, version: str = "1.2.3") -> subprocess.CompletedProcess[str]:
+def install(
+    folder: Path, galaxy: str, version: str = "1.2.3", **pinned: str
+) -> subprocess.CompletedProcess[str]:
+    """With the hashes of what is there, unless others are pinned."""
+    made = folder / WHEEL
+    pins = {
+        WHEEL: digest(made.read_bytes()) if made.exists() else "none",
+        "some.thing-1.2.3/MANIFEST.json": digest(files_of()["MANIFEST.json"]),
+    } | pinned
+    (folder / "pins").write_text("".join(f"{value}  {name}\n" for name, value in pins.items()))
     requirements = folder / "requirements.yml"
     requirements.write_text(f"collections:\n  - name: some.thing\n    version: {version}\n")
     return subprocess.run(
-        [sys.executable, SCRIPT, requirements, folder / "collections"],
+        [sys.executable, SCRIPT, requirements, folder / "collections", folder / "pins"],
         env=os.environ
         | {
             "HOME": str(folder),
@@ -132,7 +153,7 @@ def test_from_galaxy_where_it_answers(tmp_path: Path, galaxy: str) -> None:
     done = install(tmp_path, galaxy)
     assert done.returncode == 0, done.stderr
     assert done.stdout == "from Galaxy: some.thing\n"
-    assert readme(tmp_path) == "From Galaxy.\n"
+    assert readme(tmp_path) == README.decode()
 
 
 NOBODY = "http://127.0.0.1:9/api/"
@@ -140,11 +161,11 @@ NOBODY = "http://127.0.0.1:9/api/"
 
 @pytest.mark.slow
 def test_from_the_wheel_where_galaxy_does_not_answer(tmp_path: Path) -> None:
-    wheel(tmp_path, "1.2.3")
+    wheel(tmp_path)
     done = install(tmp_path, NOBODY)
     assert done.returncode == 0, done.stderr
     assert "Galaxy does not answer; from the ansible==12.3.0 wheel: some.thing" in done.stdout
-    assert readme(tmp_path) == "From the wheel.\n"
+    assert readme(tmp_path) == README.decode()
     assert not (tmp_path / "collections/ansible_collections/other").exists()
 
 
@@ -162,3 +183,45 @@ def test_only_exact_versions_are_accepted(tmp_path: Path) -> None:
     done = install(tmp_path, NOBODY, '">=1.0"')
     assert done.returncode != 0
     assert "exact versions only, not some.thing >=1.0" in done.stderr
+
+
+def refused(folder: Path, done: subprocess.CompletedProcess[str], name: str) -> None:
+    """The file is named, and nothing of it is there; what was there before is."""
+    assert done.returncode != 0
+    assert f"{name} has the sha256 " in done.stderr and "Nothing was installed" in done.stderr
+    assert list((folder / "collections").rglob("*")) == []
+
+
+@pytest.mark.slow
+def test_a_wheel_of_another_hash_is_refused(tmp_path: Path) -> None:
+    wheel(tmp_path)
+    refused(tmp_path, install(tmp_path, NOBODY, **{WHEEL: "0" * 64}), WHEEL)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("changed", "name"),
+    [
+        ({"MANIFEST.json": files_of()["MANIFEST.json"] + b" "}, "MANIFEST.json"),
+        ({"FILES.json": files_of()["FILES.json"] + b" "}, "FILES.json"),
+        ({"README.md": b"changed"}, "README.md"),
+        ({"plugins/modules/more.py": b"changed"}, "plugins/modules/more.py"),
+    ],
+)
+def test_a_collection_of_another_hash_is_refused(
+    changed: dict[str, bytes], name: str, tmp_path: Path
+) -> None:
+    wheel(tmp_path, **changed)
+    refused(tmp_path, install(tmp_path, NOBODY), f"some.thing-1.2.3/{name}")
+
+
+def test_what_galaxy_gives_is_compared_too(tmp_path: Path, galaxy: str) -> None:
+    name = "some.thing-1.2.3/MANIFEST.json"
+    refused(tmp_path, install(tmp_path, galaxy, **{name: "0" * 64}), name)
+
+
+def test_everything_that_is_installed_here_is_pinned() -> None:
+    pinned = (SCRIPT.parent / "collections.sha256").read_text()
+    for one in yaml.safe_load((SCRIPT.parents[1] / "requirements.yml").read_text())["collections"]:
+        assert f"  {one['name']}-{one['version']}/MANIFEST.json\n" in pinned
+    assert f"  {WHEEL}\n" in pinned

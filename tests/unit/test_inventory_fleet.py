@@ -145,6 +145,13 @@ def test_the_local_fleets_inventory_follows_the_contract() -> None:
             "carries a user name or password",
             "",
         ),
+        ({"mirror_upstream": "ftp://me:s3cret@a.example/x"}, "mirror_upstream", "is 'ftp://a.example/x'", ""),
+        (
+            {"mirror_upstream": "https://me:s3 cret@a.example"},
+            "mirror_upstream",
+            "is 'https://a.example'",
+            "",
+        ),
         (
             {"mirror_url": "https://192.0.2.1"},
             "mirror_url",

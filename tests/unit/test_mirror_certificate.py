@@ -1,14 +1,18 @@
-"""What runs on a host of tls_mode acme, as far as it needs neither host nor server; the scenario tls_acme has both."""
+"""What runs on a host of tls_mode acme or provided, as far as it needs neither host nor server; scenarios have both."""
 
 from __future__ import annotations
 
 import base64
+import datetime
 import hashlib
 import hmac
 import io
 import json
+import os
+import re
 import stat
 import sys
+import time
 import urllib.error
 from email.message import Message
 from pathlib import Path
@@ -16,12 +20,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from cryptography.hazmat.primitives import hashes
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 
 sys.path.append(str(Path(__file__).parents[2] / "roles/tls/files"))
-from mirror_certificate import account, common, order, program, store
+from mirror_certificate import account, common, order, program, provided, store, use
 
 TLS = Path(__file__).parents[2] / "roles/tls"
 DAY, HOUR = 86400, 3600
@@ -34,10 +39,10 @@ CONFIG = {
 
 
 def test_the_role_installs_every_part_of_the_program() -> None:
-    declared = (TLS / "tasks/acme.yml").read_text()
+    declared = (TLS / "vars/main.yml").read_text()
     for part in (TLS / "files/mirror_certificate").glob("*.py"):
         assert (
-            f'{{path: "{{{{ __tls_acme_package }}}}/{part.name}", src: mirror_certificate/{part.name}}}'
+            f'{{path: "{{{{ __tls_program }}}}/{part.name}", src: mirror_certificate/{part.name}}}'
             in declared
         )
 
@@ -225,7 +230,7 @@ def test_a_file_takes_its_name_with_its_mode(tmp_path: Path) -> None:
 @pytest.fixture
 def pairs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(store, "PAIRS", tmp_path)
-    monkeypatch.setattr(program, "active", lambda unit: False)
+    monkeypatch.setattr(use, "active", lambda unit: False)
     return tmp_path
 
 
@@ -241,10 +246,10 @@ def new_pair(folder: Path) -> None:
 def test_a_new_pair_comes_into_use_by_one_link(pairs: Path) -> None:
     config = CONFIG | {"units": ["nginx.service"]}
     for _ in range(3):
-        former = store.in_use()
+        former = store.in_use(store.PAIRS)
         new_pair_beside(pairs, former)
         program.install(config)
-        assert store.in_use() != former
+        assert store.in_use(store.PAIRS) != former
     kept = sorted(path.name for path in pairs.iterdir())
     assert len(kept) == 3 and "new" not in kept  # the link, the pair in use, its predecessor
     assert store.pair_at(pairs / "current") is not None
@@ -253,25 +258,171 @@ def test_a_new_pair_comes_into_use_by_one_link(pairs: Path) -> None:
 def new_pair_beside(folder: Path, former: str | None) -> None:
     new_pair(folder)
     if former:
-        store.point_at(former)
+        store.point_at(store.PAIRS, former)
 
 
 def test_a_pair_that_nginx_refuses_is_kept_and_not_used(pairs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = CONFIG | {"units": ["nginx.service"]}
     new_pair(pairs)
     program.install(config)
-    former = store.in_use()
+    former = store.in_use(store.PAIRS)
     new_pair_beside(pairs, former)
-    monkeypatch.setattr(program, "test_web_server", lambda config: "unexpected end of file")
+    monkeypatch.setattr(use, "test_web_server", lambda config: "unexpected end of file")
     with pytest.raises(common.FailedError, match="nginx refuses its configuration: unexpected end of file"):
         program.install(config)
-    assert store.in_use() == former
-    monkeypatch.setattr(program, "test_web_server", lambda config: "")
+    assert store.in_use(store.PAIRS) == former
+    monkeypatch.setattr(use, "test_web_server", lambda config: "")
     program.install(config)
-    assert store.in_use() != former
+    assert store.in_use(store.PAIRS) != former
 
 
 def test_a_key_and_a_certificate_that_do_not_belong_together_are_no_pair(pairs: Path) -> None:
     new_pair(pairs)
     (pairs / "new/privkey.pem").write_bytes(store.key_pem(store.make_key("ecdsa")))
     assert store.pair_at(pairs / "new") is None
+
+
+# --- tls_mode provided ---
+
+
+class Operator:
+    """Who keeps a pair on the host, and what they do to it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.certificate, self.key = folder / "cert.pem", folder / "key.pem"
+        self.config = {
+            "certificate": str(self.certificate),
+            "key": str(self.key),
+            "names": ["a.example.org", "b.example.org"],
+            "units": ["nginx.service"],
+            "metrics": str(folder / "metrics/mirrorfleet_provided.prom"),
+        }
+        (folder / "metrics").mkdir()
+
+    def keeps(self, names: tuple[str, ...] = ("a.example.org", "*.example.org"), days: float = 30) -> None:
+        key, now = store.make_key("ecdsa"), datetime.datetime.now(datetime.UTC)
+        made = (
+            x509.CertificateBuilder()
+            .subject_name(x509.Name([]))
+            .issuer_name(x509.Name([]))
+            .public_key(key.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now - datetime.timedelta(days=60))
+            .not_valid_after(now + datetime.timedelta(days=days))
+            .add_extension(store.alternative_names(list(names)), critical=True)
+            .sign(key, hashes.SHA256())
+        )
+        self.certificate.write_bytes(made.public_bytes(serialization.Encoding.PEM))
+        self.key.write_bytes(store.key_pem(key))
+        self.key.chmod(0o600)
+
+    def metric(self, name: str) -> float:
+        text = Path(self.config["metrics"]).read_text()
+        (value,) = re.findall(rf"^mirrorfleet_provided_{name} (\S+)$", text, re.MULTILINE)
+        return float(value)
+
+
+@pytest.fixture
+def operator(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Operator:
+    (tmp_path / "provided").mkdir()
+    monkeypatch.setattr(provided, "PAIRS", tmp_path / "provided")
+    monkeypatch.setattr(use, "active", lambda unit: False)
+    if os.geteuid():
+        monkeypatch.setattr(provided, "OWNER", os.geteuid())
+    found = Operator(tmp_path)
+    found.keeps()
+    assert provided.take(found.config) == 0
+    return found
+
+
+def in_use() -> tuple[bytes, bytes]:
+    current = provided.PAIRS / "current"
+    assert stat.S_IMODE((current / "privkey.pem").stat().st_mode) == 0o600
+    return (current / "fullchain.pem").read_bytes(), (current / "privkey.pem").read_bytes()
+
+
+def test_a_renewed_pair_comes_into_use_and_an_old_one_is_kept(
+    operator: Operator, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for _ in range(3):
+        operator.keeps()
+        assert provided.take(operator.config) == 0
+        assert "is in use." in capsys.readouterr().out
+        assert in_use() == (operator.certificate.read_bytes(), operator.key.read_bytes())
+        assert provided.take(operator.config) == 0
+        assert capsys.readouterr().out == ""
+    assert len([path for path in provided.PAIRS.iterdir() if not path.is_symlink()]) == 2
+    assert operator.metric("refused") == 0
+    assert operator.metric("certificate_expiry_timestamp_seconds") > time.time() + 29 * DAY
+
+
+def spoil_key(operator: Operator) -> None:
+    operator.key.write_bytes(store.key_pem(store.make_key("ecdsa")))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (spoil_key, "key and certificate do not belong together"),
+        (lambda operator: operator.certificate.write_text("no certificate"), "cannot be used"),
+        (lambda operator: operator.key.write_text("no key"), "cannot be used"),
+        (lambda operator: operator.key.unlink(), "cannot be read: No such file or directory"),
+        (
+            lambda operator: (operator.keeps(), operator.key.chmod(0o644)),
+            "with mode 0644; it has to be root's",
+        ),
+        (
+            lambda operator: (operator.keeps(), operator.key.chmod(0o660)),
+            "with mode 0660; it has to be root's",
+        ),
+        (lambda operator: operator.keeps(("a.example.org",)), "covers a.example.org, and not b.example.org"),
+        (lambda operator: operator.keeps(days=-1), "ended at "),
+    ],
+)
+def test_a_pair_that_does_not_fit_is_told_and_the_former_serves_on(
+    spoil: Any, words: str, operator: Operator, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before, ends = in_use(), operator.metric("certificate_expiry_timestamp_seconds")
+    spoil(operator)
+    assert provided.take(operator.config) == 1
+    assert words in capsys.readouterr().out
+    assert in_use() == before
+    assert operator.metric("refused") == 1
+    assert operator.metric("certificate_expiry_timestamp_seconds") == ends
+    assert not (provided.PAIRS / "new").exists()
+    operator.keeps()
+    assert provided.take(operator.config) == 0
+    assert operator.metric("refused") == 0
+
+
+def test_a_pair_that_nginx_refuses_is_tried_again(
+    operator: Operator, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = in_use()
+    operator.keeps()
+    monkeypatch.setattr(use, "test_web_server", lambda config: "unexpected end of file")
+    for _ in range(2):
+        assert provided.take(operator.config) == 1
+        assert "nginx refuses its configuration: unexpected end of file" in capsys.readouterr().out
+        assert in_use() == before
+    monkeypatch.setattr(use, "test_web_server", lambda config: "")
+    assert provided.take(operator.config) == 0
+    assert in_use() != before
+
+
+def test_a_unit_that_did_not_take_it_is_asked_again(
+    operator: Operator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    operator.keeps()
+    answers, asked = [1, 0], []
+
+    def run(*command: str) -> Any:
+        if "reload-or-restart" not in command:
+            return SimpleNamespace(returncode=0, stderr="")
+        asked.append(command)
+        return SimpleNamespace(returncode=answers.pop(0), stderr="busy")
+
+    monkeypatch.setattr(use, "active", lambda unit: True)
+    monkeypatch.setattr(use, "run", run)
+    assert [provided.take(operator.config) for _ in range(3)] == [1, 0, 0]
+    assert len(asked) == 2

@@ -1,10 +1,10 @@
 """The metrics file: valid exposition text, true values, hostile names inert."""
 
 import re
-import shlex
-import subprocess
+import socket
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -43,21 +43,23 @@ def test_a_sample_is_read_back(labels: dict[str, str], value: float) -> None:
     assert {key: unescape(text) for key, text in pairs} == labels
 
 
-def test_the_file_says_what_the_state_says(tmp_path: Path) -> None:
-    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
-    command = shlex.split("openssl req -x509 -newkey rsa:2048 -nodes -subj /CN=x -days 1")
-    subprocess.run([*command, "-keyout", key, "-out", certificate], check=True, capture_output=True)
+def nobody(_: Any) -> tuple[int, dict[str, str], bytes]:
+    return 404, {}, b""
+
+
+def test_the_file_says_what_the_state_says(tmp_path: Path, serve: Any, authority: Any) -> None:
+    port = serve(nobody, authority.issue("mirror1.fleet.test", days=1))
     config = parse(
         {
             "name": 'mirror "1"',
             "mode": "cache",
-            "url": "https://mirror1.fleet.test",
+            "url": f"https://mirror1.fleet.test:{port}",
             "paths": {
                 "fetched": str(tmp_path),
                 "served": str(tmp_path / "absent"),
                 "state": str(tmp_path / "state"),
                 "metrics": str(tmp_path / "mirrorfleet.prom"),
-                "certificate": str(certificate),
+                "certificate": "/etc/mirrorfleet/tls/fullchain.pem",
             },
         },
         "mirror.json",
@@ -80,22 +82,27 @@ def test_the_file_says_what_the_state_says(tmp_path: Path) -> None:
     assert values["mirrorfleet_stuck_projects"] == 1
     assert values["mirrorfleet_failing_projects"] == 2
     assert values["mirrorfleet_free_bytes"] > 0
-    expiry = metrics.certificate_expiry(certificate)
-    assert values["mirrorfleet_certificate_expiry_timestamp_seconds"] == expiry
-    assert expiry is not None
+    expiry = values["mirrorfleet_certificate_expiry_timestamp_seconds"]
     assert abs(expiry - (time.time() + 86400)) < 3600
     assert 'name="mirror \\"1\\""' in text
     assert "mirrorfleet_upstream_serial" not in text  # unknown is left out, not zero
 
 
-@pytest.mark.parametrize(
-    "content", [None, "", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"]
-)
-def test_an_unreadable_certificate_is_logged_and_left_out(
-    tmp_path: Path, content: str | None, caplog: pytest.LogCaptureFixture
+def test_the_certificates_end_is_that_of_what_is_served(serve: Any, authority: Any) -> None:
+    """To who comes by either family, whoever trusts it, an ended one too."""
+    for host, days in (("127.0.0.1", 3.0), ("::1", 5.0), ("127.0.0.1", -2.0)):
+        port = serve(nobody, authority.issue("mirror1.fleet.test", days=days), host)
+        expiry = metrics.certificate_expiry(f"https://mirror1.fleet.test:{port}")
+        assert expiry is not None
+        assert abs(expiry - (time.time() + days * 86400)) < 3600
+
+
+def test_a_server_that_shows_no_certificate_is_logged_and_left_out(
+    serve: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
-    path = tmp_path / "certificate.pem"
-    if content is not None:
-        path.write_text(content)
-    assert metrics.certificate_expiry(path) is None
-    assert str(path) in caplog.text
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        port = closed.getsockname()[1]
+    for one in (port, serve(nobody)):
+        caplog.clear()
+        assert metrics.certificate_expiry(f"https://mirror1.fleet.test:{one}", ("127.0.0.1",)) is None
+        assert "served for mirror1.fleet.test cannot be seen: 127.0.0.1: " in caplog.text

@@ -222,12 +222,18 @@ class Module:
                        "root": str(root)} | params  # fmt: skip
         self.check_mode = check_mode
         self.commands: list[list[str]] = []
+        self.environments: list[dict[str, str]] = []
         self.broken = ""  # the word in a command that makes it fail
+        self.broken_code = 1
 
-    def run_command(self, command: list[str], **_: Any) -> tuple[int, str, str]:
-        self.commands.append(command)
+    def run_command(
+        self, command: list[str], environ_update: dict[str, str], **_: Any
+    ) -> tuple[int, str, str]:
+        assert command[0] == "timeout" and int(command[2]) > 0
+        self.commands.append(command[3:])
+        self.environments.append(environ_update)
         if self.broken and self.broken in command:
-            return 1, "", "the index is down"
+            return self.broken_code, "", f"{self.params['index_url']}: the index is down"
         if "venv" in command:
             make_environment(Path(command[-1]))
         return 0, "", ""
@@ -258,7 +264,24 @@ def test_hashes_are_required_and_nothing_is_built(tmp_path: Path) -> None:
     module = Module(tmp_path, index_url="https://index.example/simple/")
     run(module)
     pip = module.commands[1]
-    assert {"--require-hashes", "--only-binary", "--index-url"} <= set(pip)
+    assert {"--require-hashes", "--only-binary"} <= set(pip)
+
+
+def test_the_index_is_no_argument_that_others_see_and_its_password_is_told_nowhere(tmp_path: Path) -> None:
+    url = "https://me:s3cret@index.example/simple/"
+    module = Module(tmp_path, index_url=url)
+    module.broken = "--require-hashes"
+    with pytest.raises(FailedError, match=r"https://index\.example/simple/: the index is down") as caught:
+        run(module)
+    assert "s3cret" not in str(caught.value) + str(module.commands)
+    assert module.environments[1]["PIP_INDEX_URL"] == url
+
+
+def test_an_index_that_hangs_is_told(tmp_path: Path) -> None:
+    module = Module(tmp_path)
+    module.broken, module.broken_code = "--require-hashes", 124
+    with pytest.raises(FailedError, match="nothing, for 1800 seconds: look at the host's way to its index"):
+        run(module)
 
 
 def test_check_mode_tells_and_changes_nothing(tmp_path: Path, target: Path, site: Path) -> None:

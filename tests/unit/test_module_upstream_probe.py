@@ -311,14 +311,58 @@ def test_credentials_are_used_and_not_shown(secure: Any, serve: Any, authority: 
     assert "secret" not in problem["problem"]
 
 
-def ask(tmp_path: Path, config: str = "", **environment: str) -> dict[str, Any]:
+@pytest.mark.parametrize(
+    "answer",
+    [
+        (200, {"Content-Type": V1_JSON}, PAGE.replace(b"../../packages", b"https://me:secret@files.example")),
+        (302, {"Location": "https://me:secret@no-such-name.invalid/six/"}, b""),
+        (302, {"Location": "ftp://me:secret@files.example/six/"}, b""),
+        (200, {"Content-Type": V1_JSON}, b"[]"),
+    ],
+    ids=["files", "moved", "moved to no index", "no page"],
+)
+def test_credentials_in_what_an_index_says_are_not_shown(answer: Any, secure: Any) -> None:
+    assert "secret" not in json.dumps(secure(Index(replaced={"/simple/six/": answer})))
+
+
+@pytest.mark.parametrize(
+    ("config", "environment"),
+    [
+        ("index-url = https://me:secret@no-such-name.invalid/simple/", {}),
+        ("[global]\nindex-url = https://me:secret@[::/simple/", {}),
+        ("[global]\nindex-url = https://me:secret@no-such-name.invalid/simple/", {}),
+        ("[global]\nindex-url = https://me:sec@ret@no-such-name.invalid/simple/", {}),
+        ("", {"PIP_INDEX_URL": "https://me:secret@no-such-name.invalid:port/simple/"}),
+        ("[global]\nproxy = http://me:secret@no-such-name.invalid:1", {}),
+        ("", {"HTTPS_PROXY": "http://me:secret@no-such-name.invalid:1"}),
+    ],
+)
+def test_credentials_of_pips_configuration_are_not_shown(
+    config: str, environment: dict[str, str], tmp_path: Path
+) -> None:
+    if "index" not in (config + str(environment)).lower():
+        environment = environment | {"PIP_INDEX_URL": "https://no-such-name.invalid/simple/"}
+    found = ask(tmp_path, config, **environment)
+    assert found["problems"], found
+    assert "secret" not in json.dumps(found)
+
+
+def test_credentials_of_an_argument_are_not_shown(tmp_path: Path) -> None:
+    found = ask(tmp_path, arguments={"index_url": "https://me:secret@no-such-name.invalid/simple/"})
+    assert found["problems"] and found["invocation"]
+    assert "secret" not in json.dumps(found)
+
+
+def ask(
+    tmp_path: Path, config: str = "", arguments: dict[str, Any] | None = None, **environment: str
+) -> dict[str, Any]:
     """The module's result in a process of its own, with a configuration of pip's."""
     (tmp_path / "pip.conf").write_text(config)
     clean = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "PIP_CONFIG_FILE": str(tmp_path / "pip.conf")}
     library = Path(__file__).resolve().parents[2] / "library" / "upstream_probe.py"
     done = subprocess.run(
         [sys.executable, library],
-        input=json.dumps({"ANSIBLE_MODULE_ARGS": {"timeout": 5}}),
+        input=json.dumps({"ANSIBLE_MODULE_ARGS": {"timeout": 5} | (arguments or {})}),
         env=clean | environment,
         capture_output=True,
         text=True,
@@ -346,6 +390,24 @@ def test_the_environment_comes_before_pips_configuration(tmp_path: Path, serve: 
     )
     assert found["reachable"], found["problems"]
     assert found["source"] == "configured"
+
+
+@pytest.mark.parametrize("name", ["REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"])
+def test_authorities_of_the_environment_are_pips_and_no_given_indexs(
+    name: str, tmp_path: Path, serve: Any, authority: Any
+) -> None:
+    url = f"https://localhost:{serve(Index(), authority.issue('localhost'))}/simple/"
+    bundle = {name: str(authority.pem)}
+    found = ask(tmp_path, PIP_INDEX_URL=url, **bundle)
+    assert found["reachable"], found["problems"]
+    assert not ask(tmp_path, arguments={"index_url": url}, PIP_CERT=str(authority.pem), **bundle)["reachable"]
+
+
+def test_the_proxy_of_pips_configuration_is_asked(tmp_path: Path, serve: Any) -> None:
+    index = Index()
+    config = f"[global]\nindex-url = http://no-such-name.invalid/simple/\nproxy = http://127.0.0.1:{serve(index)}\n"
+    ask(tmp_path, config)
+    assert index.asked[0].path == "http://no-such-name.invalid/simple/six/"
 
 
 def test_a_pip_that_uses_no_index(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ UNITS = {
     "told.service": f"echo one; {WAIT}; echo two",
     "failing.service": "echo reading; echo cannot go on; exit 3",
     "slow.service": "echo begun; sleep 600",
+    "silent.service": "sleep 13",
 }
 
 
@@ -60,6 +61,12 @@ def test_its_log_is_shown_while_it_runs(host, run):
     assert playing.returncode == 0
     assert rest.count(": two\n") == 1
     assert f"{host.backend.host}: one" not in rest
+
+
+def test_one_that_logs_nothing_is_told_all_the_same(host, run):
+    said = run(unit="silent.service").communicate(timeout=120)[0]
+    assert f"    {host.backend.host}: silent.service is activating, start (" in said
+    assert said.count("is activating") in (2, 3)  # 13 seconds long, each ten
 
 
 def test_one_that_fails_says_why_and_what_to_do(host, run):

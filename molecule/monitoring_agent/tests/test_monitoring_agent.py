@@ -54,17 +54,51 @@ def test_the_mirrors_own_metrics_are_right(host, metrics):
     assert 0 < free <= float(host.check_output("df --output=size --block-size=1 /srv | tail -1"))
 
 
-def test_the_certificates_end_is_told(host, metrics):
-    end = host.check_output(
-        'date --date "$(openssl x509 -noout -enddate -in /etc/mirrorfleet/tls/fullchain.pem | cut -d= -f2)" +%s'
+def test_the_end_of_the_certificate_that_is_served_is_told(host, metrics):
+    """A server that goes on with what it loaded; the file is another one meanwhile."""
+    server = "openssl s_server -accept 443 -quiet -www -cert /run/shown.pem -key /run/shown.pem"
+    host.check_output(
+        "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 9 -subj /CN=shown"
+        f" -keyout /run/shown.pem -out /run/shown.crt 2>&1; cat /run/shown.crt >>/run/shown.pem;"
+        f" systemd-run --quiet --collect --unit shown {server}; sleep 1; systemctl start mirror-metrics.service"
     )
-    assert number(metrics(), "certificate_expiry_timestamp_seconds") == float(end)
+    end = host.check_output(
+        'date --date "$(openssl x509 -noout -enddate -in /run/shown.crt | cut -d= -f2)" +%s'
+    )
+    try:
+        assert number(metrics(), "certificate_expiry_timestamp_seconds") == float(end)
+    finally:
+        host.check_output("systemctl stop shown.service; systemctl start mirror-metrics.service")
+    assert "mirrorfleet_certificate_expiry_timestamp_seconds" not in metrics()
 
 
 def test_the_hosts_own_metrics_are_there_by_ipv6_too(me, metrics):
     samples = metrics(f"[{me.ipv6}]")
     assert any(sample.startswith("node_filesystem_avail_bytes") for sample in samples)
     assert samples["node_textfile_scrape_error"] == "0"
+
+
+def test_the_exporter_listens_where_monitors_reach_it_and_nowhere_else(me, host):
+    listening = {line.split()[3] for line in host.check_output("ss -Htln 'sport = 9100'").splitlines()}
+    assert listening == {f"{me.ipv4}:9100", f"[{me.ipv6}]:9100"}
+
+
+def test_the_confined_exporter_reads_what_it_read_before(metrics):
+    samples = metrics()
+    for name in (
+        "cpu",
+        "diskstats",
+        "filesystem",
+        "loadavg",
+        "meminfo",
+        "netclass",
+        "netdev",
+        "stat",
+        "textfile",
+        "timex",
+    ):
+        assert samples[f'node_scrape_collector_success{{collector="{name}"}}'] == "1", name
+    assert "node_timex_sync_status" in samples
 
 
 def test_metrics_are_written_each_minute_by_a_confined_unit(host, confined):

@@ -72,6 +72,12 @@ def served(host):
     pytest.fail(f"{host.name} does not listen on {PORT}")
 
 
+WATCHING = (
+    "for unit in path timer; do systemctl is-active mirror-certificate-provided.$unit || true;"
+    " systemctl is-enabled mirror-certificate-provided.$unit || true; done"
+)
+
+
 @dataclass
 class Story:
     certificates: dict = field(default_factory=dict)  # by moment and host
@@ -100,7 +106,8 @@ def story(role):
         look(moment)
 
     for host in hosts:
-        host.shell.check_output("systemctl start probe.service")
+        # As the package of node_exporter makes it.
+        host.shell.check_output("mkdir -p /var/lib/prometheus/node-exporter; systemctl start probe.service")
     look("first")
 
     # Its end is nearer than asked for; meanwhile somebody was careless with the key.
@@ -129,10 +136,33 @@ def story(role):
     keep("provided", good)
     look("provided", role.converge(tls_mode="provided", **PAIR))
 
+    # Renewed by the operator, who tells nobody; then by somebody who forgot the key.
+    renewed = {name: pair(*of) for name, of in names.items()}
+    begun = time.monotonic()
+    keep("renewed by the operator", renewed)
+    for host in hosts:
+        wanted = x509.load_pem_x509_certificate(renewed[host.name][0].encode())
+        while served(host) != wanted and time.monotonic() < begun + 100:
+            time.sleep(0.5)
+    look("renewed by the operator")
+    keep("forgotten", {name: (pair(*of)[0], renewed[name][1]) for name, of in names.items()})
+    for host in hosts:
+        host.shell.check_output("systemctl start mirror-certificate@provided.service || true")
+        host.shell.check_output("systemctl restart probe.service")
+    look("forgotten")
+    for host in hosts:
+        told.states[f"metrics {host.name}"] = host.shell.check_output(
+            "cat /var/lib/prometheus/node-exporter/mirrorfleet_provided.prom"
+        )
+        told.states[f"units {host.name}"] = host.shell.check_output(WATCHING)
+    keep("mended", renewed)
+
     # Back; and what was the host's own certificate has rotted meanwhile.
     for host in hosts:
         host.shell.check_output("echo rotten >/etc/mirrorfleet/tls/private_ca/fullchain.pem")
     look("back", role.converge())
+    for host in hosts:
+        told.states[f"units {host.name} back"] = host.shell.check_output(WATCHING)
     return told
 
 
@@ -225,6 +255,28 @@ def test_a_provided_pair_is_used_where_it_is(story, me):
     assert names_of(certificate) == [f"{me.name}.fleet.test", "*.mirrors.fleet.test"]
     kept = operators_files(story.states["before provided"][me.name])
     assert kept and operators_files(story.states["provided"][me.name]) == kept
+
+
+def test_a_pair_that_the_operator_renewed_is_used_within_minutes(story, me):
+    renewed = story.certificates["renewed by the operator"][me.name]
+    assert renewed != story.certificates["provided"][me.name]
+    assert renewed.issuer == story.certificates["provided"][me.name].issuer
+    assert story.states[f"units {me.name}"].split() == ["active", "enabled"] * 2
+
+
+def test_a_pair_that_does_not_fit_leaves_the_former_in_use_and_is_told(story, me):
+    """On disk too: the server was started anew since."""
+    assert story.certificates["forgotten"][me.name] == story.certificates["renewed by the operator"][me.name]
+    told = story.states[f"metrics {me.name}"].splitlines()
+    assert "mirrorfleet_provided_refused 1" in told
+    ends = story.certificates["forgotten"][me.name].not_valid_after_utc.timestamp()
+    assert f"mirrorfleet_provided_certificate_expiry_timestamp_seconds {ends:.0f}" in told
+
+
+def test_another_mode_no_longer_watches_the_operators_files(story, me, host):
+    assert "active" not in story.states[f"units {me.name} back"].replace("inactive", "").split()
+    assert not host.file("/etc/mirrorfleet/tls/provided.json").exists
+    assert not host.file("/var/lib/prometheus/node-exporter/mirrorfleet_provided.prom").exists
 
 
 def test_back_to_the_authority_it_is_the_hosts_own_key_again(story, me):

@@ -60,10 +60,7 @@ cat >"$root/etc/systemd/system/chrony.service.d/sandbox.conf" <<'UNIT'
 ConditionCapability=
 [Service]
 ExecStart=
-ExecStart=/usr/sbin/chronyd -n -x
-Type=simple
-PIDFile=
-User=
+ExecStart=!/usr/sbin/chronyd -F 1 -x
 UNIT
 EOF
 mmdebstrap --quiet --variant=apt --include="$packages" --customize-hook="sh $work/hook.sh \"\$1\" $work/certificates" \

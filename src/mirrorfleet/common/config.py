@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from .log import without_credentials
 from .names import InvalidNameError, project_name
 
 SCHEMA = 1
@@ -22,6 +23,9 @@ Mode = Literal["bandersnatch", "origin", "rsync", "cache"]
 
 class ConfigError(Exception):
     """The configuration is unusable; the message names file and key."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(without_credentials(what))
 
 
 def bounded(minimum: float, maximum: float | None = None, **options: Any) -> Any:

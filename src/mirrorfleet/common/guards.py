@@ -8,10 +8,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from .files import free_bytes
+from .log import without_credentials
 
 
 class RefusedError(Exception):
     """A guard stopped the run; nothing was removed."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(without_credentials(what))
 
 
 class BusyError(Exception):

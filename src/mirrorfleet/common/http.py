@@ -24,6 +24,7 @@ from aiohttp.http_parser import HttpResponseParserPy, RawResponseMessage
 from yarl import URL
 
 from .. import __version__
+from .log import without_credentials
 
 CHUNK = 1 << 18
 LARGEST_LINE = 1 << 16
@@ -143,7 +144,7 @@ def named(error: BaseException) -> str:
     """As aiohttp tells it, with the host or the proxy that it could not reach."""
     ours = hung_up(error) or isinstance(error.__cause__, HttpProcessingError)
     told = words(error) if ours else str(error)
-    return f"{type(error).__name__}: {told}" if told else type(error).__name__
+    return f"{type(error).__name__}: {without_credentials(told)}" if told else type(error).__name__
 
 
 class _Strict(HttpResponseParserPy):

@@ -2,8 +2,16 @@
 
 import logging
 import os
+import re
 
 _PRIORITIES = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERROR: 3, logging.CRITICAL: 2}
+
+_USER = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://)[^/?#\s\x22<>]*@")
+
+
+def without_credentials(text: str) -> str:
+    """A URL, or a text with URLs in it, as anybody may read it: without user and password."""
+    return _USER.sub(r"\1", text)
 
 
 class _Formatter(logging.Formatter):
@@ -14,6 +22,7 @@ class _Formatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         # A line break in a hostile value must not start a log line of its own.
         text = super().format(record).replace("\n", "\\n") if not record.exc_info else super().format(record)
+        text = without_credentials(text)
         return f"<{_PRIORITIES.get(record.levelno, 6)}>{text}" if self._journald else text
 
 

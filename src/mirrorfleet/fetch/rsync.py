@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from ..common.config import Rsync
+from ..common.log import without_credentials
 from ..common.names import InvalidNameError, own_name
 from ..served.tree import SNAPSHOT
 
@@ -20,6 +21,9 @@ _VANISHED = (24,)
 
 class TransferError(Exception):
     """rsync did not get through; the message is its own."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(without_credentials(what))
 
 
 class Transfer:

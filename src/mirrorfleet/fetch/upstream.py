@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..common.files import temporary_for
+from ..common.log import without_credentials
 
 if TYPE_CHECKING:
     import aiohttp
@@ -29,7 +30,10 @@ MAX_PAGE = 256 << 20
 
 
 class FetchError(Exception):
-    """Upstream did not give what was asked for; the message says what it gave."""
+    """Upstream did not give what was asked for; the message says what it gave, and no password that it took."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(without_credentials(what))
 
 
 class AbsentError(FetchError):

@@ -1,12 +1,13 @@
 """What a mirror tells node_exporter's textfile collector: one gauge per fact, written by one rename."""
 
 import logging
+import socket
 import ssl
 import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import suppress
-from pathlib import Path
+from urllib.parse import urlsplit
 
 from .. import __version__
 from ..common.config import Config
@@ -18,16 +19,27 @@ from .state import State
 log = logging.getLogger(__name__)
 
 
-def certificate_expiry(path: Path) -> float | None:
-    """When the first certificate of a PEM file ends, as seconds since the epoch."""
-    command = ["openssl", "x509", "-noout", "-enddate", "-in", str(path)]
-    try:
-        shown = subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout
-        return float(ssl.cert_time_to_seconds(shown.strip().removeprefix("notAfter=")))
-    except subprocess.CalledProcessError as error:
-        log.warning("certificate %s: %s", path, error.stderr.strip())
-    except (OSError, subprocess.TimeoutExpired, ValueError) as error:
-        log.warning("certificate %s: %s", path, error)
+def certificate_expiry(url: str, addresses: tuple[str, ...] = ("127.0.0.1", "::1")) -> float | None:
+    """When the certificate ends that this host's own web server shows to who asks for a URL, in Unix seconds.
+
+    Not that of the file: a server goes on with what it loaded. Whether anybody trusts it is for others to see.
+    """
+    parts, problem = urlsplit(url), "no address"
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    for address in addresses:
+        try:
+            with (
+                socket.create_connection((address, parts.port or 443), timeout=10) as plain,
+                context.wrap_socket(plain, server_hostname=parts.hostname) as connection,
+            ):
+                shown = connection.getpeercert(binary_form=True) or b""
+            command = ["openssl", "x509", "-noout", "-enddate", "-inform", "DER"]
+            said = subprocess.run(command, input=shown, capture_output=True, check=True, timeout=30).stdout
+            return float(ssl.cert_time_to_seconds(said.decode("ascii").strip().removeprefix("notAfter=")))
+        except (OSError, subprocess.SubprocessError, ValueError) as error:
+            problem = f"{address}: {error}"
+    log.warning("the certificate that is served for %s cannot be seen: %s", parts.hostname, problem)
     return None
 
 
@@ -66,8 +78,10 @@ def collect(config: Config, state: State) -> Iterator[Family]:
         yield one("run_projects_done", "Projects that the running or last run has done.", progress["done"])
         yield one("run_bytes", "Bytes that the running or last run has fetched.", progress["bytes"])
     if config.paths.certificate:
-        expiry = certificate_expiry(config.paths.certificate)
-        yield one("certificate_expiry_timestamp_seconds", "When the TLS certificate ends.", expiry)
+        expiry = certificate_expiry(config.url)
+        yield one(
+            "certificate_expiry_timestamp_seconds", "When the TLS certificate ends that is served.", expiry
+        )
     free: list[Sample] = []
     for path in (config.paths.fetched, config.paths.served):
         if path.exists():

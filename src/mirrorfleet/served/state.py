@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..common.log import without_credentials
+
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS value (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS project (
@@ -243,7 +245,7 @@ class State:
         self._db.execute(
             "INSERT INTO trouble VALUES (?, 1, ?, ?, ?) ON CONFLICT DO UPDATE SET tries = tries + 1,"
             " retry_after = excluded.retry_after, reason = excluded.reason",
-            (name, time.time(), retry_after, reason),
+            (name, time.time(), retry_after, without_credentials(reason)),
         )
 
     def clear_trouble(self, names: Iterable[str]) -> None:

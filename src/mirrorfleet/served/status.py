@@ -8,6 +8,7 @@ from typing import Any
 from .. import __version__
 from ..common.config import Config
 from ..common.files import write_atomically
+from ..common.log import without_credentials
 from .state import State
 
 
@@ -19,7 +20,7 @@ def status_document(config: Config, state: State, serial: int) -> dict[str, Any]
         "name": config.name,
         "url": config.url,
         "mode": config.mode,
-        "upstream": config.upstream or config.index_url,
+        "upstream": without_credentials(config.upstream or config.index_url or "") or None,
         "serial": serial,
         "projects": projects,
         "files": files,

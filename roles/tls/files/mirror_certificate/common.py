@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import subprocess
 import time
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ STATE = Path("/var/lib/mirror-certificate")
 
 HOUR = 3600
 DAY = 24 * HOUR
+COMMAND_SECONDS = 120
 
 Config = dict[str, Any]
 State = dict[str, Any]
@@ -22,6 +25,20 @@ class FailedError(Exception):
     def __init__(self, what: str, next_step: str, not_before: float = 0) -> None:
         super().__init__(f"{what} {next_step}")
         self.not_before = not_before
+
+
+def run(*command: str) -> subprocess.CompletedProcess[str]:
+    """One of the host's own programs; whatever it ends with is for who asked."""
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=COMMAND_SECONDS)
+    except subprocess.TimeoutExpired as error:
+        raise FailedError(
+            f"{command[0]} did not end within {COMMAND_SECONDS} s.", "See what holds it up on this host."
+        ) from error
+
+
+def one_line(said: str) -> str:
+    return re.sub(r"\s+", " ", said.strip())[-1000:].removesuffix(".") or "it said nothing"
 
 
 def say(text: str) -> None:

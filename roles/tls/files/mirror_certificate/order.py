@@ -19,12 +19,13 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from . import store
-from .common import DAY, STATE, Config, FailedError, State, say, write
+from .common import DAY, STATE, Config, FailedError, State, one_line, run, say, write
 
 CLIENT = STATE / "client"
 USER = "mirror-acme"
 UACME = "/usr/bin/uacme"
 HOOK = "/usr/share/uacme/uacme.sh"
+ORDER_SECONDS = 800  # of one word with the server; the unit ends by itself after 900
 EXPIRED, NOT_YET_VALID = 10, 9  # OpenSSL's numbers (X509_V_ERR_CERT_...)
 
 
@@ -42,6 +43,7 @@ def as_client(command: list[str], told: str = "", **environment: str) -> subproc
         extra_groups=[],
         cwd=CLIENT,
         umask=0o022,
+        timeout=ORDER_SECONDS,
         env=os.environ | {"HOME": str(CLIENT), "LC_ALL": "C.UTF-8"} | environment,
     )
 
@@ -82,10 +84,6 @@ def retry_after(said: str, now: float) -> float:
     return min(told, now + 8 * DAY)
 
 
-def one_line(said: str) -> str:
-    return re.sub(r"\s+", " ", said.strip())[-1000:].removesuffix(".") or "it said nothing"
-
-
 def failed(what: str, said: str) -> FailedError:
     return FailedError(f"{what}: {one_line(said)}.", next_step(said), retry_after(said, time.time()))
 
@@ -109,7 +107,7 @@ def ensure_account(config: Config, state: State, again: bool = False) -> None:
 
 def client_asks_server() -> bool:
     """Whether this uacme knows renewal information (ARI, RFC 9773): 1.7.6 does, 1.7.4 does not."""
-    return "--no-ari" in subprocess.run([UACME, "--help"], capture_output=True, text=True, check=False).stderr
+    return "--no-ari" in run(UACME, "--help").stderr
 
 
 STEPS = "version|loading|fetching|checking|retrieving|account location|creating|order location|running|starting|polling"

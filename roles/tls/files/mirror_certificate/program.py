@@ -6,6 +6,7 @@
     mirror-certificate status        what the certificate in use lacks, as JSON
     mirror-certificate revoke        the authority is told that the certificate in use is not to be believed any more
     mirror-certificate placeholder   a certificate that nobody trusts, so that the web server can start at all
+    mirror-certificate provided      with tls_mode provided: the operator's pair, if it changed and fits
 
 The order itself is uacme's, which runs as a user of its own and sees a signing request, never the host's key. The
 account is made here, because uacme takes the key of an external account binding only where every user of the host can
@@ -26,67 +27,32 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from cryptography import x509
 
-from . import account, store
+from . import account, provided, store
 from .common import DAY, HOUR, STATE, Config, FailedError, State, moment, say, write
-from .order import OTHERWISE, client_asks_server, one_line, order, revoke
+from .order import OTHERWISE, client_asks_server, order, revoke
+from .use import bring_into_use
 
 CONFIG = Path("/etc/mirrorfleet/tls/acme.json")
 # How often the ACME server is asked whether it wants a certificate replaced (RFC 9773: not without need).
 ASK_EVERY = 12 * HOUR
 
 
-# --- bringing it into use ---
-
-
-def systemctl(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(["systemctl", *arguments], capture_output=True, text=True, check=False)
-
-
-def active(unit: str) -> bool:
-    return systemctl("is-active", "--quiet", unit).returncode == 0
-
-
-def test_web_server(config: Config) -> str:
-    """What nginx says against its configuration, certificate included; nothing when it is right, or not used."""
-    if "nginx.service" not in config["units"] or not active("nginx.service"):
-        return ""
-    run = subprocess.run(["/usr/sbin/nginx", "-t", "-q"], capture_output=True, text=True, check=False)
-    return run.stderr.strip() or f"nginx -t ended with {run.returncode}" if run.returncode else ""
-
-
 def install(config: Config) -> None:
     """The pair in PAIRS/new becomes the one in use, or all stays as it was and PAIRS/new is tried again next time."""
     new = store.Pair(store.PAIRS / "new")
-    name, former = f"{new.certificate.serial_number:x}", store.in_use()
+    name = f"{new.certificate.serial_number:x}"
     folder = store.PAIRS / name
     folder.mkdir(mode=0o755, exist_ok=True)
     for file in new.folder.iterdir():
         if not (folder / file.name).exists():
             (folder / file.name).hardlink_to(file)
-    store.point_at(name)
-    if wrong := test_web_server(config):
-        if former and former != name:
-            store.point_at(former)
-            shutil.rmtree(folder)
-        raise FailedError(
-            f"The new certificate is here, but nginx refuses its configuration: {one_line(wrong)}.",
-            "Correct the configuration; the running one is untouched.",
-        )
-    for unit in config["units"]:
-        if active(unit) and (run := systemctl("reload-or-restart", unit)).returncode:
-            raise FailedError(
-                f"The new certificate is here, but {unit} did not take it: {one_line(run.stderr)}.",
-                f"See systemctl status {unit}.",
-            )
+    bring_into_use(store.PAIRS, name, config)
     shutil.rmtree(new.folder)
-    for old in store.PAIRS.iterdir():
-        if old.is_dir() and not old.is_symlink() and old.name not in {name, former}:
-            shutil.rmtree(old)
     say(f"A certificate for {', '.join(new.names)} until {moment(new.ends)} is in use.")
 
 
@@ -151,7 +117,7 @@ def run(config: Config, mode: str) -> int:
         state |= {"failures": 0, "error": "", "last_success": time.time(), "next": time.time() + ASK_EVERY}
     except FailedError as error:
         wrong = error
-    except (OSError, ValueError, x509.ExtensionNotFound) as error:
+    except (OSError, ValueError, subprocess.SubprocessError, x509.ExtensionNotFound) as error:
         wrong = FailedError(f"The certificate could not be renewed: {error!r}.", "")
     pair = store.pair_at(store.PAIRS / "current")
     if wrong:
@@ -219,34 +185,43 @@ def only_one() -> Iterator[None]:
         yield
 
 
-def make_placeholder(config: Config) -> None:
-    if store.in_use() is None:
+def make_placeholder(config: Config) -> int:
+    if store.in_use(store.PAIRS) is None:
         store.make_placeholder(config)
+    return 0
+
+
+def revoke_in_use(config: Config) -> int:
+    try:
+        revoke(config)
+    except FailedError as error:
+        say(str(error))
+        return 1
+    return 0
 
 
 ORDERS = {"renew", "now", "force"}
-MODES = {*ORDERS, "status", "revoke", "placeholder"}
+OTHERS: dict[str, Callable[[Config], int]] = {
+    "placeholder": make_placeholder,
+    "revoke": revoke_in_use,
+    "provided": provided.take,
+}
 
 
 def main(arguments: list[str]) -> int:
     if arguments == ["account"]:
         return account.main()
-    if len(arguments) != 1 or arguments[0] not in MODES or not CONFIG.exists():
-        known = len(arguments) == 1 and arguments[0] in MODES
-        print(
-            f"{CONFIG} is not there: this host's tls_mode is not acme." if known else __doc__, file=sys.stderr
-        )
+    if len(arguments) != 1 or arguments[0] not in {*ORDERS, *OTHERS, "status"}:
+        print(__doc__, file=sys.stderr)
         return 2
-    config: Config = json.loads(CONFIG.read_text())
+    try:
+        path, mode = (provided.CONFIG, "provided") if arguments == ["provided"] else (CONFIG, "acme")
+        config: Config = json.loads(path.read_text())
+    except FileNotFoundError:
+        print(f"{path} is not there: this host's tls_mode is not {mode}.", file=sys.stderr)
+        return 2
     if arguments == ["status"]:
         show_status(config)
         return 0
     with only_one():
-        if arguments[0] in ORDERS:
-            return run(config, arguments[0])
-        try:
-            {"placeholder": make_placeholder, "revoke": revoke}[arguments[0]](config)
-        except FailedError as error:
-            say(str(error))
-            return 1
-    return 0
+        return run(config, arguments[0]) if arguments[0] in ORDERS else OTHERS[arguments[0]](config)

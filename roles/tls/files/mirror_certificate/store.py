@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import hashlib
 import os
 import shutil
 from pathlib import Path
@@ -23,8 +24,9 @@ class Pair:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.chain = folder / "fullchain.pem"
+        self.key = (folder / "privkey.pem").read_bytes()
         self.certificate = x509.load_pem_x509_certificate(self.chain.read_bytes())
-        key = serialization.load_pem_private_key((folder / "privkey.pem").read_bytes(), None)
+        key = serialization.load_pem_private_key(self.key, None)
         if public(key.public_key()) != public(self.certificate.public_key()):
             raise ValueError("key and certificate do not belong together")
         self.key_type = "rsa" if isinstance(key, rsa.RSAPrivateKey) else "ecdsa"
@@ -32,7 +34,14 @@ class Pair:
         self.ends = self._time("not_valid_after")
         names = self.certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
         self.names = sorted(names.get_values_for_type(x509.DNSName))
-        self.directory = (folder / "directory").read_text().strip()
+        # Whence it comes; of another than an ACME server there is none.
+        whence = folder / "directory"
+        self.directory = whence.read_text().strip() if whence.exists() else ""
+
+    @property
+    def fingerprint(self) -> str:
+        """The same for the same files alone."""
+        return hashlib.sha256(self.key + self.chain.read_bytes()).hexdigest()[:16]
 
     def _time(self, name: str) -> float:
         """The properties with _utc came after Debian 12's cryptography, and the others are going to go."""
@@ -110,7 +119,7 @@ def make_placeholder(config: Config) -> None:
     write(folder / "privkey.pem", key_pem(key), 0o600)
     write(folder / "fullchain.pem", certificate.public_bytes(serialization.Encoding.PEM), 0o644)
     write(folder / "directory", b"", 0o644)
-    point_at(folder.name)
+    point_at(PAIRS, folder.name)
 
 
 def fresh(folder: Path) -> Path:
@@ -120,12 +129,12 @@ def fresh(folder: Path) -> Path:
     return folder
 
 
-def point_at(name: str) -> None:
-    beside = PAIRS / "current.new"
+def point_at(pairs: Path, name: str) -> None:
+    beside = pairs / "current.new"
     beside.unlink(missing_ok=True)
     beside.symlink_to(name)
-    beside.rename(PAIRS / "current")
+    beside.rename(pairs / "current")
 
 
-def in_use() -> str | None:
-    return os.readlink(PAIRS / "current") if (PAIRS / "current").is_symlink() else None
+def in_use(pairs: Path) -> str | None:
+    return os.readlink(pairs / "current") if (pairs / "current").is_symlink() else None
