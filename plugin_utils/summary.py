@@ -19,6 +19,7 @@ NEXT = {
     "site.yml": ("status.yml",),
     "publish.yml": ("status.yml",),
     "update.yml": ("status.yml",),
+    "retire.yml": ("status.yml",),
 }
 PAGES = {
     "provision.yml": "docs/provision.md",
@@ -27,6 +28,7 @@ PAGES = {
     "publish.yml": "docs/publish.md",
     "update.yml": "docs/update.md",
     "audit.yml": "docs/audit.md",
+    "retire.yml": "docs/retire.md",
     "status.yml": "docs/status.md",
     "maintenance.yml": "docs/monitoring.md",
     "sandbox.yml": "docs/development.md",
