@@ -1,5 +1,6 @@
 """An origin that dumps another index: every shape of upstream, and every way it misbehaves."""
 
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -155,6 +156,68 @@ def test_the_selection_is_applied(origin: Origin, site: Site, tmp_path: Path) ->
     assert "max_project_size" in summary["failed"]["alpha"]
     assert summary["removed"] == 2
     assert dump.names() == ["alpha"]  # as it was
+
+
+OLD_NAMES = {
+    "alpha-1.0.tar.bz2": "1.0",
+    "alpha-1.1.tgz": "1.1",
+    "alpha-1.2.tar.xz": "1.2",
+    "alpha-1.3-2.zip": "1.3.post2",
+    "alpha-1.4-beta.tar.gz": "1.4b0",
+    "alpha-2004d.tar.gz": "2004d",
+    "alpha-1.5-py2.7.egg": "1.5",
+    "alpha-1.6.win32.exe": "1.6",
+    "alpha-1.7-1.noarch.rpm": "1.7",
+}
+
+
+@pytest.mark.parametrize("legacy", [True, False], ids=["both", "PEP 691 only"])
+def test_every_file_that_upstream_lists_is_served_under_its_name(
+    site: Site, dump: Dump, legacy: bool
+) -> None:
+    """Also those of kinds and versions that a strict parser refuses: what cannot be parsed does exist."""
+    data = "what is in it"
+    files = [
+        {
+            "filename": name,
+            "url": f"{site.url}/old/{name}",
+            "hashes": {"sha256": hashlib.sha256(data.encode()).hexdigest()},
+            "size": len(data),
+        }
+        for name in OLD_NAMES
+    ]
+    page = {"meta": {"api-version": "1.1"}, "name": "alpha", "files": files, "versions": []}
+    releases = {
+        version: [
+            {
+                "filename": name,
+                "url": f"{site.url}/old/{name}",
+                "digests": files[0]["hashes"],
+                "size": len(data),
+            }
+        ]
+        for name, version in OLD_NAMES.items()
+    }
+    document = {"info": {"name": "alpha", "version": "1.7"}, "releases": releases, "last_serial": 9}
+    site.faults(
+        {
+            "^/simple/alpha/": {"body": json.dumps(page), "type": JSON_TYPE},
+            "^/pypi/alpha/": {"body": json.dumps(document), "type": "application/json"} if legacy else 404,
+            "^/old/": {"body": data, "type": "application/octet-stream"},
+        }
+    )
+    dump.run("sync")
+    assert sorted(entry["filename"] for entry in dump.page("alpha")["files"]) == sorted(OLD_NAMES)
+    assert sorted(dump.page("alpha")["versions"]) == sorted(set(OLD_NAMES.values()))
+    assert dump.broken() == []
+
+
+def test_an_origins_own_newest_release_is_the_newest_that_an_installer_takes(origin: Origin) -> None:
+    for version in ("9.0", "10.0", "11.0rc1", "12.0"):
+        origin.release("beta", version)
+    origin.facts("beta", yanked={"12.0": "broken"})
+    origin.publish()
+    assert json.loads((origin.served / "pypi/beta/json").read_bytes())["info"]["version"] == "10.0"
 
 
 def test_hostile_documents_stay_in_their_place(origin: Origin, site: Site, dump: Dump) -> None:

@@ -14,15 +14,58 @@ from mirrorfleet.common.files import prune_empty_parents, replace_symlink, write
 from mirrorfleet.common.guards import BusyError, RefusedError, only_one, refuse_shrinking, require_free_space
 from mirrorfleet.common.log import set_up
 from mirrorfleet.common.progress import Snapshot, human_bytes, human_time, line
-from mirrorfleet.fetch.filters import is_excluded, kept_releases, newest_versions
+from mirrorfleet.fetch.filters import is_excluded, kept_releases
 from mirrorfleet.fetch.upstream import FetchError
 from mirrorfleet.fetch.upstream_root import parse_root
+from mirrorfleet.index.versions import newest_versions, release_of
 from mirrorfleet.index.wheels import NoMetadataError, sdist_metadata, wheel_metadata
 from mirrorfleet.sync.bandersnatch import retry_after
 
 
 def test_the_newest_versions_are_kept_by_pep_440() -> None:
     assert newest_versions(["1.9", "1.10", "1.2", "not a version", "2.0rc1"], 2) == {"2.0rc1", "1.10"}
+
+
+def test_what_an_installer_takes_unasked_is_always_kept() -> None:
+    assert newest_versions(["1.0", "2.0rc1", "2.0.dev1"], 1) == {"1.0"}
+    assert newest_versions(["1.0", "2.0"], 1, yanked={"2.0"}) == {"1.0"}
+    assert newest_versions(["1.0", "2.0", "3.0rc1"], 2, yanked={"2.0"}) == {"1.0", "3.0rc1"}
+    assert newest_versions(["2004d", "1.0", "0.9"], 2) == {"1.0", "0.9"}
+    assert newest_versions(["2004d", "2004e"], 1) == {"2004e"}
+    assert newest_versions(["1.0rc1"], 1) == {"1.0rc1"}
+    assert newest_versions([], 1) == set()
+
+
+@pytest.mark.parametrize(
+    ("filename", "version"),
+    [
+        ("twisted-17.4.tar.gz", "17.4"),
+        ("Twisted-17.1.0.tar.bz2", "17.1.0"),
+        ("Twisted-17.2.tgz", "17.2"),
+        ("Twisted-17.3.tar.xz", "17.3"),
+        ("Twisted-17.5-1.tar.gz", "17.5.post1"),
+        ("Twisted-16.0-beta.tar.gz", "16.0b0"),
+        ("Twisted-2004d.tar.gz", "2004d"),
+        ("Twisted-15-py2.7.egg", "15"),
+        ("Twisted-15.1-py2.7-win-amd64.egg", "15.1"),
+        ("Twisted-14.win32.exe", "14"),
+        ("Twisted-14.0.win-amd64-py2.7.msi", "14.0"),
+        ("Twisted-13.0-1.noarch.rpm", "13.0"),
+        ("Twisted-13.ZIP", "13"),
+        ("twisted-18.0-cp39-none-variant.x-y-z-q.whl", "18.0"),
+        ("twisted-1!2.0+local-py3-none-any.whl", "1!2.0+local"),
+        ("else-1.0.tar.bz2", "else-1.0"),
+        ("twisted.zip", "twisted"),
+    ],
+)
+def test_of_every_name_that_was_ever_listed_the_release_is_read(filename: str, version: str) -> None:
+    assert release_of(filename, "twisted") == version
+
+
+def test_a_project_of_several_words_ends_where_its_version_begins() -> None:
+    assert release_of("zope.interface-3.0-final.tgz", "zope-interface") == "3.0-final"
+    assert release_of("My_Project 1.0.tar.gz", "my-project") == "1.0"
+    assert release_of("foo-3.2.3-2.tar.gz", "foo") == "3.2.3.post2"
 
 
 @pytest.mark.parametrize(
@@ -54,6 +97,17 @@ def test_releases_kept_and_platforms_work_together() -> None:
     }
     assert kept_releases(releases, 1, ["windows"]) == {"2.0": [{"filename": "x-2.0.tar.gz"}]}
     assert kept_releases(releases, None, []) == releases
+    only_windows = releases | {"3.0": [{"filename": "x-3.0.exe"}]}
+    assert kept_releases(only_windows, 1, ["windows"]) == {"2.0": [{"filename": "x-2.0.tar.gz"}]}
+
+
+def test_a_yanked_release_is_kept_after_one_that_is_not() -> None:
+    releases = {
+        "1.0": [{"filename": "x-1.0.tar.gz", "yanked": False}],
+        "2.0": [{"filename": "x-2.0.tar.gz", "yanked": True}],
+    }
+    assert set(kept_releases(releases, 1, [])) == {"1.0"}
+    assert set(kept_releases(releases, 2, [])) == {"1.0", "2.0"}
 
 
 @pytest.mark.parametrize(("before", "removed"), [(10, 3), (2, 2), (1, 1), (100, 21)])

@@ -19,13 +19,14 @@ from urllib.parse import quote, urljoin
 from ..common.config import Config
 from ..common.files import regular_size, temporary_for, write_atomically
 from ..common.guards import refuse_shrinking, require_free_space
-from ..common.names import InvalidNameError, addressed_path, served_path, shown
+from ..common.names import InvalidNameError, addressed_path, file_name, served_path, shown
 from ..common.progress import Progress
 from ..index.project import BadDocumentError
+from ..index.versions import newest_versions, release_of
 from ..served.state import State
 from .fetched import Fetched, read_json
 from .filters import kept_releases
-from .local import local_document, local_projects, version_of
+from .local import local_document, local_projects
 from .upstream import SIMPLE_JSON, AbsentError, FetchError, Page, Upstream, upstream
 
 log = logging.getLogger(__name__)
@@ -55,7 +56,7 @@ def simple_to_releases(page: Page, name: str) -> tuple[Releases, dict[str, Any]]
     for item in document["files"]:
         try:
             filename, url = item["filename"], item["url"]
-            _, version = version_of(filename)
+            version = release_of(file_name(filename), name)
             digests = dict(item["hashes"])
         except (InvalidNameError, TypeError, KeyError, ValueError) as error:
             log.info("project %s: a file is left out: %s", name, shown(str(error)))
@@ -286,6 +287,9 @@ class Dump:
             selection.releases_kept,
             selection.platforms_excluded,
         )
+        info = document.get("info")
+        if isinstance(info, dict) and info.get("version") not in document["releases"]:
+            document["info"] = {**info, "version": next(iter(newest_versions(document["releases"], 1)), "")}
         if status.get("status"):
             document["project-status"] = {"status": status["status"], "reason": status.get("reason")}
         return document

@@ -5,7 +5,9 @@ from collections.abc import Iterable
 from typing import Any
 
 from packaging.utils import InvalidWheelFilename, parse_wheel_filename
-from packaging.version import InvalidVersion, Version
+from packaging.version import InvalidVersion
+
+from ..index.versions import newest_versions
 
 _FAMILIES = {
     "windows": (re.compile(r"win"), (".exe", ".msi")),
@@ -13,17 +15,6 @@ _FAMILIES = {
     "freebsd": (re.compile(r"freebsd"), ()),
     "linux": (re.compile(r"linux|manylinux|musllinux"), (".deb", ".rpm")),
 }
-
-
-def _order(version: str) -> tuple[bool, Version]:
-    try:
-        return True, Version(version)
-    except InvalidVersion:
-        return False, Version("0")
-
-
-def newest_versions(versions: Iterable[str], kept: int) -> set[str]:
-    return set(sorted(versions, key=_order, reverse=True)[:kept])
 
 
 def is_excluded(filename: str, platforms: Iterable[str]) -> bool:
@@ -40,10 +31,17 @@ def is_excluded(filename: str, platforms: Iterable[str]) -> bool:
 def kept_releases(
     releases: dict[str, list[dict[str, Any]]], releases_kept: int | None, platforms: Iterable[str]
 ) -> dict[str, list[dict[str, Any]]]:
-    versions = newest_versions(releases, releases_kept) if releases_kept else set(releases)
+    """Platforms first: a release of which nothing is left is none of the newest."""
     platforms = tuple(platforms)
-    return {
+    left = {
         version: [entry for entry in entries if not is_excluded(entry["filename"], platforms)]
         for version, entries in releases.items()
-        if version in versions
     }
+    if releases_kept is None:
+        return left
+    with_files = {version: entries for version, entries in left.items() if entries}
+    yanked = {
+        version for version, entries in with_files.items() if all(entry.get("yanked") for entry in entries)
+    }
+    newest = newest_versions(with_files, releases_kept, yanked)
+    return {version: entries for version, entries in left.items() if version in newest}

@@ -23,6 +23,7 @@ from packaging.version import InvalidVersion
 from ..common.files import entries
 from ..common.names import InvalidNameError, addressed_path, project_name
 from ..index.project import BadDocumentError
+from ..index.versions import newest_versions
 from ..index.wheels import NoMetadataError, headers, sdist_metadata, wheel_metadata
 from .fetched import read_json
 
@@ -93,19 +94,22 @@ def local_document(name: str, directory: Path) -> tuple[dict[str, Any], dict[str
         raise BadDocumentError(f"{directory}/project.json: must be an object")
     releases: dict[str, list[dict[str, Any]]] = {}
     sources: dict[str, Path] = {}
-    info: dict[str, Any] = {"name": name, "version": ""}
+    infos: dict[str, dict[str, Any]] = {}
     for path in sorted(p for p in directory.iterdir() if p.name.endswith((".whl", ".tar.gz", ".zip"))):
         version, entry = _entry(path, name, facts.get("yanked") or {})
         fields = entry.pop("fields")
         releases.setdefault(version, []).append(entry)
         sources[entry["url"][1:]] = path
-        info = {
+        infos[version] = {
             "name": fields.get("Name", name),
             "version": version,
             "requires_python": fields.get("Requires-Python"),
             "requires_dist": fields.get_all("Requires-Dist"),
             **{key: fields.get(header) for header, key in _INFO.items()},
         }
+    yanked = {version for version, files in releases.items() if all(file["yanked"] for file in files)}
+    newest = next(iter(newest_versions(releases, 1, yanked)), "")
+    info = infos.get(newest, {"name": name, "version": ""})
     document: dict[str, Any] = {"info": info, "releases": releases, "vulnerabilities": []}
     if "status" in facts:
         document["project-status"] = {"status": facts["status"], "reason": facts.get("reason")}

@@ -1,0 +1,88 @@
+"""Which release a file is of, and which releases are the newest: of every name that an index ever listed.
+
+Names are read by packaging (PEP 427, 440, 625) where it can; of what came before those, by what is left of the name
+when project and extension are taken off.
+"""
+
+import re
+from collections.abc import Collection, Iterable
+
+from packaging.utils import (
+    InvalidSdistFilename,
+    InvalidWheelFilename,
+    canonicalize_name,
+    parse_sdist_filename,
+    parse_wheel_filename,
+)
+from packaging.version import InvalidVersion, Version
+
+_ENDING = re.compile(
+    r"\.(tar(\.(gz|bz2|xz|Z|lzma))?|tgz|tbz2?|txz|zip|whl|egg|exe|msi|rpm|deb|dmg)$", re.IGNORECASE
+)
+# distutils' binaries: bdist_wininst and bdist_msi end with a platform, and maybe a Python.
+_PLATFORM = re.compile(
+    r"[.-](win32|win-amd64|win-arm32|win-arm64|linux-\w+|macosx[\w.-]+|darwin[\w.-]+)(-py\d(\.\d+)?)?$"
+)
+_EGG = re.compile(r"-py\d(\.\d+)?(-[\w.-]+)?$")
+_RPM = re.compile(r"-[^-]+\.(noarch|src|i[3-6]86|x86_64|aarch64)$")
+
+
+def release_of(filename: str, project: str) -> str:
+    """The version that a file of a project states: in its normal form where PEP 440 knows it, else as it is written."""
+    try:
+        if filename.endswith(".whl"):
+            name, version, *_ = parse_wheel_filename(filename)
+        else:
+            name, version = parse_sdist_filename(filename)
+        if name == project:
+            return str(version)
+    except (InvalidWheelFilename, InvalidSdistFilename, InvalidVersion):
+        pass
+    stem = _ENDING.sub("", filename)
+    for at in (found.start() for found in re.finditer("[-_ ]", stem)):
+        if canonicalize_name(stem[:at]) == project:
+            stated = _stated(stem[at + 1 :], filename.lower())
+            return _normal(stated) or stem
+    return stem
+
+
+def _stated(rest: str, filename: str) -> str:
+    if filename.endswith(".whl"):
+        return rest.partition("-")[0]
+    if filename.endswith(".egg"):
+        return _EGG.sub("", rest)
+    if filename.endswith(".rpm"):
+        return _RPM.sub("", rest)
+    return _PLATFORM.sub("", rest)
+
+
+def _normal(version: str) -> str:
+    try:
+        return str(Version(version))
+    except InvalidVersion:
+        return version
+
+
+def _order(version: str) -> tuple[bool, Version, str]:
+    try:
+        return True, Version(version), version
+    except InvalidVersion:
+        return False, Version("0"), version
+
+
+def _is_final(version: str) -> bool:
+    try:
+        return not Version(version).is_prerelease
+    except InvalidVersion:
+        return False
+
+
+def newest_versions(versions: Iterable[str], kept: int, yanked: Collection[str] = ()) -> set[str]:
+    """As many of the newest: first the one that an installer takes unasked, the newest final one that is not yanked;
+    then the newest of the others by PEP 440, and names that it does not know after all others."""
+    found = sorted(versions, key=_order, reverse=True)
+    first = next((one for one in found if _is_final(one) and one not in yanked), None)
+    if first is not None:
+        found.remove(first)
+        found.insert(0, first)
+    return set(found[:kept])
