@@ -1,6 +1,7 @@
 """The small parts: filters, guards, the upstream root, wheels, progress, backoff."""
 
 import io
+import json
 import logging
 import os
 import time
@@ -14,9 +15,12 @@ from mirrorfleet.common.files import prune_empty_parents, replace_symlink, write
 from mirrorfleet.common.guards import BusyError, RefusedError, only_one, refuse_shrinking, require_free_space
 from mirrorfleet.common.log import set_up
 from mirrorfleet.common.progress import Snapshot, human_bytes, human_time, line
+from mirrorfleet.fetch.dump import simple_to_releases
 from mirrorfleet.fetch.filters import is_excluded, kept_releases
-from mirrorfleet.fetch.upstream import FetchError
+from mirrorfleet.fetch.upstream import FetchError, Page
 from mirrorfleet.fetch.upstream_root import parse_root
+from mirrorfleet.index.pages import project_json
+from mirrorfleet.index.project import parse_project
 from mirrorfleet.index.versions import newest_versions, release_of
 from mirrorfleet.index.wheels import NoMetadataError, sdist_metadata, wheel_metadata
 from mirrorfleet.sync.bandersnatch import retry_after
@@ -60,6 +64,45 @@ def test_what_an_installer_takes_unasked_is_always_kept() -> None:
 )
 def test_of_every_name_that_was_ever_listed_the_release_is_read(filename: str, version: str) -> None:
     assert release_of(filename, "twisted") == version
+
+
+def listed(**values: Any) -> dict[str, Any]:
+    """What becomes of an entry of an upstream's page, as it would be served."""
+    entry = {
+        "filename": "x-1.0.tar.gz",
+        "url": "/packages/aa/bb/x-1.0.tar.gz",
+        "hashes": {"sha256": "ab" * 32},
+        "size": 1,
+    } | {key.replace("_", "-"): value for key, value in values.items()}
+    page = json.dumps({"name": "x", "files": [entry]}).encode()
+    releases, _ = simple_to_releases(
+        Page("application/json", page, "https://index.example.org/simple/x/"), "x"
+    )
+    project = parse_project({"last_serial": 1, "releases": releases}, "x")
+    (found,) = json.loads(project_json(project))["files"]
+    return dict(found)
+
+
+@pytest.mark.parametrize(
+    ("given", "served"),
+    [
+        ({"yanked": ""}, {"yanked": True}),
+        ({"yanked": True}, {"yanked": True}),
+        ({"yanked": "broken"}, {"yanked": "broken"}),
+        ({"yanked": False}, {"yanked": False}),
+        ({}, {"yanked": False}),
+        ({"hashes": {"sha256": "AB" * 32}}, {"hashes": {"sha256": "ab" * 32}}),
+        ({"upload_time": "2020-01-01T00:00:00Z"}, {"upload-time": "2020-01-01T00:00:00Z"}),
+        ({"upload_time": "2020-01-01T02:00:00+02:00"}, {"upload-time": "2020-01-01T00:00:00.000000Z"}),
+    ],
+)
+def test_every_value_of_an_upstreams_page_arrives(given: dict[str, Any], served: dict[str, Any]) -> None:
+    assert served.items() <= listed(**given).items()
+
+
+@pytest.mark.parametrize("time", ["2020-01-01T00:00:00", "2020-01-01", "x", None, 5])
+def test_a_time_that_does_not_say_where_it_is_one_is_none(time: Any) -> None:
+    assert "upload-time" not in listed(upload_time=time)
 
 
 def test_a_project_of_several_words_ends_where_its_version_begins() -> None:

@@ -57,8 +57,9 @@ def simple_to_releases(page: Page, name: str) -> tuple[Releases, dict[str, Any]]
         try:
             filename, url = item["filename"], item["url"]
             version = release_of(file_name(filename), name)
-            digests = dict(item["hashes"])
-        except (InvalidNameError, TypeError, KeyError, ValueError) as error:
+            # Hexadecimal is of either case.
+            digests = {kind: digest.lower() for kind, digest in item["hashes"].items()}
+        except (InvalidNameError, AttributeError, TypeError, KeyError, ValueError) as error:
             log.info("project %s: a file is left out: %s", name, shown(str(error)))
             continue
         yanked = item.get("yanked", False)
@@ -70,8 +71,9 @@ def simple_to_releases(page: Page, name: str) -> tuple[Releases, dict[str, Any]]
             "requires_python": item.get("requires-python"),
             "packagetype": "bdist_wheel" if filename.endswith(".whl") else "sdist",
             "upload_time_iso_8601": item.get("upload-time"),
-            "yanked": bool(yanked),
-            "yanked_reason": yanked if isinstance(yanked, str) else None,
+            # An empty text is yanked without a reason, as PEP 592's bare attribute.
+            "yanked": yanked is True or isinstance(yanked, str),
+            "yanked_reason": (yanked or None) if isinstance(yanked, str) else None,
             "core-metadata": item.get("core-metadata", item.get("dist-info-metadata", False)),
             "provenance": item.get("provenance"),
         }

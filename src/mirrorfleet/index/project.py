@@ -4,6 +4,7 @@ The document is `/pypi/NAME/json` as upstream serves it, with the additions our 
 `project-status` (PEP 792) for the project, `core-metadata` (PEP 714) and `provenance` (PEP 740) for a file.
 """
 
+import datetime
 import logging
 import re
 from collections.abc import Iterable
@@ -68,14 +69,23 @@ def clean_text(value: Any) -> str | None:
 
 
 def _upload_time(entry: dict[str, Any]) -> str | None:
+    """In UTC, as PEP 700 wants it; a time that does not say where it is one is none."""
     value = entry.get("upload_time_iso_8601")
-    if not isinstance(value, str) or not _TIME.fullmatch(value) or value == UNKNOWN_TIME:
+    if not isinstance(value, str) or value == UNKNOWN_TIME:
         return None
-    return value
+    if _TIME.fullmatch(value):
+        return value
+    try:
+        moment = datetime.datetime.fromisoformat(value)
+    except ValueError:
+        return None
+    if moment.tzinfo is None:
+        return None
+    return moment.astimezone(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
 def _yanked(entry: dict[str, Any]) -> str | bool:
-    if not entry.get("yanked"):
+    if not entry.get("yanked") and entry.get("yanked") != "":
         return False
     reason = entry["yanked"] if isinstance(entry["yanked"], str) else entry.get("yanked_reason")
     return clean_text(reason) or True
