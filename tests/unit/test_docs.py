@@ -165,6 +165,25 @@ def test_what_users_type_is_what_the_status_page_tells_and_the_tests_run(tmp_pat
     assert [line for line in typed if line not in told] == []
 
 
+def test_the_first_days_inventory_is_right_as_it_stands_there(tmp_path):
+    text = (ROOT / "docs/first-day.md").read_text()
+    files = re.findall(
+        r"`~/fleet/([\w./-]+\.yml)`[^`]*?(?:`[^`]+`[^`]*?)?:\n\n```yaml\n(.*?)^```", text, re.M | re.S
+    )
+    assert [name for name, _ in files] == [
+        "fleet.yml", "mirrors/one.example.org.yml", "mirrors/two.example.org.yml", "mirrors/three.example.org.yml",
+    ]  # fmt: skip
+    (tmp_path / "mirrors").mkdir()
+    for name, content in files:
+        (tmp_path / name).write_text(content)
+    done = subprocess.run(
+        [sys.executable, ROOT / "playbooks/check_inventory.py", tmp_path / "fleet.yml"],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+        env=os.environ | {"ANSIBLE_CONFIG": str(ROOT / "ansible.cfg")},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 @pytest.mark.parametrize("fleet", ["example", "sandbox"])
 def test_the_inventories_that_come_with_it_are_valid(fleet):
     """Nothing is told, and every record is a host."""
