@@ -249,6 +249,36 @@ def root(body: str, kind: str = "application/vnd.pypi.simple.v1+json") -> dict[s
     return {"body": body, "type": kind}
 
 
+def test_what_an_upstream_loses_of_others_is_none_of_ours(site: Site, mirror: Mirror) -> None:
+    """It lost all that this mirror does not select, and one of the three that it does."""
+    mirror.run("sync")
+    serials = {name: mirror.page(name)["meta"]["_last-serial"] for name in PROJECTS}
+
+    def named(*names: str) -> dict[str, Any]:
+        listed = [{"name": name, "_last-serial": serials.get(name, 1)} for name in names]
+        return {"^/simple/?$": root(json.dumps({"meta": {}, "projects": listed}))}
+
+    site.faults(named(*PROJECTS, *(f"other{n}" for n in range(20))))
+    mirror.run("sync")
+    site.faults(named(*PROJECTS[1:]))
+    assert mirror.run("sync")["removed"] == 1
+    assert mirror.names() == PROJECTS[1:]
+
+
+def test_what_upstream_lacks_in_every_run_is_believed_in_the_end(site: Site, mirror: Mirror) -> None:
+    mirror.run("sync")
+    mirror.configure(shrink_believed_after=3600)
+    left = {"meta": {}, "projects": [{"name": "alpha", "_last-serial": 1}]}
+    site.faults({"^/simple/?$": root(json.dumps(left))})
+    mirror.run("sync", expect=4)
+    assert "2 of 3 projects would disappear at once (beta, gamma-delta)" in mirror.log
+    assert "sync --allow-shrink" in mirror.log
+    mirror.configure(shrink_believed_after=0)
+    assert mirror.run("sync", expect=None)["removed"] == 2
+    assert mirror.names() == ["alpha"]
+    assert mirror.broken() == []
+
+
 def test_an_upstream_root_that_is_no_root_changes_nothing(site: Site, mirror: Mirror) -> None:
     mirror.run("sync")
     before = mirror.status()["last_success"]

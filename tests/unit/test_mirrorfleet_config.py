@@ -33,6 +33,7 @@ GOOD: dict[str, Any] = {
     "bandersnatch": {"program": "/opt/bandersnatch/current/bin/bandersnatch", "config": "/etc/b.conf"},
     "minimum_free_bytes": 1073741824,
     "maximum_shrink_share": 0.2,
+    "shrink_believed_after": 86400,
     "tries_before_set_aside": 3,
     "check_share_per_day": 0.02,
 }

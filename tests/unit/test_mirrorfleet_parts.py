@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from mirrorfleet.common.files import prune_empty_parents, replace_symlink, write_atomically
-from mirrorfleet.common.guards import BusyError, RefusedError, only_one, refuse_shrinking, require_free_space
+from mirrorfleet.common.guards import BusyError, RefusedError, Shrinking, only_one, require_free_space
 from mirrorfleet.common.log import set_up
 from mirrorfleet.common.progress import Snapshot, human_bytes, human_time, line
 from mirrorfleet.fetch.dump import simple_to_releases
@@ -153,15 +153,73 @@ def test_a_yanked_release_is_kept_after_one_that_is_not() -> None:
     assert set(kept_releases(releases, 2, [])) == {"1.0", "2.0"}
 
 
+class Memory(dict[str, Any]):
+    """What is remembered from run to run."""
+
+    def put(self, key: str, value: Any) -> None:
+        self[key] = value
+
+
 @pytest.mark.parametrize(("before", "removed"), [(10, 3), (2, 2), (1, 1), (100, 21)])
 def test_shrinking_too_much_is_refused(before: int, removed: int) -> None:
     with pytest.raises(RefusedError, match=f"{removed} of {before}"):
-        refuse_shrinking(before, removed, 0.2, "upstream")
+        Shrinking(0.2, 60).refuse(Memory(), before, {f"p{n}" for n in range(removed)}, "upstream")
 
 
 @pytest.mark.parametrize(("before", "removed"), [(10, 2), (2, 1), (0, 0), (1, 0), (100, 20)])
 def test_a_plausible_change_is_not(before: int, removed: int) -> None:
-    refuse_shrinking(before, removed, 0.2, "upstream")
+    memory = Memory()
+    Shrinking(0.2, 60).refuse(memory, before, {f"p{n}" for n in range(removed)}, "upstream")
+    assert memory == {}
+
+
+def test_what_upstream_lacks_for_long_enough_is_believed_whatever_the_clock_did(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    memory, gone, now = Memory(), {f"p{n}" for n in range(7)}, 1000.0
+    monkeypatch.setattr("mirrorfleet.common.guards.time.time", lambda: now)
+
+    def refused(leaving: set[str] = gone) -> str:
+        with pytest.raises(RefusedError) as error:
+            Shrinking(0.2, 60).refuse(memory, 10, leaving, "upstream")
+        return str(error.value)
+
+    assert "7 of 10 projects would disappear at once (p0, p1, p2, p3, p4, …)" in refused()
+    now = 1050
+    assert "believed from 1970-01-01 00:17 UTC on" in refused()
+    assert "sync --allow-shrink" in refused({*gone, "p8"})  # another one is doubted from now on
+    now = 1065
+    assert "8 of 10" in refused({*gone, "p8"})
+    now = 1111
+    Shrinking(0.2, 60).refuse(memory, 10, {*gone, "p8"}, "upstream")
+    assert memory["doubted"] == {}
+    # Noted by a clock that was ahead: doubted from now on, and no longer than that.
+    now = 9000
+    refused()
+    now = 2000
+    refused()
+    now = 2060
+    Shrinking(0.2, 60).refuse(memory, 10, gone, "upstream")
+
+
+def test_that_everything_is_gone_is_never_believed_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    memory = Memory()
+    for now in (0.0, 1e9):
+        monkeypatch.setattr("mirrorfleet.common.guards.time.time", lambda now=now: now)
+        with pytest.raises(RefusedError, match="3 of 3") as error:
+            Shrinking(0.2, 60).refuse(memory, 3, {"a", "b", "c"}, "upstream")
+        assert "believed" not in str(error.value)
+
+
+def test_projects_that_come_back_meanwhile_are_doubted_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    memory, now = Memory(), 0.0
+    monkeypatch.setattr("mirrorfleet.common.guards.time.time", lambda: now)
+    for now, leaving in ((0.0, {"a", "b", "c"}), (50.0, set()), (70.0, {"a", "b", "c"})):  # noqa: B007
+        if leaving:
+            with pytest.raises(RefusedError):
+                Shrinking(0.2, 60).refuse(memory, 10, leaving, "upstream")
+        else:
+            Shrinking(0.2, 60).refuse(memory, 10, leaving, "upstream")
 
 
 def test_too_little_space_is_refused(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from .guards import Shrinking
 from .log import without_credentials
 from .names import InvalidNameError, project_name
 
@@ -91,8 +92,13 @@ class Config:
     tries: int = bounded(1, 20, default=4)  # of one download within a run
     minimum_free_bytes: int = bounded(0, default=1 << 30)
     maximum_shrink_share: float = bounded(0, 1, default=0.2)
+    shrink_believed_after: float = bounded(0, default=86400)  # seconds
     tries_before_set_aside: int = bounded(1, default=3)
     check_share_per_day: float = bounded(0, 1, default=0.02)
+
+    @property
+    def shrinking(self) -> Shrinking:
+        return Shrinking(self.maximum_shrink_share, self.shrink_believed_after)
 
     @property
     def database(self) -> Path:

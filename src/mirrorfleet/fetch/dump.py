@@ -18,7 +18,7 @@ from urllib.parse import quote, urljoin
 
 from ..common.config import Config
 from ..common.files import regular_size, temporary_for, write_atomically
-from ..common.guards import refuse_shrinking, require_free_space
+from ..common.guards import require_free_space
 from ..common.names import InvalidNameError, addressed_path, file_name, served_path, shown
 from ..common.progress import Progress
 from ..index.project import BadDocumentError
@@ -325,7 +325,7 @@ class Dump:
 
     def _remove(self, present: set[str], selected: set[str], absent: set[str]) -> None:
         if not self._allow_shrink:
-            refuse_shrinking(len(present), len(absent), self._config.maximum_shrink_share, "upstream")
+            self._config.shrinking.refuse(self._state, len(present), absent, "upstream")
         deselected = present - selected
         with self._state.transaction():
             self._state.decide_leaving(deselected, "deselected")

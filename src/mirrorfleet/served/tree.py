@@ -26,7 +26,6 @@ from ..common.files import (
     sync_file_system,
     write_atomically,
 )
-from ..common.guards import refuse_shrinking
 from ..common.names import SIDECAR
 from ..index import pages
 from ..index.project import Project
@@ -215,7 +214,7 @@ class ServedTree:
         """The projects that left; refused when too many did without anybody having decided so."""
         if not allow_shrink:
             unexplained = gone - self._state.leaving().keys()
-            refuse_shrinking(known, len(unexplained), self._config.maximum_shrink_share, what)
+            self._config.shrinking.refuse(self._state, known, unexplained, what)
         return sorted(gone)
 
     def strays(self, known: Callable[[], Iterable[str]]) -> list[str]:

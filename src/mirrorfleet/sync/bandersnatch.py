@@ -12,7 +12,7 @@ import logging
 import time
 from dataclasses import asdict
 
-from ..common.guards import refuse_shrinking
+from ..common.guards import RefusedError
 from ..common.names import shown
 from ..fetch import supplement
 from ..fetch.bandersnatch import Client, Run
@@ -31,8 +31,6 @@ _DAY = 24 * _HOUR
 # Above both, failures are upstream's as a whole and no project's own.
 _FEW, _FEW_SHARE = 10, 0.05
 _ASKED = 200  # projects asked for one by one
-# A root smaller than this shrinks by a large share when one project leaves.
-_SMALL_ROOT = 10
 
 
 def retry_after(tries: int, allowed: int) -> float:
@@ -112,17 +110,16 @@ class BandersnatchSync:
                 self._state.begin_fetching(name, paths)
 
     def _let_leave(self, root: dict[str, int]) -> None:
-        before = int(self._state.get("root_size", 0))
         present = self._fetched.identities()[0].keys()
         deselected = {name for name in present if not self._config.selection.includes(name)}
         removed = present - deselected - self._serials.keys()
         if not self._context.allow_shrink:
-            share = self._config.maximum_shrink_share
-            # A small root may well lose a large share; what counts then is what we serve of it.
-            if not root or before > _SMALL_ROOT:
-                refuse_shrinking(max(before, 1), max(before - len(root), not root), share, self._index_url)
-            refuse_shrinking(len(present - deselected), len(removed), share, self._index_url)
-        self._state.put("root_size", len(root))
+            if not root:
+                raise RefusedError(
+                    f"{self._index_url}: names no project at all, so that everything would disappear"
+                )
+            # Of what is selected: what else an index loses is none of ours.
+            self._config.shrinking.refuse(self._state, len(present - deselected), removed, self._index_url)
         with self._state.transaction():
             self._state.decide_leaving(deselected, "deselected")
             self._state.decide_leaving(removed, "removed upstream")
