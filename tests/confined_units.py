@@ -15,11 +15,12 @@ MOST = 2.6
 
 
 def declared() -> set[str]:
-    """Of every role the units that it writes, changes or starts; of an instantiated one its template."""
+    """Of every role the units that it writes, changes or starts, not those that it only stops; of an instantiated one its
+    template."""
     found = set()
     for path in HOUSE.glob("roles/*/*/*.yml"):
         for item in _mappings(yaml.safe_load(path.read_text())):
-            if isinstance(item.get("name"), str) and {"state", "enabled"} & item.keys():
+            if isinstance(item.get("name"), str) and {"state", "enabled"} & item.keys() and not stops(item):
                 found.add(item["name"])
             if isinstance(item.get("path"), str):
                 found |= set(
@@ -28,6 +29,10 @@ def declared() -> set[str]:
                     else []
                 )
     return {name for name in found if name.endswith((".service", ".timer", ".path", ".socket"))}
+
+
+def stops(item: dict[str, Any]) -> bool:
+    return item.get("state") == "stopped" and item.get("enabled") is False
 
 
 def _mappings(node: Any) -> Iterator[dict[str, Any]]:

@@ -191,11 +191,13 @@ def revoke(config: Config) -> None:
     present = store.pair_at(store.PAIRS / "current")
     if present is None or not present.directory:
         return
+    # By the account that ordered it, wherever the next one is to come from.
+    account = client_folder(config | {"directory": present.directory})
     with tempfile.TemporaryDirectory(dir=STATE) as folder:
         shutil.chown(folder, USER, USER)
         leaf = Path(folder) / "certificate.pem"
         write(leaf, present.certificate.public_bytes(serialization.Encoding.PEM), 0o644)
-        options = ["-v", "-n", "-a", present.directory, "-c", str(client_folder(config))]
+        options = ["-v", "-n", "-a", present.directory, "-c", str(account)]
         run = as_client([UACME, *options, "revoke", str(leaf)])
     if run.returncode and "alreadyRevoked" not in run.stdout:
         raise failed("The certificate was not revoked", client_errors(run.stdout))
