@@ -15,8 +15,8 @@ MOST = 2.6
 
 
 def declared() -> set[str]:
-    """Of every role the units that it writes, changes or starts, not those that it only stops; of an instantiated one its
-    template."""
+    """Of every role the units that it writes, changes or starts, not those that it only stops; of an instantiated one
+    its template."""
     found = set()
     for path in HOUSE.glob("roles/*/*/*.yml"):
         for item in _mappings(yaml.safe_load(path.read_text())):
