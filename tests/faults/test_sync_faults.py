@@ -224,8 +224,7 @@ def test_a_quarantined_project_without_document_loses_its_files(
         "meta": serial,
     }
     site.faults({"^/simple/alpha/$": simple_page(origin, "alpha", **quarantined), "^/pypi/alpha/json$": 500})
-    mirror.run("sync", expect=1)
-    assert mirror.run("sync")["good"]
+    assert mirror.run("sync")["good"], "in the same run"
     assert mirror.files("alpha") == {}
     assert mirror.page("alpha")["project-status"] == quarantined["project-status"]
     assert not list(mirror.root.rglob("alpha-*.tar.gz"))
@@ -247,6 +246,32 @@ def test_a_cache_is_as_fresh_as_its_upstream_answers(origin: Origin, site: Site,
 
 def root(body: str, kind: str = "application/vnd.pypi.simple.v1+json") -> dict[str, str]:
     return {"body": body, "type": kind}
+
+
+@pytest.mark.parametrize("document", [404, 410, 200])
+def test_a_project_whose_releases_were_all_deleted_is_empty_in_the_same_run(
+    site: Site, mirror: Mirror, document: int
+) -> None:
+    """Its page says so; the document is gone, or still the old one."""
+    mirror.run("sync")
+    serials = {name: mirror.page(name)["meta"]["_last-serial"] for name in PROJECTS}
+    serials["alpha"] = max(serials.values()) + 1
+    listed = [{"name": name, "_last-serial": serial} for name, serial in serials.items()]
+    page = {"meta": {"api-version": "1.1", "_last-serial": serials["alpha"]}, "name": "alpha", "files": []}
+    faults: dict[str, Any] = {
+        "^/simple/?$": root(json.dumps({"meta": {}, "projects": listed})),
+        "^/simple/alpha/": root(json.dumps(page)),
+    }
+    if document != 200:
+        faults["^/pypi/alpha/json"] = document
+    site.faults(faults)
+    mirror.run("sync", expect=None)
+    assert mirror.page("alpha")["files"] == []
+    assert mirror.page("alpha")["meta"]["_last-serial"] == serials["alpha"]
+    assert mirror.names() == PROJECTS
+    assert mirror.broken() == []
+    site.faults({})
+    mirror.run("sync", expect=None)
 
 
 def test_what_an_upstream_loses_of_others_is_none_of_ours(site: Site, mirror: Mirror) -> None:

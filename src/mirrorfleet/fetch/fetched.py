@@ -73,7 +73,7 @@ class Fetched:
             additions = self._additions(name)
             if not self._by_bandersnatch:
                 project = parse_project(document, name)
-            elif additions.get("status") == "quarantined":
+            elif additions.get("status") == "quarantined" or additions.get("emptied"):
                 # Its files may never be had again, and must not stay.
                 project = parse_project(document, name, only=())
             else:

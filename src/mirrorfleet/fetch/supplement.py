@@ -31,10 +31,14 @@ def extract(document: Any) -> dict[str, Any]:
     if isinstance(status, dict) and status.get("status") in STATUSES and status["status"] != "active":
         found["status"] = status["status"]
         found["reason"] = clean_text(status.get("reason"))
+    files = document.get("files")
+    if files == []:
+        # All releases were deleted; the document may be gone as well, and then nobody else says so.
+        found["emptied"] = True
+    if found:
         meta = document.get("meta")
         serial = meta.get("_last-serial") if isinstance(meta, dict) else None
         found["serial"] = serial if type(serial) is int else 0
-    files = document.get("files")
     provenance = {
         entry["filename"]: url
         for entry in (files if isinstance(files, list) else ())
@@ -53,7 +57,7 @@ def apply(project: Project, additions: dict[str, Any]) -> Project:
     status = additions.get("status", project.status)
     return replace(
         project,
-        files=() if status == "quarantined" else files,
+        files=() if status == "quarantined" or additions.get("emptied") else files,
         status=status,
         serial=max(project.serial, additions.get("serial", 0)),
         status_reason=additions.get("reason", project.status_reason),

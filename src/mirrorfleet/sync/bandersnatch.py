@@ -185,11 +185,11 @@ class BandersnatchSync:
             self._client.sync(names)
 
     def _supplement(self) -> None:
-        """Status and provenance of what changed, and of what could not be asked for or fetched before."""
+        """Status and provenance of what changed, and of what could not be asked for or fetched, now or before."""
         if not self._config.supplement:
             return
         present = self._fetched.identities()[0].keys()
-        before = {*self._state.get("supplement_again", []), *self._state.troubles()}
+        before = {*self._state.get("supplement_again", []), *self._state.troubles(), *self._behind()}
         names = sorted((before & present) | set(Publisher(self._config, self._state).changed()))
         failed = asyncio.run(
             supplement.fetch(self._config, names, self._fetched.supplement, self._context.progress)
