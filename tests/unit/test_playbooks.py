@@ -283,9 +283,12 @@ def test_the_first_monitor_that_sees_the_trusted_index_is_asked(
 def lonely(fleet: Fleet) -> Fleet:
     """The local fleet, of which each host refuses at once."""
     for path in (fleet.inventory / "host_vars").glob("*.yml"):
-        path.write_text(
-            path.read_text() + "\nansible_host: 127.0.0.1\nansible_port: 1\nansible_ssh_retries: 0\n"
+        own = "".join(line for line in path.open() if not line.startswith("ansible_"))
+        # Of a fleet that does not run there is no SSH configuration.
+        refusing = (
+            "ansible_host: 127.0.0.1\nansible_port: 1\nansible_ssh_retries: 0\nansible_ssh_common_args: ''\n"
         )
+        path.write_text(own + refusing)
     return fleet
 
 
