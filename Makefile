@@ -9,8 +9,9 @@ BIN := .venv/bin
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 say = printf '\033[1m==> %s\033[0m\n' "$(1)"
 
-# What a control node needs from Debian, with containers for the local fleet.
-DEBIAN_PACKAGES := python3-venv openssh-client podman crun runc netavark aardvark-dns iptables nftables mmdebstrap uidmap
+# What a control node needs from Debian; and for the local fleet, containers.
+DEBIAN_PACKAGES := python3-venv openssh-client
+SANDBOX_DEBIAN_PACKAGES := podman crun runc netavark aardvark-dns iptables nftables mmdebstrap uidmap
 # The tools that tests call (minisign and signify-openbsd verify the signed list, bind9-utils has named-checkzone for its
 # zone fragment, chromium looks at its pages).
 TESTS_DEBIAN_PACKAGES := git openssl rsync minisign signify-openbsd bind9-utils chromium fonts-dejavu-core
@@ -24,15 +25,20 @@ help:  ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 # ------------------------------------------------------------------------------------------------ set-up
-.PHONY: setup setup-tests
-setup: build/.debian-packages build/.venv build/.collections  ## install what the control node and the local fleet need
+.PHONY: setup setup-sandbox setup-tests
+setup: build/.debian-packages build/.venv build/.collections  ## install what the control node of a real fleet needs
 
-setup-tests: setup build/promtool build/prometheus build/amtool build/.venv-tests build/.clients  ## and what lint, tests and benchmarks need
+setup-sandbox: setup build/.debian-packages-sandbox  ## and what the local fleet needs
+
+setup-tests: setup-sandbox build/promtool build/prometheus build/amtool build/.venv-tests build/.clients  ## and what lint, tests and benchmarks need
 
 build/.debian-packages: PACKAGES = $(DEBIAN_PACKAGES)
+build/.debian-packages-sandbox: PACKAGES = $(SANDBOX_DEBIAN_PACKAGES)
 build/.debian-packages-tests: PACKAGES = $(TESTS_DEBIAN_PACKAGES)
-build/.debian-packages-tests: | build/.debian-packages
-build/.debian-packages build/.debian-packages-tests: Makefile
+# One apt at a time.
+build/.debian-packages-sandbox: | build/.debian-packages
+build/.debian-packages-tests: | build/.debian-packages-sandbox
+build/.debian-packages build/.debian-packages-sandbox build/.debian-packages-tests: Makefile
 	@mkdir -p build
 	missing=$$(for p in $(PACKAGES); do
 	    dpkg-query -W -f '$${Status}' $$p 2>/dev/null | grep -q 'ok installed' || echo $$p; done)
@@ -89,7 +95,7 @@ lock: build/.venv-tests  ## write the hash-locked requirement files anew (UPGRAD
 
 # ---------------------------------------------------------------------------------------------- the demo
 .PHONY: demo demo-page demo-down
-demo: setup  ## a local fleet, provisioned, synced, published and used by pip and uv
+demo: setup-sandbox  ## a local fleet, provisioned, synced, published and used by pip and uv
 	@playbooks/demo.sh up
 
 demo-page:  ## its status page, in a browser of this machine

@@ -9,7 +9,7 @@ from typing import Any
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 from plugin_utils.filters import as_filter
-from plugin_utils.told import line
+from plugin_utils.told import line, of_ssh
 
 REACHING = "SSH and Python"
 
@@ -64,12 +64,20 @@ def _lines(host: str, what: str, result: dict[str, Any]) -> list[str]:
     said = next((str(result[word]).strip() for word in words if result.get(word)), "")
     if not said:
         said = f"the check gave no answer, but {str(result)[:500]}"
-    if _unreachable(result):
+    if _unreachable(result) and "Host key verification failed" in said:
+        allowed = "a host whose key this account knows (known_hosts)"
+        next_step = f"log in once, compare the key that it shows with the host's, and say yes: ssh {host}"
+    elif _unreachable(result):
         allowed, next_step = "a host that answers by SSH", f"try: ansible {host} -m ansible.builtin.ping"
     else:
         allowed = "a login with sudo, or root, and Python 3.11 or newer"
         next_step = f"try: ansible {host} -b -m ansible.builtin.ping (--ask-become-pass where sudo asks)"
-    problem = {"key": what, "problem": said.splitlines()[-1], "allowed": allowed, "next_step": next_step}
+    problem = {
+        "key": what,
+        "problem": of_ssh(said.splitlines()[-1]).rstrip("."),
+        "allowed": allowed,
+        "next_step": next_step,
+    }
     return [_line(host, problem)]
 
 

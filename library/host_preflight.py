@@ -488,13 +488,17 @@ def check_public(name: str, answers: set[str], private: list[str] | None) -> Pro
     ]
     if private is None or not refused:
         return []
-    around = ipaddress.ip_network((refused[0], 64 if refused[0].version == 6 else 24), strict=False)
+    # Those that are named already among them, for it is what shall stand there.
+    around = {
+        str(ipaddress.ip_network((one, 64 if one.version == 6 else 24), strict=False)) for one in refused
+    }
+    wanted = ", ".join(f'"{one}"' if ":" in one else one for one in [*private, *sorted(around)])
     return [
         problem(
             f"name {name}",
             f"resolves to {', '.join(map(str, refused))}, which is no public address, and monitors refuse it",
             f"public addresses, and those in private_networks of fleet.yml ({', '.join(private) or 'none so far'})",
-            f"correct DNS; for a fleet within a network of its own say private_networks: [{around}]",
+            f"correct DNS; for a fleet within a network of its own say private_networks: [{wanted}]",
         )
     ]
 

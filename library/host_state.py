@@ -406,7 +406,7 @@ def remember(state: str, drift: Drift) -> None:
     """Before anything is changed: what is about to be, as it was found the first time. host_undo brings it back."""
     journal = os.path.join(found_path(state), "journal.json")
     known: dict[str, Item] = json.loads(read_file(journal)) if lstat(journal) else {}
-    now = known | {"packages": packages_of_ours(known.get("packages", {}), drift)}
+    now = known | {"packages": what_came_along(known.get("packages", {}), drift)}
     for entry in drift:
         key = f"{entry['kind'] if entry['kind'] in REMEMBERED else 'path'} {entry['name']}"
         if key in known or entry["kind"] in {"handler", "firewall"} or entry["name"] == "dpkg":
@@ -426,14 +426,16 @@ def remember(state: str, drift: Drift) -> None:
     os.replace(beside(journal), journal)
 
 
-def packages_of_ours(known: Item, drift: Drift) -> Item:
-    """What came along with packages of ours: what a later check finds that was not there before they were installed."""
+def what_came_along(known: Item, drift: Drift) -> Item:
+    """With packages of ours: packages and accounts that a later check finds, and that were not there before."""
     came, before = set(known.get("came", [])), known.get("before", [])
     due = any(entry["kind"] == "package" for entry in drift)
     if before or due:
-        installed = installed_packages()
-        came |= set(installed) - set(before or installed)
-        before = installed if due else []
+        there = {f"package {name}" for name in installed_packages()}
+        there |= {f"user {entry.pw_name}" for entry in pwd.getpwall()}
+        there |= {f"group {entry.gr_name}" for entry in grp.getgrall()}
+        came |= there - set(before or there)
+        before = sorted(there) if due else []
     return {"came": sorted(came), "before": before}
 
 

@@ -64,6 +64,7 @@ def stop_units(names: list[str]) -> None:
         run("systemctl", "stop", pattern, needed=False)
         run("systemctl", "disable", name, needed=False)
         run("systemctl", "unmask", name, needed=False)
+        Path(f"/var/lib/systemd/timers/stamp-{name}").unlink(missing_ok=True)
 
 
 def restore_paths(paths: dict[str, dict[str, Any]], found: Path, keep: list[str]) -> None:
@@ -107,7 +108,7 @@ def remove_packages(journal: Journal) -> list[str]:
     """Those that were installed for the fleet, and what came with them and nobody else depends on."""
     named = {name for name, facts in of(journal, "package").items() if facts.get("state") == "absent"}
     there = set(run("dpkg-query", "--show", "--showformat=${Package}\n").split())
-    ours = (named | set(journal["packages"]["came"])) & there
+    ours = (named | came_along(journal, "package")) & there
     if not ours:
         return []
     # What others only recommend or suggest does not keep it: it came with ours.
@@ -124,13 +125,18 @@ def remove_packages(journal: Journal) -> list[str]:
     return sorted(leaving)
 
 
+def came_along(journal: Journal, kind: str) -> set[str]:
+    words = (entry.split(" ") for entry in journal["packages"]["came"])
+    return {name for found, name in words if found == kind}
+
+
 def remove_accounts(journal: Journal) -> None:
-    for name, facts in of(journal, "user").items():
-        if facts.get("state") == "absent" and run("getent", "passwd", name, needed=False):
-            run("userdel", name)
-    for name, facts in of(journal, "group").items():
-        if facts.get("state") == "absent" and run("getent", "group", name, needed=False):
-            run("groupdel", name)
+    """Those that were made for the fleet, and those of packages that left, which leave them."""
+    for kind, table, remove_one in (("user", "passwd", "userdel"), ("group", "group", "groupdel")):
+        made = {name for name, facts in of(journal, kind).items() if facts.get("state") == "absent"}
+        for name in sorted(made | came_along(journal, kind)):
+            if run("getent", table, name, needed=False):
+                run(remove_one, name, needed=name in made)
 
 
 def restore_units(units: dict[str, dict[str, Any]]) -> None:

@@ -72,6 +72,13 @@ class Answer:
         return bool(re.fullmatch(r"[0-9]{1,18}", self.headers.get("X-PyPI-Last-Serial") or ""))
 
 
+# What a mirror can do instead, where its own mode does not work and another does.
+WAY_OUT = {
+    "cache": "set mirror_mode: cache",
+    "origin": "let an origin of the fleet copy from it (origins, in fleet.yml) and name that one",
+}
+
+
 def ask_pip(python: str) -> dict[str, Any]:
     """The index that a pip uses."""
     next_step = "install pip there, or name the index: index_url"
@@ -414,7 +421,9 @@ def result_of(params: dict[str, Any]) -> dict[str, Any]:
                 "key": "upstream",
                 "problem": f"{index.url}: {reason}",
                 "allowed": f"an upstream that mode {params['mode']} can use",
-                "next_step": f"name another upstream, or use a mode that works here: {', '.join(working)}",
+                "next_step": ", or ".join(
+                    ["name another upstream", *(WAY_OUT[mode] for mode in working if mode in WAY_OUT)]
+                ),
             }
         )
     return result

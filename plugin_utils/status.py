@@ -471,7 +471,7 @@ def _known(found: Any) -> dict[str, Any] | None:
 def _reasons(what: str, names: Iterable[str], standings: Mapping[str, Any], most: int = 10) -> Iterator[str]:
     names = sorted(names)
     for name in names[:most]:
-        one = _mapping(standings.get(name)) or {"reason": "the list no longer has it"}
+        one = _mapping(standings.get(name)) or {"reason": "retired, or its record is gone"}
         then = f"; {one['next']}" if one.get("next") else ""
         yield printable(f"{what}: {name}: {one.get('reason') or 'no reason given'}{then}").join(("  ", ""))
     if len(names) > most:

@@ -149,7 +149,8 @@ def _failures(ended: Mapping[str, Failure]) -> Iterator[str]:
         else:
             on = f" on {printable(failure.on, 80)}" if failure.on else ""
             how = f"{who} failed" + (f" at {failure.task!r}{on}" if failure.task else "")
-        said = [printable(line) for line in failure.said.splitlines() if line.strip()]
+        # Whole, with what to do next at its end.
+        said = [printable(line, 1000) for line in failure.said.splitlines() if line.strip()]
         yield f"  {how}" + (f": {said[0]}" if said else "")
         yield from (f"    {line}" for line in said[1:MOST])
         if len(said) > MOST:

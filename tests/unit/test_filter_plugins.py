@@ -183,3 +183,18 @@ def test_nonsense_is_refused_with_words(name: str, value: Any) -> None:
         FILTERS[name](value, *([value] * len(required)))
     except AnsibleFilterError as error:
         assert str(error)
+
+
+@pytest.mark.parametrize(
+    ("said", "next_step"),
+    [
+        ("Host key verification failed.", "ssh one"),
+        ("Permission denied (publickey).", "ansible one -m ansible.builtin.ping"),
+    ],
+)
+def test_of_a_host_that_ssh_does_not_reach_preflight_says_what_to_try(said: str, next_step: str) -> None:
+    result = {"unreachable": True, "msg": f"Task failed: Failed to connect to the host via ssh: {said}"}
+    (line,) = FILTERS["preflight_report"]([], ["one"], [result], [{}], [{}])
+    assert said.rstrip(".") in line and "Task failed" not in line
+    assert line.rstrip(".").endswith(next_step)
+    assert ".." not in line

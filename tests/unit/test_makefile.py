@@ -37,6 +37,13 @@ def test_the_demo_installs_what_it_needs_and_nothing_of_the_tests(dry_run) -> No
     assert not set(OF_TESTS) & set(words)
 
 
+def test_the_control_node_of_a_real_fleet_gets_no_containers(dry_run) -> None:
+    """Of whoever has no sudo it is asked for nothing that only the local fleet needs."""
+    words = set(dry_run("setup"))
+    assert {"python3-venv", "openssh-client", "requirements/playbooks.txt"} <= words
+    assert not {*OF_TESTS, "podman", "mmdebstrap", "nftables", "uidmap"} & words
+
+
 @pytest.mark.parametrize(
     "target", ["setup-tests", "lint", "unit", "test-quick", "test-long", "test", "picture"]
 )

@@ -281,16 +281,26 @@ def test_a_kernel_that_knows_no_ipv6(root: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("private", "refused"),
-    [(None, False), ([], True), (["10.0.0.0/8"], False), (["10.1.0.0/16", "fd00::/8"], True)],
+    ("private", "wanted"),
+    [
+        (None, ""),
+        ([], "[10.0.0.0/24]"),
+        (["10.0.0.0/8"], ""),
+        (["10.1.0.0/16", "fd00::/8"], '[10.1.0.0/16, "fd00::/8", 10.0.0.0/24]'),
+    ],
 )
-def test_names_that_monitors_would_refuse(private: list[str] | None, refused: bool) -> None:
+def test_names_that_monitors_would_refuse(private: list[str] | None, wanted: str) -> None:
     found = host_preflight.check_names(["10.0.0.5"], ["10.0.0.5"], private)
-    assert bool(found) == refused
+    assert bool(found) == bool(wanted)
     for problem in found:
         assert "10.0.0.5, which is no public address" in problem["problem"]
         assert "private_networks of fleet.yml" in problem["allowed"]
-        assert "private_networks: [10.0.0.0/24]" in problem["next_step"]
+        assert f"private_networks: {wanted}" in problem["next_step"]
+
+
+def test_what_shall_stand_in_private_networks_is_told_at_once_for_both_families() -> None:
+    (problem,) = host_preflight.check_public("a.example.org", {"10.0.0.5", "fd00::5"}, [])
+    assert problem["next_step"].endswith('private_networks: [10.0.0.0/24, "fd00::/64"]')
 
 
 def test_files_that_the_operator_keeps(tmp_path: Path) -> None:

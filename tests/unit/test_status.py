@@ -392,7 +392,7 @@ def test_who_joined_and_who_left_and_why() -> None:
         "The list had 3 mirrors and has 2 now.",
         "  joined: d",
         "  left: b: held: being updated; is looked at again",
-        "  left: c: the list no longer has it",
+        "  left: c: retired, or its record is gone",
         "  not listed: e: awaits an audit",
     ]
 
