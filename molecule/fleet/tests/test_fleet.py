@@ -385,6 +385,10 @@ def test_a_killed_update_leaves_its_mirror_off_the_list_and_the_next_one_complet
 def test_a_host_that_does_not_answer_does_not_hide_the_other_problems():
     # One address that nobody has, and one that holds a host whose key nobody has vouched for.
     lost, stranger = add_mirror("mirror8", 18), add_mirror("mirror9", 19, disk="300m")
+    for (_, variables), address in ((lost, 18), (stranger, 19)):
+        variables.write_text(
+            f"{variables.read_text()}ansible_host: 10.89.99.{address}\nansible_user: fleet\n"
+        )
     try:
         run = playbook("preflight", "--limit", "mirror8,mirror9,mirror1")
     finally:
@@ -394,6 +398,8 @@ def test_a_host_that_does_not_answer_does_not_hide_the_other_problems():
     assert "Nothing was changed. To be mended first:" in run.output
     told = [line for line in run.output.splitlines() if re.match(r" *mirror[0-9]: SSH and Python", line)]
     assert {re.search(r"mirror[0-9]", line)[0] for line in told} == {"mirror8", "mirror9"}
+    (unknown,) = [line for line in told if "Host key verification failed" in line]
+    assert "say yes: ssh mirror9" in unknown
 
 
 def test_a_bad_bandersnatch_pin_is_taken_back(client, tmp_path):
