@@ -159,7 +159,6 @@ apt-get -qq update
 DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends nftables >&2
 cat >/etc/systemd/system/wiki.service <<'UNIT'
 [Service]
-DynamicUser=yes
 ExecStart=/usr/bin/python3 -m http.server --bind :: 8080
 [Install]
 WantedBy=multi-user.target
