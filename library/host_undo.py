@@ -92,6 +92,14 @@ def remove(path: Path) -> None:
         shutil.rmtree(path)
 
 
+def remove_empty_parents(path: Path) -> None:
+    """Folders that a program made for what is removed, but none at the top of the tree, as /var and /opt."""
+    for parent in path.parents:
+        if len(parent.parts) <= 2 or not parent.is_dir() or any(parent.iterdir()):
+            return
+        parent.rmdir()
+
+
 def restore_firewall(found: Path) -> None:
     saved = found / "firewall.nft"
     if saved.exists() and shutil.which("nft", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"):
@@ -164,6 +172,7 @@ def undo(state: Path, keep: list[str], also: list[str]) -> dict[str, Any]:
     for path in also:
         if not any(kept == path or kept.startswith(f"{path}/") for kept in keep):
             remove(Path(path))
+            remove_empty_parents(Path(path))
     if any(path.startswith(CERTIFICATES) for path in paths):
         run("update-ca-certificates", "--fresh")
     run("systemctl", "daemon-reload")
