@@ -11,12 +11,12 @@ from typing import Any, NoReturn
 from ansible import constants, context
 from ansible.errors import AnsibleParserError
 from ansible.plugins.inventory import BaseInventoryPlugin
-from ansible.template import trust_as_template
 from ansible.utils.display import Display
 
 # Ansible loads a plugin file by itself, not as part of a package: what plugins share has to be put in reach.
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 from plugin_utils import inventory, old_form, wiring
+from plugin_utils.filters import trusted
 from plugin_utils.rules import Fleet
 from plugin_utils.told import lines
 
@@ -58,15 +58,6 @@ def _alone() -> bool:
     """Whether no other plugin reads inventories."""
     enabled: list[str] = constants.config.get_config_value("INVENTORY_ENABLED")
     return enabled == [InventoryModule.NAME]
-
-
-def trusted(value: Any) -> Any:
-    """What is ours, as templates."""
-    if isinstance(value, dict):
-        return {key: trusted(one) for key, one in value.items()}
-    if isinstance(value, list):
-        return [trusted(one) for one in value]
-    return trust_as_template(value) if isinstance(value, str) else value
 
 
 class InventoryModule(BaseInventoryPlugin):  # type: ignore[misc]

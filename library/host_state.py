@@ -648,6 +648,7 @@ def load_on_trial(request: Item) -> Item:
     state, firewall = request["state_directory"], request["firewall"]
     former = former_ruleset(state)
     with alone():
+        closing = [chain for chain in firewall["opens"] if closes(chain)]
         run(["systemctl", "stop", f"{TRIAL}.timer"])
         if lstat(former) is None:  # of several trials in a row the first knows
             os.makedirs(state, 0o700, exist_ok=True)
@@ -655,7 +656,7 @@ def load_on_trial(request: Item) -> Item:
                 for table in firewall["tables"]:
                     live = run(["nft", "--stateless", "list", "table", *table.split()])
                     stream.write(f"table {table} {{}}\ndelete table {table}\n{live.stdout}")
-                for chain in filter(closes, firewall["opens"]):
+                for chain in closing:
                     rules = run(["nft", "--stateless", "list", "chain", *chain.split()]).stdout
                     # Declared first: it may be gone by then.
                     head = re.sub(r"^\t\t(?!type ).*\n", "", rules, flags=re.MULTILINE)
@@ -681,7 +682,7 @@ def load_on_trial(request: Item) -> Item:
             raise HostError(f"systemd-run: {armed.stderr.strip()}; the firewall was not changed")
         opened = "".join(
             "flush chain {0} {1} {2}\nadd chain {0} {1} {2} {{ policy accept; }}\n".format(*chain.split())
-            for chain in filter(closes, firewall["opens"])
+            for chain in closing
         )
         loaded = run(["nft", "-f", "-"], firewall["ruleset"] + opened)
         if loaded.returncode != 0:

@@ -27,14 +27,14 @@ class UndoError(Exception):
     """A step failed; what was done before it stays done, and a second run goes on."""
 
 
-def run(*command: str, needed: bool = True, text: str | None = None) -> str:
+def run(*command: str, needed: bool = True) -> str:
     environment = os.environ | {
         "PATH": f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/bin:/sbin:/bin",
         "DEBIAN_FRONTEND": "noninteractive",
         "LC_ALL": "C.UTF-8",
     }
     done = subprocess.run(
-        command, input=text, capture_output=True, text=True, check=False, env=environment, timeout=LONGEST
+        command, capture_output=True, text=True, check=False, env=environment, timeout=LONGEST
     )
     if needed and done.returncode != 0:
         raise UndoError(f"{' '.join(command[:3])}: {(done.stderr or done.stdout).strip()[-500:]}")
@@ -168,7 +168,7 @@ def undo(state: Path, keep: list[str], also: list[str]) -> dict[str, Any]:
     journal: Journal = json.loads((found / "journal.json").read_text())
     paths, units = of(journal, "path"), of(journal, "unit")
     stop_units(our_units(paths, units))
-    restore_paths({path: paths[path] for path in paths}, found, keep)
+    restore_paths(paths, found, keep)
     for path in also:
         if not any(kept == path or kept.startswith(f"{path}/") for kept in keep):
             remove(Path(path))

@@ -39,7 +39,7 @@ class _Hidden:
     """A value that is vaulted, or of another tag: not ours to look into."""
 
 
-class _Loader(inputs.LOADER):  # type: ignore[misc]
+class _Loader(inputs.LOADER):  # type: ignore[misc]  # one of two, as the machine has it
     """YAML as Ansible reads it, but for what it decrypts."""
 
 

@@ -1,7 +1,7 @@
 """The door between Ansible and our pure functions.
 
 Ansible hands filters tagged and lazy subclasses of str, int, dict and list. `plain` turns them into the builtin types
-once, at the door, so that no check behind it can be fooled by (or leak) Ansible's own types.
+once, at the door, so that no check behind it can be fooled by (or leak) Ansible's own types. `trusted` is the way back.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ansible.errors import AnsibleFilterError
+from ansible.template import trust_as_template
 from jinja2 import Undefined
 
 from plugin_utils.values import MAX_DEPTH, MAX_TEXT, MAX_VALUES, BadValueError, shown
@@ -98,3 +99,12 @@ def plain(value: Any) -> Any:
         return str.__str__(key)
 
     return copy(value, 0)
+
+
+def trusted(value: Any) -> Any:
+    """What is ours, as templates."""
+    if isinstance(value, dict):
+        return {key: trusted(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [trusted(one) for one in value]
+    return trust_as_template(value) if isinstance(value, str) else value

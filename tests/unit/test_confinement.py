@@ -16,6 +16,7 @@ from ansible.template import Templar, trust_as_template
 from confined_units import HOUSE, MOST, declared, exceptions
 
 from plugin_utils import wiring
+from plugin_utils.filters import trusted
 
 # Of Debian's own units what counts here; the scenarios count the whole.
 DEBIAN = {
@@ -25,14 +26,6 @@ DEBIAN = {
     "prometheus-node-exporter": "User=prometheus\n",
 }
 STARTED = {"apt-daily.timer": "apt-daily.service", "apt-daily-upgrade.timer": "apt-daily-upgrade.service"}
-
-
-def trusted(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: trusted(entry) for key, entry in value.items()}
-    if isinstance(value, list):
-        return [trusted(entry) for entry in value]
-    return trust_as_template(value) if isinstance(value, str) else value
 
 
 def items() -> dict[str, tuple[Path, dict[str, Any]]]:

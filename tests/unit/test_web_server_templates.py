@@ -21,6 +21,8 @@ from ansible.template import Templar, trust_as_template
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from plugin_utils.filters import trusted
+
 ROOT = Path(__file__).resolve().parents[2]
 NGINX, ROLE, DOCUMENTS = (ROOT / f"roles/{name}" for name in ("nginx", "web_server", "document_server"))
 PASS = {
@@ -50,14 +52,6 @@ VARIANTS = [
 ] + [pytest.param("Debian-13", EVERYTHING | {"nginx_http3": True}, id="Debian-13-http3")]
 
 Directive = dict[str, Any]
-
-
-def trusted(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: trusted(entry) for key, entry in value.items()}
-    if isinstance(value, list):
-        return [trusted(entry) for entry in value]
-    return trust_as_template(value) if isinstance(value, str) else value
 
 
 def load(path: Path) -> Any:

@@ -147,6 +147,7 @@ def story(role):
     look("renewed by the operator")
     keep("forgotten", {name: (pair(*of)[0], renewed[name][1]) for name, of in names.items()})
     for host in hosts:
+        # It refuses the pair, and ends as failed.
         host.shell.check_output("systemctl start mirror-certificate@provided.service || true")
         host.shell.check_output("systemctl restart probe.service")
     look("forgotten")

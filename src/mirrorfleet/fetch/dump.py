@@ -22,7 +22,7 @@ from ..common.guards import require_free_space
 from ..common.names import InvalidNameError, addressed_path, file_name, served_path, shown
 from ..common.progress import Progress
 from ..index.project import BadDocumentError
-from ..index.versions import newest_versions, release_of
+from ..index.versions import newest_releases, release_of
 from ..served.state import State
 from .fetched import Fetched, read_json
 from .filters import kept_releases
@@ -291,7 +291,7 @@ class Dump:
         )
         info = document.get("info")
         if isinstance(info, dict) and info.get("version") not in document["releases"]:
-            document["info"] = {**info, "version": next(iter(newest_versions(document["releases"], 1)), "")}
+            document["info"] = {**info, "version": next(iter(newest_releases(document["releases"], 1)), "")}
         if status.get("status"):
             document["project-status"] = {"status": status["status"], "reason": status.get("reason")}
         return document

@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 from ..common.files import entries, remove
 from ..common.names import InvalidNameError, project_name, shown
 from ..index.project import BadDocumentError, Project, document_serial, parse_project
-from .supplement import apply
+from .supplement import apply, empties
 
 MAX_DOCUMENT = 256 << 20
 
@@ -73,7 +73,7 @@ class Fetched:
             additions = self._additions(name)
             if not self._by_bandersnatch:
                 project = parse_project(document, name)
-            elif additions.get("status") == "quarantined" or additions.get("emptied"):
+            elif empties(additions):
                 # Its files may never be had again, and must not stay.
                 project = parse_project(document, name, only=())
             else:

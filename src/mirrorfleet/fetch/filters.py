@@ -7,7 +7,7 @@ from typing import Any
 from packaging.utils import InvalidWheelFilename, parse_wheel_filename
 from packaging.version import InvalidVersion
 
-from ..index.versions import newest_versions
+from ..index.versions import newest_releases
 
 _FAMILIES = {
     "windows": (re.compile(r"win"), (".exe", ".msi")),
@@ -40,8 +40,5 @@ def kept_releases(
     if releases_kept is None:
         return left
     with_files = {version: entries for version, entries in left.items() if entries}
-    yanked = {
-        version for version, entries in with_files.items() if all(entry.get("yanked") for entry in entries)
-    }
-    newest = newest_versions(with_files, releases_kept, yanked)
+    newest = newest_releases(with_files, releases_kept)
     return {version: entries for version, entries in left.items() if version in newest}

@@ -23,7 +23,7 @@ from packaging.version import InvalidVersion
 from ..common.files import entries
 from ..common.names import InvalidNameError, addressed_path, project_name
 from ..index.project import BadDocumentError
-from ..index.versions import newest_versions
+from ..index.versions import newest_releases
 from ..index.wheels import NoMetadataError, headers, sdist_metadata, wheel_metadata
 from .fetched import read_json
 
@@ -107,8 +107,7 @@ def local_document(name: str, directory: Path) -> tuple[dict[str, Any], dict[str
             "requires_dist": fields.get_all("Requires-Dist"),
             **{key: fields.get(header) for header, key in _INFO.items()},
         }
-    yanked = {version for version, files in releases.items() if all(file["yanked"] for file in files)}
-    newest = next(iter(newest_versions(releases, 1, yanked)), "")
+    newest = next(iter(newest_releases(releases, 1)), "")
     info = infos.get(newest, {"name": name, "version": ""})
     document: dict[str, Any] = {"info": info, "releases": releases, "vulnerabilities": []}
     if "status" in facts:

@@ -51,13 +51,18 @@ def extract(document: Any) -> dict[str, Any]:
     return found
 
 
+def empties(additions: dict[str, Any]) -> bool:
+    """Whether nothing of a project may be served, whatever its document names."""
+    return additions.get("status") == "quarantined" or bool(additions.get("emptied"))
+
+
 def apply(project: Project, additions: dict[str, Any]) -> Project:
     provenance = additions.get("provenance", {})
     files = tuple(replace(f, provenance=provenance.get(f.filename, f.provenance)) for f in project.files)
     status = additions.get("status", project.status)
     return replace(
         project,
-        files=() if status == "quarantined" or additions.get("emptied") else files,
+        files=() if empties(additions) else files,
         status=status,
         serial=max(project.serial, additions.get("serial", 0)),
         status_reason=additions.get("reason", project.status_reason),

@@ -5,7 +5,8 @@ when project and extension are taken off.
 """
 
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any
 
 from packaging.utils import (
     InvalidSdistFilename,
@@ -75,6 +76,14 @@ def _is_final(version: str) -> bool:
         return not Version(version).is_prerelease
     except InvalidVersion:
         return False
+
+
+def newest_releases(releases: Mapping[str, list[dict[str, Any]]], kept: int) -> set[str]:
+    """The same of releases with the entries of their files: one is yanked when all of them are."""
+    yanked = {
+        version for version, entries in releases.items() if all(entry.get("yanked") for entry in entries)
+    }
+    return newest_versions(releases, kept, yanked)
 
 
 def newest_versions(versions: Iterable[str], kept: int, yanked: Collection[str] = ()) -> set[str]:
