@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -26,6 +27,9 @@ SHARING = {
 }
 SCENARIOS = LONG[:1] + sorted(BY_NAME - SHARING - set(LONG)) + LONG[1:]
 LINES_SHOWN = 80
+# What failed, in Ansible's words and pytest's, wherever it stands in a log of thousands of lines.
+TELLING = re.compile(r"│\S*\s+(E  |FAILED|ERROR|fatal:|\[ERROR\])|failed=[1-9]|unreachable=[1-9]")
+COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
 def test_every_role_has_a_scenario_with_tests() -> None:
@@ -62,7 +66,14 @@ def test_scenario(name: str) -> None:
             check=False,
         )
     if run.returncode:
-        tail = "\n".join(log.read_text(errors="replace").splitlines()[-LINES_SHOWN:])
         pytest.fail(
-            f"molecule test -s {name} ended with {run.returncode}; the end of {log}:\n{tail}", pytrace=False
+            f"molecule test -s {name} ended with {run.returncode}; of {log}:\n{told(log)}", pytrace=False
         )
+
+
+def told(log: Path) -> str:
+    """The lines that tell of failures, each with the next, where a long one goes on; else the last ones."""
+    lines = [COLOUR.sub("", line).rstrip() for line in log.read_text(errors="replace").splitlines()]
+    telling = [i for i, line in enumerate(lines) if TELLING.search(line)]
+    shown = sorted({j for i in telling for j in (i, i + 1, i + 2) if j < len(lines)})
+    return "\n".join([lines[i] for i in shown][-LINES_SHOWN:] if shown else lines[-LINES_SHOWN:])
