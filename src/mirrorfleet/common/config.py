@@ -86,7 +86,6 @@ class Config:
     bandersnatch: Bandersnatch | None = None
     rsync: Rsync | None = None
     local_packages: Path | None = None
-    supplement: bool = True  # ask upstream's pages for status and provenance, which bandersnatch leaves out
     workers: int = bounded(1, 64, default=8)
     timeout: float = bounded(1, default=60)  # seconds without a byte from upstream
     tries: int = bounded(1, 20, default=4)  # of one download within a run

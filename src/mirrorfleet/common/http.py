@@ -31,6 +31,7 @@ LARGEST_LINE = 1 << 16
 MOST_FIELDS = 128  # of a stranger's head
 NO_HTTP = "an answer that is no HTTP"
 _STATUS = re.compile(rb"HTTP/1\.[01] (?!101)[1-5][0-9]{2}(?: [\t -~\x80-\xff]*)?")
+_URL = re.compile(r"[!#$&-;=?-Z_a-z~\[\]%]+")  # RFC 3986
 FAILURES = (aiohttp.ClientError, TimeoutError, ConnectionError)  # of a request and of its answer
 
 
@@ -68,6 +69,11 @@ def _session(connector: aiohttp.BaseConnector, **options: Any) -> aiohttp.Client
         max_field_size=LARGEST_LINE,
         **options,
     )
+
+
+def as_written(url: str) -> URL:
+    """A URL as upstream wrote it, where that is a URL: escapes that say the same are not the same to every server."""
+    return URL(url, encoded=bool(_URL.fullmatch(url)))
 
 
 async def body(response: aiohttp.ClientResponse, limit: int) -> bytes:

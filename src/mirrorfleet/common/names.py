@@ -56,10 +56,14 @@ def _component(part: str) -> str:
         size = len(part.encode())
     except UnicodeEncodeError as error:
         raise InvalidNameError(f"not encodable: {shown(part)}") from error
-    # The sidecar's name is longer than the file's, and has to fit too.
-    if size > _MAX_COMPONENT - len(SIDECAR):
+    if size > _MAX_COMPONENT:
         raise InvalidNameError(f"too long: {shown(part)}")
     return part
+
+
+def fits_a_sidecar(filename: str) -> bool:
+    """Whether the name of its sidecar, which is longer, can be a file's too."""
+    return len(filename.encode()) <= _MAX_COMPONENT - len(SIDECAR)
 
 
 def file_name(raw: str) -> str:

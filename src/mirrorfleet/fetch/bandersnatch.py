@@ -7,7 +7,6 @@ import os
 import re
 import subprocess
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,7 +23,6 @@ _TOTAL = re.compile(r"^(\d+) packages to sync\.$")
 _STORED = re.compile(r"^Storing index page\(s\): (\S+) ")
 _FILE = re.compile(r"^Downloading: \S*?(/packages/\S+)$")
 _GUARD_SECONDS = 5
-_CHUNK = 200  # names on one command line
 
 
 @dataclass
@@ -105,18 +103,6 @@ class Client:
 
     def mirror(self) -> Run:
         return self._run("mirror")
-
-    def sync(self, names: Sequence[str]) -> Run:
-        """Fetch named projects, whatever their serial."""
-        whole = Run(0, [])
-        self._progress.begin("fetching named projects", len(names))
-        for start in range(0, len(names), _CHUNK):
-            part = self._run("sync", "--skip-simple-root", *names[start : start + _CHUNK])
-            whole.errors += part.errors
-            if part.code != 0:
-                whole.code = part.code
-                break
-        return whole
 
     def _run(self, *arguments: str) -> Run:
         return asyncio.run(

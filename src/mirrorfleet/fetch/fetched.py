@@ -1,4 +1,4 @@
-"""The private tree that bandersnatch or our own dump writes: which projects are there, and complete."""
+"""The private tree: what was fetched of each project, and whether its files are there."""
 
 import json
 import os
@@ -6,10 +6,9 @@ import stat
 from pathlib import Path
 from typing import Any, NoReturn
 
-from ..common.files import entries, remove
+from ..common.files import entries, remove, write_atomically
 from ..common.names import InvalidNameError, project_name, shown
-from ..index.project import BadDocumentError, Project, document_serial, parse_project
-from .supplement import apply, empties
+from ..index.project import BadDocumentError, Project, parse_project
 
 MAX_DOCUMENT = 256 << 20
 
@@ -43,75 +42,72 @@ def _stamp(status: os.stat_result) -> str:
 
 
 class Fetched:
+    """bandersnatch brings documents and files for us; what is to be served of them, and of what we brought, is ours."""
+
     def __init__(self, root: Path, *, by_bandersnatch: bool) -> None:
+        self.root = root
         self.web = root / "web"
-        self.json = self.web / "json"
-        self.supplement = self.web / "supplement"
-        self._by_bandersnatch = by_bandersnatch
+        self.brought = self.web / "json" if by_bandersnatch else None
+        self.documents = self.web / ("project" if by_bandersnatch else "json")
 
     def identities(self) -> tuple[dict[str, str], list[str]]:
         """Every project's document by what changes when it is replaced; and the names refused."""
-        found: dict[str, str] = {}
-        refused: list[str] = []
-        added = {entry.name: _stamp(entry.stat(follow_symlinks=False)) for entry in entries(self.supplement)}
-        for entry in entries(self.json):
-            if entry.name.startswith("."):
-                continue
-            status = entry.stat(follow_symlinks=False)
-            try:
-                if project_name(entry.name) != entry.name or not stat.S_ISREG(status.st_mode):
-                    raise InvalidNameError(f"not a project's document: {shown(entry.name)}")
-            except InvalidNameError as error:
-                refused.append(str(error))
-                continue
-            found[entry.name] = _stamp(status) + added.get(entry.name, "")
-        return found, refused
+        return _identities(self.documents)
+
+    def brought_identities(self) -> dict[str, str]:
+        """The same of the documents that bandersnatch brought."""
+        return _identities(self.brought)[0] if self.brought else {}
+
+    def brought_document(self, name: str) -> Any:
+        return _read_or_none(self.brought / name) if self.brought else None
+
+    def document(self, name: str) -> dict[str, Any]:
+        found = _read_or_none(self.documents / name)
+        return found if isinstance(found, dict) else {}
 
     def project(self, name: str) -> Project:
         try:
-            document = read_json(self.json / name)
-            additions = self._additions(name)
-            if not self._by_bandersnatch:
-                project = parse_project(document, name)
-            elif empties(additions):
-                # Its files may never be had again, and must not stay.
-                project = parse_project(document, name, only=())
-            else:
-                project = parse_project(document, name, only=self._completed(name, document_serial(document)))
-            return apply(project, additions)
+            return parse_project(read_json(self.documents / name), name)
         except (OSError, BadDocumentError) as error:
             raise IncompleteError(str(error)) from error
 
-    def named_files(self, name: str) -> list[str]:
-        """The paths that a project's stored document names, fetched or not; none when it cannot be read."""
-        try:
-            return [file.path for file in parse_project(read_json(self.json / name), name).files]
-        except (OSError, BadDocumentError):
-            return []
-
-    def _additions(self, name: str) -> dict[str, Any]:
-        try:
-            additions = read_json(self.supplement / name)
-        except FileNotFoundError:
-            return {}
-        return additions if isinstance(additions, dict) else {}
-
-    def _completed(self, name: str, serial: int) -> set[str]:
-        """The files bandersnatch finished: it writes the simple page last."""
-        try:
-            page = read_json(self.web / "simple" / name / "index.v1_json")
-            written, files = int(page["meta"]["_last-serial"]), {file["filename"] for file in page["files"]}
-        except FileNotFoundError as error:
-            raise IncompleteError("not all files fetched yet") from error
-        except (KeyError, TypeError, ValueError) as error:
-            raise IncompleteError(f"unreadable simple page: {error}") from error
-        if written != serial:
-            raise IncompleteError(f"files fetched up to serial {written}, document has {serial}")
-        return files
+    def store(self, name: str, document: dict[str, Any], serial: int) -> None:
+        data = json.dumps({**document, "last_serial": serial}, sort_keys=True, separators=(",", ":"))
+        self.documents.mkdir(parents=True, exist_ok=True)
+        write_atomically(self.documents / name, data.encode())
 
     def remove_project(self, name: str) -> None:
         """Forget a project; its package files leave once no served page needs them."""
+        self.remove_pages(name)
+        remove(self.documents / name)
+        if self.brought:
+            remove(self.brought / name)
+
+    def remove_pages(self, name: str) -> None:
+        """bandersnatch writes pages of its own, which nobody reads, and leaves half ones on a full disk."""
         remove(self.web / "simple" / name)
         remove(self.web / "pypi" / name)
-        remove(self.supplement / name)
-        remove(self.json / name)
+
+
+def _identities(directory: Path) -> tuple[dict[str, str], list[str]]:
+    found: dict[str, str] = {}
+    refused: list[str] = []
+    for entry in entries(directory):
+        if entry.name.startswith("."):
+            continue
+        status = entry.stat(follow_symlinks=False)
+        try:
+            if project_name(entry.name) != entry.name or not stat.S_ISREG(status.st_mode):
+                raise InvalidNameError(f"not a project's document: {shown(entry.name)}")
+        except InvalidNameError as error:
+            refused.append(str(error))
+            continue
+        found[entry.name] = _stamp(status)
+    return found, refused
+
+
+def _read_or_none(path: Path) -> Any:
+    try:
+        return read_json(path)
+    except (OSError, BadDocumentError):
+        return None

@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import random
+import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ log = logging.getLogger(__name__)
 
 SIMPLE_JSON = "application/vnd.pypi.simple.v1+json"
 MAX_PAGE = 256 << 20
+_SERIAL = re.compile(r"[0-9]{1,18}")
 
 
 class FetchError(Exception):
@@ -45,6 +47,10 @@ class Page:
     content_type: str
     body: bytes
     url: str
+    serial: int | None = None  # of its header X-PyPI-Last-Serial
+    validator: str = (
+        ""  # its ETag, or when it was last modified: what a later request can be made conditional with
+    )
 
     def json(self) -> Any:
         try:
@@ -62,24 +68,51 @@ class Upstream:
         self._tries = tries
 
     async def page(self, url: str, accept: str = "application/json", limit: int | None = None) -> Page:
+        page = await self.changed_page(url, accept, limit=limit)
+        assert page is not None
+        return page
+
+    async def changed_page(
+        self, url: str, accept: str, validator: str = "", limit: int | None = None
+    ) -> Page | None:
+        """None when it is the one that had this validator (RFC 9110, 13.1)."""
         from ..common import http  # noqa: PLC0415 - see above
 
         limit = MAX_PAGE if limit is None else limit
+        headers = {"Accept": accept}
+        if validator:
+            headers["If-None-Match" if validator.endswith('"') else "If-Modified-Since"] = validator
 
-        async def attempt() -> Page:
-            async with self._session.get(url, headers={"Accept": accept}) as response:
+        async def attempt() -> Page | None:
+            async with self._session.get(url, headers=headers) as response:
+                if validator and response.status == 304:
+                    return None
                 self._check(response, url)
                 try:
                     body = await http.body(response, limit)
                 except http.TooLongError as error:
                     raise FetchError(f"{url}: {error}") from error
-                return Page(response.content_type, body, str(response.url))
+                serial = response.headers.get("X-PyPI-Last-Serial", "")
+                return Page(
+                    response.content_type,
+                    body,
+                    str(response.url),
+                    int(serial) if _SERIAL.fullmatch(serial) else None,
+                    response.headers.get("ETag") or response.headers.get("Last-Modified") or "",
+                )
 
-        page: Page = await self._retried(attempt, url)
+        page: Page | None = await self._retried(attempt, url)
         return page
 
     async def download(
-        self, url: str, target: Path, sha256: str, size: int | None, on_bytes: Callable[[int], None]
+        self,
+        url: str,
+        target: Path,
+        sha256: str,
+        size: int | None,
+        on_bytes: Callable[[int], None],
+        *,
+        at_most: int | None = None,
     ) -> int:
         """Store a file under its final name only when its hash is right; returns its size."""
 
@@ -88,7 +121,12 @@ class Upstream:
             temporary = temporary_for(target)
             try:
                 with temporary.open("wb") as stream:
-                    received = await self._receive(url, stream, sha256, size, on_bytes)
+                    most = at_most if size is None else size
+                    received, digest = await self._receive(url, stream, most, on_bytes)
+                    if size is not None and received != size:
+                        raise FetchError(f"{url}: {received} bytes instead of {size}")
+                    if digest != sha256:
+                        raise FetchError(f"{url}: a wrong hash: sha256 {digest} instead of {sha256}")
                     os.fchmod(stream.fileno(), 0o644)
                     stream.flush()
                     os.fsync(stream.fileno())
@@ -107,25 +145,23 @@ class Upstream:
         return received
 
     async def _receive(
-        self, url: str, stream: Any, sha256: str, size: int | None, on_bytes: Callable[[int], None]
-    ) -> int:
+        self, url: str, stream: Any, most: int | None, on_bytes: Callable[[int], None]
+    ) -> tuple[int, str]:
+        """How many bytes came, and their sha256."""
         from ..common import http  # noqa: PLC0415 - see above
 
         digest, received = hashlib.sha256(), 0
-        async with self._session.get(url, headers={"Accept-Encoding": "identity"}) as response:
+        headers = {"Accept-Encoding": "identity"}
+        async with self._session.get(http.as_written(url), headers=headers) as response:
             self._check(response, url)
             async for chunk in response.content.iter_chunked(http.CHUNK):
                 received += len(chunk)
-                if size is not None and received > size:
-                    raise FetchError(f"{url}: longer than the {size} bytes announced")
+                if most is not None and received > most:
+                    raise FetchError(f"{url}: longer than the {most} bytes announced")
                 digest.update(chunk)
                 stream.write(chunk)
                 on_bytes(len(chunk))
-        if size is not None and received != size:
-            raise FetchError(f"{url}: {received} bytes instead of {size}")
-        if digest.hexdigest() != sha256:
-            raise FetchError(f"{url}: sha256 {digest.hexdigest()} instead of {sha256}")
-        return received
+        return received, digest.hexdigest()
 
     @staticmethod
     def _check(response: aiohttp.ClientResponse, url: str) -> None:

@@ -1,36 +1,43 @@
 """Upstream's root index: which projects exist, and up to which serial."""
 
+from dataclasses import dataclass
 from typing import Any
 
 from ..common.names import InvalidNameError, project_name
 from .upstream import SIMPLE_JSON, FetchError, Upstream
 
 
-def parse_root(document: Any, url: str) -> dict[str, int]:
-    """Normalised name to serial. Without serials nothing can be known to be fresh, so that is an error."""
+@dataclass(frozen=True)
+class Root:
+    """Normalised name to serial, 0 where the index gives none."""
+
+    serials: dict[str, int]
+
+    @property
+    def newest(self) -> int:
+        return max(self.serials.values(), default=0)
+
+    def tells_changes(self) -> bool:
+        """Whether serials can say what changed: not where they are missing, nor where all are one and the same."""
+        values = list(self.serials.values())
+        without = values.count(0)
+        return without <= len(values) - without and (len(values) < 2 or len(set(values)) > 1)
+
+
+def parse_root(document: Any, url: str) -> Root:
     if not isinstance(document, dict) or not isinstance(document.get("projects"), list):
         raise FetchError(f"{url}: not a PEP 691 root index")
     serials: dict[str, int] = {}
-    without = 0
     for entry in document["projects"]:
         try:
-            name, serial = project_name(entry["name"]), entry["_last-serial"]
-        except (TypeError, KeyError, InvalidNameError):
-            without += 1
+            name, serial = project_name(entry["name"]), entry.get("_last-serial")
+        except (TypeError, KeyError, AttributeError, InvalidNameError):
             continue
-        if type(serial) is int:
-            serials[name] = serial
-        else:
-            without += 1
-    if without > len(serials):
-        raise FetchError(
-            f"{url}: {without} of {without + len(serials)} projects have no _last-serial;"
-            " a proxy or a plain bandersnatch tree cannot be mirrored from, mode cache works with it"
-        )
-    return serials
+        serials[name] = serial if type(serial) is int and serial > 0 else 0
+    return Root(serials)
 
 
-async def fetch_root(client: Upstream, index_url: str) -> dict[str, int]:
+async def fetch_root(client: Upstream, index_url: str) -> Root:
     page = await client.page(f"{index_url.rstrip('/')}/", SIMPLE_JSON)
     if page.content_type != SIMPLE_JSON:
         raise FetchError(f"{page.url}: {page.content_type} instead of {SIMPLE_JSON}")

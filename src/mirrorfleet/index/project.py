@@ -7,7 +7,6 @@ The document is `/pypi/NAME/json` as upstream serves it, with the additions our 
 import datetime
 import logging
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,7 +18,7 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,6})?Z")
 # bandersnatch cannot read an entry without upload time, so the legacy document says this for "unknown".
 UNKNOWN_TIME = "1970-01-01T00:00:00.000000Z"
-STATUSES = ("active", "archived", "quarantined", "deprecated")  # PEP 792
+_STATUS = re.compile(r"[a-z][a-z0-9-]{0,31}")  # PEP 792 knows active, archived, quarantined and deprecated
 
 
 class BadDocumentError(ValueError):
@@ -38,6 +37,7 @@ class File:
     upload_time: str | None = None
     core_metadata: str | None = None  # sha256 of the sidecar
     provenance: str | None = None
+    source: str | None = None  # where it came from, when that is not upstream's own path of it
     legacy: dict[str, Any] = field(default_factory=dict, compare=False, hash=False)
 
     @property
@@ -53,11 +53,14 @@ class Project:
     versions: tuple[str, ...]
     status: str = "active"
     status_reason: str | None = None
+    # What upstream lists and this mirror cannot serve: file name to reason.
+    left_out: dict[str, str] = field(default_factory=dict, compare=False, hash=False)
     legacy: dict[str, Any] = field(default_factory=dict, compare=False, hash=False)
 
     @property
     def quarantined(self) -> bool:
-        return self.status == "quarantined"
+        """Whether what leaves it must leave at once; a status that is not known may be as grave as the gravest."""
+        return self.status not in ("active", "archived", "deprecated")
 
 
 def clean_text(value: Any) -> str | None:
@@ -124,7 +127,8 @@ def parse_file(entry: Any, version: str) -> File:
         upload_time=_upload_time(entry),
         core_metadata=core if isinstance(core, str) and _SHA256.fullmatch(core) else None,
         provenance=clean_url(entry.get("provenance")),
-        legacy=entry,
+        source=clean_text(entry.get("source")),
+        legacy={key: value for key, value in entry.items() if key != "source"},
     )
 
 
@@ -135,15 +139,16 @@ def document_serial(document: Any) -> int:
     return serial
 
 
-def parse_project(document: Any, name: str, only: Iterable[str] | None = None) -> Project:
-    """Read a stored document; `only` restricts it to file names that the fetcher completed."""
+def parse_project(document: Any, name: str) -> Project:
+    """Read a stored document."""
     serial = document_serial(document)
     if not isinstance(document.get("releases"), dict):
         raise BadDocumentError("no releases")
-    wanted = None if only is None else set(only)
     status = document.get("project-status")
     status = status if isinstance(status, dict) else {}
     state = status.get("status", "active")
+    state = state if isinstance(state, str) and _STATUS.fullmatch(state) else "active"
+    left_out = document.get("left-out")
     files: dict[str, File] = {}
     versions = []
     for version, entries in document["releases"].items():
@@ -157,18 +162,18 @@ def parse_project(document: Any, name: str, only: Iterable[str] | None = None) -
             except (InvalidNameError, BadDocumentError) as error:
                 log.warning("project %s: a file is refused: %s", name, error)
                 continue
-            if wanted is None or file.filename in wanted:
-                files.setdefault(file.filename, file)
-        if len(files) > before or (wanted is None and not entries):
+            files.setdefault(file.filename, file)
+        if len(files) > before or not entries:
             versions.append(version)
     return Project(
         name=name,
         serial=serial,
         files=() if state == "quarantined" else tuple(sorted(files.values(), key=lambda f: f.filename)),
         versions=tuple(sorted(versions)),
-        status=state if state in STATUSES else "active",
+        status=state,
         status_reason=clean_text(status.get("reason")),
-        legacy=document,
+        left_out=left_out if isinstance(left_out, dict) else {},
+        legacy={key: value for key, value in document.items() if key != "left-out"},
     )
 
 

@@ -47,6 +47,13 @@ def release_of(filename: str, project: str) -> str:
     return stem
 
 
+def spelled_alike(versions: Iterable[Any]) -> dict[str, str]:
+    """Of an index's own list of versions (PEP 700), their normal forms and how it spells them."""
+    return {
+        _normal(one): one for one in versions if isinstance(one, str) and one.isprintable() and one.strip()
+    }
+
+
 def _stated(rest: str, filename: str) -> str:
     if filename.endswith(".whl"):
         return rest.partition("-")[0]

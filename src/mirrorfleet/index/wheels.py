@@ -7,6 +7,11 @@ from email.message import Message
 from email.parser import HeaderParser
 from pathlib import Path
 
+from packaging.utils import canonicalize_name
+from packaging.version import InvalidVersion, Version
+
+from ..common.names import shown
+
 MAX_METADATA = 16 << 20  # a longer METADATA is a bomb, not a description
 
 
@@ -14,17 +19,23 @@ class NoMetadataError(Exception):
     """The file carries no usable metadata."""
 
 
-def wheel_metadata(path: Path) -> bytes:
-    """The bytes of the one top-level *.dist-info/METADATA."""
+def wheel_metadata(path: Path, filename: str | None = None) -> bytes:
+    """The bytes of METADATA of the wheel's own dist-info, which is of the project and version that its name states.
+
+    NoMetadataError where it has none, or one that speaks of something else (PEP 427, PEP 643).
+    """
+    stated = _stated(filename or path.name)
     try:
         with zipfile.ZipFile(path) as archive:
             found = [
                 entry
                 for entry in archive.infolist()
-                if entry.filename.count("/") == 1 and entry.filename.endswith(".dist-info/METADATA")
+                if (folder := entry.filename.removesuffix(".dist-info/METADATA")) != entry.filename
+                and "/" not in folder
+                and _stated(folder) == stated
             ]
             if len(found) != 1:
-                raise NoMetadataError(f"{len(found)} METADATA files")
+                raise NoMetadataError(f"{len(found)} METADATA files of its own")
             if found[0].file_size > MAX_METADATA:
                 raise NoMetadataError(f"METADATA of {found[0].file_size} bytes")
             with archive.open(found[0]) as stream:
@@ -35,7 +46,25 @@ def wheel_metadata(path: Path) -> bytes:
         raise NoMetadataError(f"{type(error).__name__}: {error}") from error
     if len(data) > MAX_METADATA:
         raise NoMetadataError("METADATA longer than it says")
+    said = headers(data)
+    name, version = str(said.get("Name", "")), str(said.get("Version", ""))
+    if _of(name.strip(), version.strip()) != stated:
+        raise NoMetadataError(f"METADATA of {shown(name)} {shown(version)}")
     return data
+
+
+def _stated(name: str) -> tuple[str, str]:
+    """Project and version of a name whose first two parts they are: a wheel's, or of the folder in it."""
+    project, version, *_ = [*name.split("-", 2), "", ""]
+    return _of(project, version)
+
+
+def _of(project: str, version: str) -> tuple[str, str]:
+    try:
+        # A wheel's name has `_` where a local version has `-` or `.`.
+        return canonicalize_name(project), str(Version(version.replace("_", "-")))
+    except InvalidVersion:
+        return canonicalize_name(project), version.replace("_", "-")
 
 
 def sdist_metadata(path: Path) -> bytes:

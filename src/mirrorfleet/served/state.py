@@ -35,8 +35,14 @@ CREATE TABLE IF NOT EXISTS trouble (
     reason TEXT NOT NULL) WITHOUT ROWID;
 -- Files of the private tree whose fetch was begun, until their project is published.
 CREATE TABLE IF NOT EXISTS fetching (path TEXT PRIMARY KEY, project TEXT NOT NULL) WITHOUT ROWID;
--- Projects that upstream lists at this serial but has no document for.
-CREATE TABLE IF NOT EXISTS absent (name TEXT PRIMARY KEY, serial INTEGER NOT NULL) WITHOUT ROWID;
+-- What was found when upstream was last asked for a project, and when to ask again though nothing announces a change.
+CREATE TABLE IF NOT EXISTS seen (
+    name TEXT PRIMARY KEY, serial INTEGER NOT NULL, document TEXT NOT NULL, validator TEXT NOT NULL,
+    again_after REAL, tries INTEGER NOT NULL) WITHOUT ROWID;
+-- Files that upstream lists and that are not served, and since when.
+CREATE TABLE IF NOT EXISTS left_out (
+    project TEXT NOT NULL, filename TEXT NOT NULL, reason TEXT NOT NULL, since REAL NOT NULL,
+    PRIMARY KEY (project, filename)) WITHOUT ROWID;
 """
 
 
@@ -73,6 +79,25 @@ class Trouble:
     since: float
     retry_after: float
     reason: str
+
+
+@dataclass(frozen=True)
+class Seen:
+    """`serial` is what upstream's root index said, `document` the stamp of what bandersnatch had brought."""
+
+    serial: int
+    document: str
+    validator: str = ""
+    again_after: float | None = None  # Unix seconds
+    tries: int = 0
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    project: str
+    filename: str
+    reason: str
+    since: float
 
 
 class State:
@@ -148,6 +173,7 @@ class State:
 
     def drop_project(self, name: str) -> None:
         self._db.execute("DELETE FROM project WHERE name = ?", (name,))
+        self._db.execute("DELETE FROM left_out WHERE project = ?", (name,))
 
     # Files
 
@@ -251,13 +277,48 @@ class State:
     def clear_trouble(self, names: Iterable[str]) -> None:
         self._db.executemany("DELETE FROM trouble WHERE name = ?", ((name,) for name in names))
 
-    # Projects without a document
+    # What upstream was found to say
 
-    def absent(self) -> dict[str, int]:
-        return dict(self._db.execute("SELECT name, serial FROM absent"))
+    def seen(self) -> dict[str, Seen]:
+        rows = self._db.execute("SELECT name, serial, document, validator, again_after, tries FROM seen")
+        return {row[0]: Seen(*row[1:]) for row in rows}
 
-    def record_absent(self, serials: Iterable[tuple[str, int]]) -> None:
-        self._db.executemany("INSERT OR REPLACE INTO absent VALUES (?, ?)", serials)
+    def see(self, name: str, seen: Seen) -> None:
+        self._db.execute(
+            "INSERT OR REPLACE INTO seen VALUES (?, ?, ?, ?, ?, ?)",
+            (name, seen.serial, seen.document, seen.validator, seen.again_after, seen.tries),
+        )
 
-    def clear_absent(self, names: Iterable[str]) -> None:
-        self._db.executemany("DELETE FROM absent WHERE name = ?", ((name,) for name in names))
+    def forget_seen(self, names: Iterable[str] | None = None) -> None:
+        """Have upstream asked for these again, or for all."""
+        if names is None:
+            self._db.execute("DELETE FROM seen")
+        else:
+            self._db.executemany("DELETE FROM seen WHERE name = ?", ((name,) for name in names))
+
+    # Files that upstream lists and that are not served
+
+    def leave_out(self, project: str, files: dict[str, str]) -> None:
+        """These, and no others, of a project."""
+        rows = self._db.execute("SELECT filename, since FROM left_out WHERE project = ?", (project,))
+        since, now = dict(rows.fetchall()), time.time()
+        self._db.execute("DELETE FROM left_out WHERE project = ?", (project,))
+        self._db.executemany(
+            "INSERT INTO left_out VALUES (?, ?, ?, ?)",
+            (
+                (project, name, without_credentials(why), min(since.get(name, now), now))
+                for name, why in files.items()
+            ),
+        )
+
+    def left_out(self, limit: int = -1) -> list[LeftOut]:
+        """Those that were left out longest first."""
+        rows = self._db.execute(
+            "SELECT project, filename, reason, since FROM left_out ORDER BY since, project, filename LIMIT ?",
+            (limit,),
+        )
+        return [LeftOut(*row) for row in rows]
+
+    def left_out_by_reason(self) -> dict[str, int]:
+        rows = self._db.execute("SELECT reason, count(*) FROM left_out GROUP BY reason ORDER BY reason")
+        return dict(rows.fetchall())

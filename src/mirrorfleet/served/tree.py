@@ -193,6 +193,7 @@ class ServedTree:
             len(project.files),
             sum(file.size for file in project.files),
         )
+        self._state.leave_out(name, project.left_out)
         self.result.changed += 1
 
     def _former_snapshots(self, name: str, current: str) -> list[str]:
@@ -299,7 +300,11 @@ class ServedTree:
 
     def _delete_what_was_never_used(self) -> None:
         """Files whose fetch was begun for a project that changed or left before it was published."""
-        waiting = self._state.troubles().keys() | self.result.incomplete.keys()
+        waiting = (
+            self._state.troubles().keys()
+            | self.result.incomplete.keys()
+            | set(self._state.get("waiting", []))
+        )
         done = []
         for path, project in self._state.fetching():
             if self._state.is_wanted(path):

@@ -1,8 +1,8 @@
-"""One run of mode bandersnatch: the client fetches, we publish and judge by the outcome.
+"""One run of mode bandersnatch: it brings changes in bulk, upstream's pages decide, and we judge by the outcome.
 
-The outcome is read from upstream's root index, taken before the run: the run is good when every selected
-project is published at least at the serial that the root named. Projects that are not are retried by name,
-and set aside after a number of tries; the others go on meanwhile.
+What has changed is read from upstream's root index, taken before the run; where its serials do not tell, from the pages
+themselves. The run is good when of every selected project there is here what its page listed. Projects of which there
+is not are tried again, and set aside after a number of tries; the others go on meanwhile.
 """
 
 import asyncio
@@ -10,32 +10,32 @@ import hashlib
 import json
 import logging
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 from ..common.guards import RefusedError
 from ..common.names import shown
-from ..fetch import supplement
 from ..fetch.bandersnatch import Client, Run
 from ..fetch.fetched import Fetched
-from ..fetch.upstream import AbsentError, FetchError, Upstream, upstream
-from ..fetch.upstream_root import fetch_root
+from ..fetch.projects import Found, Means, ask_for, later, note_what_came
+from ..fetch.upstream import FetchError, upstream
+from ..fetch.upstream_root import Root, fetch_root
+from ..served.state import Seen
 from ..served.status import write_status
 from ..served.tree import Result
 from .context import Context, Outcome, summary
-from .publish import Publisher, publish
+from .publish import publish
 
 log = logging.getLogger(__name__)
 
-_HOUR = 3600.0
-_DAY = 24 * _HOUR
 # Above both, failures are upstream's as a whole and no project's own.
 _FEW, _FEW_SHARE = 10, 0.05
-_ASKED = 200  # projects asked for one by one
+_SAMPLE = 20  # projects a run whose pages are compared although nothing announces a change
+_DISTRUSTED = 7 * 86400.0  # seconds for which every page is compared after one changed unannounced
 
 
 def retry_after(tries: int, allowed: int) -> float:
     """At every run while tries are left, then ever more rarely, down to once a day."""
-    return 0.0 if tries < allowed else time.time() + min(_DAY, _HOUR * 2.0 ** (tries - allowed))
+    return 0.0 if tries < allowed else time.time() + later(tries - allowed)
 
 
 class BandersnatchSync:
@@ -53,82 +53,102 @@ class BandersnatchSync:
             context.lock,
         )
         self._failures: dict[str, str] = {}
-        self._named: set[str] = set()
 
     def run(self) -> Outcome:
         started = time.time()
         if self._state.get("bandersnatch") != self._client.identity():
             self._state.put("versions", {"bandersnatch": self._client.version()})
             self._state.put("bandersnatch", self._client.identity())
-        self._note_what_was_begun()
         try:
             root = asyncio.run(self._fetch_root())
         except FetchError as error:
             log.error("upstream: %s", error)
-            result = self._publish(None)
+            result = self._publish()
             return Outcome(False, summary(result, self._state) | {"error": str(error)})
         self._serials = {
-            name: serial for name, serial in root.items() if self._config.selection.includes(name)
+            name: serial for name, serial in root.serials.items() if self._config.selection.includes(name)
         }
         missing = sorted(set(self._config.selection.projects) - self._serials.keys())
         if missing:
             log.warning("selected but not at upstream: %s", ", ".join(missing[:20]))
-        self._state.put("upstream_serial", max(root.values(), default=0))
+        note_what_came(self._state, self._fetched)
         self._let_leave(root)
+        self._note_serial(root)
         self._restart_when_the_wish_changed()
-        whole, ended = self._mirror(max(root.values(), default=0))
-        if ended:
-            self._fetch_named()
-        self._supplement()
-        result = self._publish(None)
-        accounted = self._settle(whole, ended, result)
-        good = accounted and not self._pending()
+        whole, ended = self._mirror(root)
+        note_what_came(self._state, self._fetched)
+        found = self._ask(root, ended)
+        refused = self._let_absent_leave(found)
+        if ended and len(found.failed) <= self._many():
+            self._state.put("reached", max(int(self._state.get("reached", 0)), root.newest, found.newest))
+        result = self._publish()
+        accounted = self._settle(ended, found, result)
+        if whole or accounted:
+            self._client.accept_serial(max(self._client.serial(), root.newest))
+        good = accounted and not self._pending() and refused is None
         if good:
-            write_status(self._config, self._state, self._served_serial(), started)
+            write_status(self._config, self._state, int(self._state.get("reached", 0)), started)
+        if refused is not None:
+            raise refused
         return Outcome(good, summary(result, self._state) | {"failed": self._failures, "missing": missing})
 
-    def _publish(self, fetched_at: float | None) -> Result:
-        return publish(
-            self._config, self._state, fetched_at=fetched_at, allow_shrink=self._context.allow_shrink
-        )
+    def _publish(self) -> Result:
+        return publish(self._config, self._state, allow_shrink=self._context.allow_shrink)
 
-    def _served_serial(self) -> int:
-        return max(self._client.serial(), int(self._state.get("serial") or 0))
-
-    async def _fetch_root(self) -> dict[str, int]:
+    async def _fetch_root(self) -> Root:
         config = self._config
         async with upstream(workers=1, timeout=config.timeout, tries=config.tries) as client:
             return await fetch_root(client, self._index_url)
 
+    def _note_serial(self, root: Root) -> None:
+        former = int(self._state.get("upstream_serial") or 0)
+        if root.newest < former:
+            log.warning(
+                "upstream's newest serial fell from %d to %d: it was restored, or is another; what differs is compared",
+                former,
+                root.newest,
+            )
+            self._client.accept_serial(min(self._client.serial(), root.newest))
+        self._state.put("upstream_serial", root.newest)
+
     # What leaves
 
-    def _note_what_was_begun(self) -> None:
-        """Files of documents that were never published: should upstream no longer name them, they are removed."""
-        for name in Publisher(self._config, self._state).changed():
-            paths = self._fetched.named_files(name)
-            with self._state.transaction():
-                self._state.begin_fetching(name, paths)
-
-    def _let_leave(self, root: dict[str, int]) -> None:
-        present = self._fetched.identities()[0].keys()
+    def _let_leave(self, root: Root) -> None:
+        present = self._fetched.identities()[0].keys() | self._fetched.brought_identities().keys()
         deselected = {name for name in present if not self._config.selection.includes(name)}
         removed = present - deselected - self._serials.keys()
         if not self._context.allow_shrink:
-            if not root:
+            if not root.serials:
                 raise RefusedError(
                     f"{self._index_url}: names no project at all, so that everything would disappear"
                 )
             # Of what is selected: what else an index loses is none of ours.
             self._config.shrinking.refuse(self._state, len(present - deselected), removed, self._index_url)
+        self._leave(deselected, "deselected")
+        self._leave(removed, "removed upstream")
         with self._state.transaction():
-            self._state.decide_leaving(deselected, "deselected")
-            self._state.decide_leaving(removed, "removed upstream")
             troubled = self._state.troubles().keys()
             self._state.clear_trouble(name for name in troubled if name not in self._serials)
-        for name in sorted(deselected | removed):
-            log.info(
-                "project %s leaves: %s", name, "deselected" if name in deselected else "removed upstream"
-            )
+            self._state.forget_seen(name for name in self._state.seen() if name not in self._serials)
+
+    def _let_absent_leave(self, found: Found) -> RefusedError | None:
+        """Of what the root index names, what has no page any more; a guard's word waits until the rest is published."""
+        present = self._fetched.identities()[0].keys()
+        self._leave(found.too_large & present, "larger than max_project_size")
+        absent = found.absent & present
+        if not self._context.allow_shrink:
+            try:
+                self._config.shrinking.refuse(self._state, len(present), absent, self._index_url)
+            except RefusedError as error:
+                return error
+        self._leave(absent, "has no page upstream")
+        return None
+
+    def _leave(self, names: set[str], reason: str) -> None:
+        with self._state.transaction():
+            self._state.decide_leaving(names, reason)
+        for name in sorted(names):
+            log.info("project %s leaves: %s", name, reason)
             self._fetched.remove_project(name)
 
     def _restart_when_the_wish_changed(self) -> None:
@@ -138,18 +158,24 @@ class BandersnatchSync:
         digest = hashlib.sha256(json.dumps(wish, sort_keys=True).encode()).hexdigest()
         former = self._state.get("wish")
         if former not in (None, digest):
-            log.info("upstream or filters changed: every selected project is looked at again")
+            log.info("upstream or filters changed: every selected project is asked for again")
             self._client.start_over()
+            self._state.forget_seen()
         self._state.put("wish", digest)
 
     # What comes
 
-    def _mirror(self, newest: int) -> tuple[bool, bool]:
+    def _mirror(self, root: Root) -> tuple[bool, bool]:
         """A whole run: whether it reached upstream's serial with nothing left over, and whether it came to its end."""
+        newest = root.newest
+        if not newest or (self._client.serial() >= newest and not self._client.has_todo()):
+            return False, True  # there is nothing that bandersnatch could know of
         resumed = self._client.has_todo()
         run = self._client.mirror()
         if resumed and self._reached(run, 0):
-            self._note_what_was_begun()  # the next one may replace documents that this one brought
+            note_what_came(
+                self._state, self._fetched
+            )  # the next one may replace documents that this one brought
             run = self._client.mirror()
         if self._reached(run, newest):
             return True, True
@@ -166,84 +192,95 @@ class BandersnatchSync:
     def _reached(self, run: Run, newest: int) -> bool:
         return run.code == 0 and not self._client.has_todo() and self._client.serial() >= max(newest, 1)
 
-    def _fetch_named(self) -> None:
-        """Projects that a run by changes does not bring: newly selected ones, and those that failed before."""
-        now, present = time.time(), self._fetched.identities()[0]
-        troubles, absent = self._state.troubles(), self._state.absent()
-        due = {t.name for t in troubles.values() if t.retry_after <= now} & self._serials.keys()
-        new = {
+    def _ask(self, root: Root, ended: bool) -> Found:
+        """Ask upstream for what changed, for what was wanting, and for a sample of the rest."""
+        seen, brought = self._state.seen(), self._fetched.brought_identities()
+        present, now = self._fetched.identities()[0], time.time()
+        troubles = self._state.troubles()
+        never = Seen(-1, "")
+        due = {
             name
             for name, serial in self._serials.items()
-            if name not in present and name not in troubles and absent.get(name) != serial
+            if (known := seen.get(name, never)).serial != serial or known.document != brought.get(name, "")
         }
-        # After a first run there is nothing new: what it did not bring is judged below.
-        names = sorted(due | (new if self._client.serial() else set()))
-        if names:
-            log.info("fetching %d projects by name", len(names))
-            self._named.update(names)
-            self._note_what_was_begun()
-            self._client.sync(names)
-
-    def _supplement(self) -> None:
-        """Status and provenance of what changed, and of what could not be asked for or fetched, now or before."""
-        if not self._config.supplement:
-            return
-        present = self._fetched.identities()[0].keys()
-        before = {*self._state.get("supplement_again", []), *self._state.troubles(), *self._behind()}
-        names = sorted((before & present) | set(Publisher(self._config, self._state).changed()))
-        failed = asyncio.run(
-            supplement.fetch(self._config, names, self._fetched.supplement, self._context.progress)
+        if ended:
+            due |= {name for name, trouble in troubles.items() if trouble.retry_after <= now}
+            due |= {
+                name
+                for name in self._serials
+                if (after := (seen.get(name, never)).again_after) and after <= now
+            }
+            due |= {name for name in self._state.projects() if name not in present and name in self._serials}
+            rest = self._rest(root, due)
+        else:
+            # bandersnatch was stopped, or upstream stopped it: what it brought is enough for now.
+            due, rest = {name for name in due if name in brought}, set[str]()
+        found = ask_for(
+            due | rest,
+            self._serials,
+            Means(self._config, self._state, self._fetched, self._context.progress),
+            unless_same=rest,
+            most_failures=self._many(),
         )
-        self._state.put("supplement_again", failed)
+        # What was not asked for may be here in part already, and is to stay until it is.
+        self._state.put("waiting", sorted(due - found.asked))
+        if found.unannounced:
+            some = ", ".join(sorted(found.unannounced)[:5])
+            log.warning(
+                "upstream's serials do not tell changes (%s): every page is compared for a week", some
+            )
+            self._state.put("serials_distrusted", now)
+        return found
+
+    def _rest(self, root: Root, due: set[str]) -> set[str]:
+        """What nothing announces: of serials that tell changes a sample that goes around, else everything."""
+        others = sorted(self._serials.keys() - due - self._state.troubles().keys())
+        passed = time.time() - float(self._state.get("serials_distrusted", 0))
+        trusted = root.tells_changes() and not 0 <= passed < _DISTRUSTED
+        self._state.put("compared_by_page", 0 if trusted else len(others))
+        if not trusted:
+            log.info(
+                "upstream's serials do not tell what changed: the pages of %d projects are compared",
+                len(others),
+            )
+            return set(others)
+        cursor = str(self._state.get("sample_cursor", ""))
+        sample = ([name for name in others if name > cursor] + others)[:_SAMPLE]
+        self._state.put("sample_cursor", sample[-1] if sample else "")
+        return set(sample)
 
     # The judgement
 
-    def _behind(self) -> set[str]:
-        published = self._state.projects()
-        return {
-            name
-            for name, serial in self._serials.items()
-            if name not in published or published[name].serial < serial
-        }
+    def _many(self) -> float:
+        return max(_FEW, _FEW_SHARE * len(self._serials))
 
-    def _settle(self, whole: bool, ended: bool, result: Result) -> bool:
-        """Account for every project that is behind; false when that is impossible and the run just failed."""
-        present, absent = self._fetched.identities()[0], self._state.absent()
-        behind = {
-            name for name in self._behind() if absent.get(name) != self._serials[name] or name in present
-        }
-        unknown = behind - present.keys()
-        # A whole run asked upstream for each of them and was told that there is none.
-        gone = unknown - self._named if whole else set[str]()
-        if len(unknown - gone) <= _ASKED:
-            gone |= asyncio.run(self._without_document(sorted(unknown - gone)))
-        failing = behind - gone
+    def _settle(self, ended: bool, found: Found, result: Result) -> bool:
+        """Account for every project that is wanting; false when that is impossible and the run just failed."""
+        failing = {**result.incomplete, **found.failed}
         with self._state.transaction():
-            self._state.record_absent((name, self._serials[name]) for name in gone)
-            self._state.clear_absent(absent.keys() - (self._serials.keys() - present.keys()))
-            self._state.clear_trouble(self._state.troubles().keys() - failing)
+            self._state.clear_trouble(found.asked - failing.keys())
         if not ended:
             return False
-        if len(failing) > max(_FEW, _FEW_SHARE * len(self._serials)):
+        if len(failing) > self._many():
             log.error("%d projects failed at once: upstream's fault, none is counted against", len(failing))
             return False
-        self._count(failing, result)
-        if not whole:
-            self._client.accept_serial(max(self._client.serial(), int(self._state.get("upstream_serial", 0))))
+        self._count(failing)
         return True
 
-    def _count(self, failing: set[str], result: Result) -> None:
-        allowed, now = self._config.tries_before_set_aside, time.time()
-        troubles = self._state.troubles()
-        for name in sorted(failing):
+    def _count(self, failing: dict[str, str]) -> None:
+        allowed, brought = self._config.tries_before_set_aside, self._fetched.brought_identities()
+        troubles, seen = self._state.troubles(), self._state.seen()
+        for name, reason in sorted(failing.items()):
             former = troubles.get(name)
-            if former and former.retry_after > now:
-                continue
             tries = former.tries + 1 if former else 1
-            reason = result.incomplete.get(name, "bandersnatch could not fetch it")
             self._failures[name] = reason
+            now = Seen(self._serials.get(name, 0), brought.get(name, ""))
             with self._state.transaction():
                 self._state.record_trouble(name, reason, retry_after(tries, allowed))
+                # From here on it is its trouble that has it asked for, or a change.
+                self._state.see(
+                    name, replace(seen.get(name, now), serial=now.serial, document=now.document, validator="")
+                )
             if tries >= allowed:
                 log.error("project %s is set aside after %d tries: %s", name, tries, reason)
             else:
@@ -253,25 +290,3 @@ class BandersnatchSync:
         """Projects that failed and still have tries left."""
         allowed = self._config.tries_before_set_aside
         return {t.name for t in self._state.troubles().values() if t.tries < allowed}
-
-    async def _without_document(self, names: list[str]) -> set[str]:
-        """Of projects that upstream lists, those for which it has no document: nothing to fetch, no failure."""
-        config = self._config
-        base = self._index_url.rstrip("/").removesuffix("/simple")
-        async with upstream(workers=config.workers, timeout=config.timeout, tries=2) as client:
-
-            async def is_absent(name: str) -> bool:
-                return await _absent(client, f"{base}/pypi/{name}/json")
-
-            answers = await asyncio.gather(*map(is_absent, names))
-        return {name for name, answer in zip(names, answers, strict=True) if answer}
-
-
-async def _absent(client: Upstream, url: str) -> bool:
-    try:
-        await client.page(url)
-    except AbsentError:
-        return True
-    except FetchError as error:
-        log.info("%s", error)
-    return False

@@ -28,10 +28,9 @@ from ..common.files import (
 )
 from ..common.guards import RefusedError, require_free_space
 from ..common.names import SIDECAR
-from ..fetch.fetched import read_json
+from ..fetch.fetched import Fetched, IncompleteError
 from ..fetch.rsync import Transfer, TransferError
 from ..fetch.upstream import FetchError, upstream
-from ..index.project import BadDocumentError, parse_project
 from ..index.wheels import NoMetadataError, wheel_metadata
 from ..served.state import Checked, State
 from ..served.tree import snapshot_problem
@@ -64,7 +63,8 @@ class Checker:
         self._config = config
         self._state = state
         self._served = config.paths.served
-        self._private = None if config.mode == "rsync" else config.paths.fetched / "web"
+        self._fetched = Fetched(config.paths.fetched, by_bandersnatch=config.mode == "bandersnatch")
+        self._private = None if config.mode == "rsync" else self._fetched.web
         self._transfer = Transfer(config.rsync, lock) if config.rsync else None
         self.report = Report()
 
@@ -208,16 +208,15 @@ class Checker:
         asyncio.run(self._download(url, target, sha256, item.size if path == item.path else None))
 
     def _url(self, item: Checked, path: str) -> str:
-        """Where the project's document says that the file comes from."""
-        assert self._private is not None
+        """Where the file came from, which need not be where it is served: its project's document remembers."""
         try:
-            project = parse_project(read_json(self._private / "json" / item.project), item.project)
-        except (OSError, BadDocumentError) as error:
+            project = self._fetched.project(item.project)
+        except IncompleteError as error:
             raise UnrepairedError(f"document of {item.project}: {error}") from error
         for file in project.files:
             if file.path == item.path:
                 base = (self._config.index_url or "").rstrip("/").removesuffix("simple")
-                return urljoin(base, str(file.legacy["url"])) + path.removeprefix(item.path)
+                return urljoin(base, file.source or str(file.legacy["url"])) + path.removeprefix(item.path)
         raise UnrepairedError(f"document of {item.project} no longer names it")
 
     async def _download(self, url: str, target: Path, sha256: str, size: int | None) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ..common.config import Config
 from ..common.files import link_file, regular_size, remove_temporaries, write_atomically
-from ..common.names import SIDECAR
+from ..common.names import SIDECAR, fits_a_sidecar
 from ..fetch.fetched import Fetched, IncompleteError
 from ..index import pages
 from ..index.project import File, Project
@@ -36,8 +36,7 @@ class Publisher:
 
     def run(self, *, allow_shrink: bool = False) -> Result:
         self._tree = ServedTree(self._config, self._state, self._fetched.web)
-        remove_temporaries(self._fetched.json)
-        remove_temporaries(self._fetched.supplement)
+        remove_temporaries(self._fetched.documents)
         known = self._state.projects()
         present, refused = self._fetched.identities()
         for problem in refused:
@@ -46,7 +45,7 @@ class Publisher:
             known.keys() - present.keys(),
             len(known),
             allow_shrink=allow_shrink,
-            what=str(self._fetched.json),
+            what=str(self._fetched.documents),
         )
         gone += self._tree.strays(lambda: known.keys() | present.keys())
         changed = self._changed(known, present)
@@ -60,11 +59,6 @@ class Publisher:
     def _changed(self, known: dict[str, Published], present: dict[str, str]) -> list[tuple[str, str]]:
         identities = ((name, self._identity_prefix + stamp) for name, stamp in sorted(present.items()))
         return [item for item in identities if item[0] not in known or known[item[0]].identity != item[1]]
-
-    def changed(self) -> list[str]:
-        """The projects whose stored document is not the one last published."""
-        present, _ = self._fetched.identities()
-        return [name for name, _ in self._changed(self._state.projects(), present)]
 
     def _publish_batch(self, batch: list[tuple[str, str, Published | None]]) -> None:
         planned = [
@@ -124,7 +118,7 @@ class Publisher:
                 remove_temporaries(source.parent)
                 remove_temporaries(target.parent)
             core_metadata = None
-            if file.is_wheel:
+            if (file.is_wheel or file.core_metadata) and fits_a_sidecar(file.filename):
                 if not new and file.path in known and regular_size(self._sidecar(file)) is not None:
                     core_metadata = known[file.path].core_metadata
                 if core_metadata is None:
@@ -145,6 +139,8 @@ class Publisher:
             data = fetched.read_bytes()
             if hashlib.sha256(data).hexdigest() != file.core_metadata:
                 data = None
+        if data is None and not file.is_wheel:
+            return None, 0
         if data is None:
             try:
                 data = wheel_metadata(self._tree.root / file.path)
@@ -164,10 +160,7 @@ class Publisher:
         newest = self._state.newest_serial()
         if self._config.mode == "origin":
             return max(newest, int(self._state.get("origin_serial", 0)))
-        try:
-            return int((self._config.paths.fetched / "status").read_text("ascii"))
-        except (FileNotFoundError, ValueError):
-            return newest
+        return int(self._state.get("reached", 0)) or newest
 
 
 def publish(

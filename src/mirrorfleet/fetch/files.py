@@ -1,0 +1,164 @@
+"""Bringing the files of one project into the private tree: each gets its name there once its hash is right."""
+
+import asyncio
+import hashlib
+import logging
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from ..common.config import Config
+from ..common.files import regular_size, sha256_of
+from ..common.guards import require_free_space
+from ..common.names import SIDECAR, InvalidNameError, addressed_path, fits_a_sidecar, served_path
+from ..common.progress import Progress
+from ..index.project import BadDocumentError
+from ..index.wheels import MAX_METADATA, NoMetadataError, wheel_metadata
+from ..served.state import State
+from .upstream import FetchError, Upstream
+
+log = logging.getLogger(__name__)
+
+# What is wrong with one project alone: upstream's answer, or paths that cannot both exist.
+PROBLEMS = (
+    FetchError,
+    BadDocumentError,
+    InvalidNameError,
+    FileExistsError,
+    NotADirectoryError,
+    IsADirectoryError,
+)
+
+
+class TooLargeError(Exception):
+    """The project's kept files exceed max_project_size."""
+
+
+def entries_of(document: Any) -> Iterator[Any]:
+    releases = document.get("releases") if isinstance(document, Mapping) else None
+    for entries in releases.values() if isinstance(releases, dict) else ():
+        yield from entries if isinstance(entries, list) else ()
+
+
+def place(entry: dict[str, Any]) -> str:
+    """Where a file is kept and served: upstream's own path where that has the usual layout, else one by its hash."""
+    try:
+        return served_path(entry["url"], entry["filename"])
+    except InvalidNameError:
+        return addressed_path(entry["digests"]["sha256"], entry["filename"])
+
+
+class Files:
+    def __init__(self, config: Config, state: State, client: Upstream, progress: Progress) -> None:
+        self._config = config
+        self._state = state
+        self._client = client
+        self._progress = progress
+        self._web = config.paths.fetched / "web"
+
+    async def bring(
+        self, name: str, document: dict[str, Any], former: Mapping[str, Any], brought: Any = None
+    ) -> int:
+        """Bring what a document names and is not here, with its core metadata; returns the bytes received.
+
+        What the `former` document named was right when it came, and so was what bandersnatch `brought` since. In the
+        document each file's `url` becomes its place here, and `source` says where it is from.
+        """
+        before = _by_name(former)
+        known = before | _by_name(brought)
+        wanted = list(entries_of(document))
+        size, limit = sum(entry["size"] or 0 for entry in wanted), self._config.selection.max_project_size
+        if limit is not None and size > limit:
+            raise TooLargeError(f"{size} bytes, more than the {limit} of max_project_size")
+        received = 0
+
+        def count(chunk: int) -> None:
+            nonlocal received
+            received += chunk
+            self._progress.add_bytes(chunk)
+
+        lacking = [entry for entry in wanted if not self._is_here(entry, known.get(entry["filename"], {}))]
+        with self._state.transaction():
+            self._state.begin_fetching(name, (place(entry) for entry in lacking))
+        await _all(self._take(entry, count) for entry in lacking)
+        new = [entry for entry in wanted if not _is_alike(entry, before.get(entry["filename"], {}))]
+        had = await _all(self._take_metadata(entry, count) for entry in new)
+        without = {entry["filename"] + SIDECAR for entry, here in zip(new, had, strict=True) if not here}
+        if without:
+            reasons = dict.fromkeys(without, "upstream announces core metadata and does not give it")
+            document["left-out"] = dict(sorted({**document.get("left-out", {}), **reasons}.items()))
+        for entry in wanted:
+            here = f"/{quote(place(entry))}"
+            if entry["url"] != here:
+                entry["source"], entry["url"] = entry["url"], here
+        return received
+
+    def _is_here(self, entry: dict[str, Any], known: dict[str, Any]) -> bool:
+        path, sha256 = self._web / place(entry), entry["digests"]["sha256"]
+        present = regular_size(path)
+        if present is None or entry["size"] not in (None, present):
+            return False
+        if _sha256(known) != sha256 and sha256_of(path) != sha256:
+            return False
+        entry["size"] = present
+        return True
+
+    async def _take(self, entry: dict[str, Any], count: Callable[[int], None]) -> None:
+        free = self._config.minimum_free_bytes + (entry["size"] or 0)
+        require_free_space(self._config.paths.fetched, free)
+        target, sha256 = self._web / place(entry), entry["digests"]["sha256"]
+        entry["size"] = await self._client.download(entry["url"], target, sha256, entry["size"], count)
+
+    async def _take_metadata(self, entry: dict[str, Any], count: Callable[[int], None]) -> bool:
+        """Upstream's own sidecar (PEP 658) where the file's own would be another; false when it cannot be had."""
+        announced = entry.get("core-metadata")
+        sha256 = announced.get("sha256") if isinstance(announced, dict) else None
+        if not isinstance(sha256, str) or not fits_a_sidecar(entry["filename"]):
+            return True
+        path = self._web / place(entry)
+        sidecar = path.with_name(path.name + SIDECAR)
+        if regular_size(sidecar) is not None and sha256_of(sidecar) == sha256:
+            return True
+        if entry["filename"].endswith(".whl") and _own_metadata(path, entry["filename"]) == sha256:
+            return True
+        url = entry["url"].partition("#")[0] + SIDECAR
+        try:
+            await self._client.download(url, sidecar, sha256, None, count, at_most=MAX_METADATA)
+        except FetchError as error:
+            log.warning("%s has no core metadata as upstream announces it: %s", entry["filename"], error)
+            return False
+        return True
+
+
+def _by_name(document: Any) -> dict[str, dict[str, Any]]:
+    return {
+        entry["filename"]: entry
+        for entry in entries_of(document)
+        if isinstance(entry, dict) and isinstance(entry.get("filename"), str)
+    }
+
+
+def _sha256(entry: Mapping[str, Any]) -> object:
+    digests = entry.get("digests")
+    return digests.get("sha256") if isinstance(digests, dict) else None
+
+
+def _is_alike(entry: dict[str, Any], known: dict[str, Any]) -> bool:
+    return _sha256(entry) == _sha256(known) and entry.get("core-metadata") == known.get("core-metadata", ...)
+
+
+def _own_metadata(wheel: Path, filename: str) -> str:
+    try:
+        return hashlib.sha256(wheel_metadata(wheel, filename)).hexdigest()
+    except NoMetadataError:
+        return ""
+
+
+async def _all(work: Iterable[Awaitable[Any]]) -> list[Any]:
+    """What came through is kept, so that the next run has less to do; a guard's word weighs most."""
+    done = await asyncio.gather(*work, return_exceptions=True)
+    problems = [found for found in done if isinstance(found, BaseException)]
+    for problem in sorted(problems, key=lambda problem: isinstance(problem, FetchError)):
+        raise problem
+    return done

@@ -1,0 +1,246 @@
+"""What upstream says of one project, as one document in the legacy form.
+
+Its page (PEP 691) decides which files there are, and everything that it says of them; the legacy document adds what a
+page has not: the project's description, and which release a file is of. Of an index that has no such pages the legacy
+document decides.
+"""
+
+import logging
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urljoin
+
+from ..common.config import Config
+from ..common.names import InvalidNameError, addressed_path, file_name, shown
+from ..index.project import clean_text
+from ..index.versions import newest_releases, release_of, spelled_alike
+from .filters import kept_releases
+from .upstream import SIMPLE_JSON, AbsentError, FetchError, Upstream
+
+log = logging.getLogger(__name__)
+
+Releases = dict[str, list[dict[str, Any]]]
+_ACCEPT = f"{SIMPLE_JSON}, text/html;q=0.1"
+# Not of what is to be served: each fetcher counts its own serials, and `urls` is said by `releases`.
+_NOT_KEPT = ("last_serial", "urls", "left-out")
+# Fields of a page's entry to those of a document's: where a page has them, it wins.
+_FIELDS = {
+    "size": "size",
+    "requires-python": "requires_python",
+    "upload-time": "upload_time_iso_8601",
+    "provenance": "provenance",
+    "dist-info-metadata": "core-metadata",  # the name that PEP 714 replaced, so the newer one comes last
+    "core-metadata": "core-metadata",
+}
+
+
+@dataclass(frozen=True)
+class Said:
+    document: dict[
+        str, Any
+    ]  # without serial; "left-out" names files that upstream lists and why they are not here
+    serial: int | None  # up to which the page is, where it says so
+    validator: str  # to ask for the page again only when it changed
+    behind: bool  # the legacy document lacks what the page has: it is worth asking again
+
+
+class LeftOut(dict[str, str]):
+    """File names that upstream lists and that cannot be served, with the reason."""
+
+    def add(self, name: str, filename: Any, reason: str) -> None:
+        log.warning("project %s: %s is left out: %s", name, shown(filename), reason)
+        self[shown(filename)] = reason
+
+
+def page_releases(document: Any, url: str, name: str, left_out: LeftOut) -> Releases:
+    """The files of a PEP 691 page as the releases of a legacy document."""
+    if not isinstance(document, dict) or not isinstance(document.get("files"), list):
+        raise FetchError(f"{url}: not a PEP 691 project page")
+    releases: Releases = {}
+    listed = document.get("versions")
+    spelled = spelled_alike(listed if isinstance(listed, list) else [])
+    for item in document["files"]:
+        filename: Any = item.get("filename") if isinstance(item, dict) else item
+        try:
+            version = release_of(file_name(filename), name)
+            entry = _entry(item, urljoin(url, item["url"]))
+        except InvalidNameError:
+            left_out.add(name, filename, "its name cannot be a file's on this host")
+        except (AttributeError, TypeError, KeyError, ValueError):
+            left_out.add(name, filename, "its entry is malformed")
+        else:
+            releases.setdefault(spelled.get(version, clean_text(version) or "0"), []).append(entry)
+    for version in spelled.values():
+        releases.setdefault(version, [])
+    return releases
+
+
+def _entry(item: dict[str, Any], url: str) -> dict[str, Any]:
+    filename, yanked = item["filename"], item.get("yanked", False)
+    return {
+        "filename": filename,
+        "url": url,
+        # Hexadecimal is of either case.
+        "digests": {kind: digest.lower() for kind, digest in item["hashes"].items()},
+        "packagetype": "bdist_wheel" if filename.endswith(".whl") else "sdist",
+        # An empty text is yanked without a reason, as PEP 592's bare attribute.
+        "yanked": yanked is True or isinstance(yanked, str),
+        "yanked_reason": (yanked or None) if isinstance(yanked, str) else None,
+        **{ours: item[theirs] for theirs, ours in _FIELDS.items() if theirs in item},
+    }
+
+
+def merged(legacy: dict[str, Any], simple: Releases) -> Releases:
+    """The files that the page lists: with what only their legacy entries say, and the releases these are in."""
+    listed = {entry["filename"]: entry for entries in simple.values() for entry in entries}
+    releases: Releases = {version: [] for version, entries in simple.items() if not entries}
+    for version, entries in legacy.items():
+        if clean_text(version) != version:
+            continue
+        for entry in entries if isinstance(entries, list) else ():
+            other = listed.pop(entry.get("filename"), None) if isinstance(entry, dict) else None
+            if other:
+                digests = {**_digests(entry), **other["digests"]}
+                releases.setdefault(version, []).append({**entry, **other, "digests": digests})
+    for version, entries in simple.items():
+        for entry in entries:
+            if entry["filename"] in listed:
+                releases.setdefault(version, []).append(entry)
+    return releases
+
+
+def _digests(entry: dict[str, Any]) -> dict[str, Any]:
+    digests = entry.get("digests")
+    return digests if isinstance(digests, dict) else {}
+
+
+def usable_entries(name: str, entries: Any, base: str, left_out: LeftOut) -> list[dict[str, Any]]:
+    """The entries of a release that can be fetched, verified and stored, with absolute URLs."""
+    usable = []
+    for entry in entries if isinstance(entries, list) else ():
+        filename: Any = entry.get("filename") if isinstance(entry, dict) else entry
+        try:
+            url = urljoin(base, entry["url"])
+            sha256, size = _digests(entry).get("sha256"), entry.get("size")
+            file_name(filename)
+        except InvalidNameError:
+            left_out.add(name, filename, "its name cannot be a file's on this host")
+            continue
+        except (ValueError, KeyError, TypeError, AttributeError):
+            left_out.add(name, filename, "its entry is malformed")
+            continue
+        if not url.startswith(("https://", "http://")):
+            left_out.add(name, filename, "its URL is none of http")
+        elif size is not None and (type(size) is not int or size < 0):
+            left_out.add(name, filename, "its size is none")
+        elif not _is_sha256(sha256, filename):
+            left_out.add(name, filename, "it has no sha256, by which alone it could be verified")
+        else:
+            usable.append({**entry, "url": url, "size": size})
+    return usable
+
+
+def _is_sha256(value: Any, filename: str) -> bool:
+    try:
+        return isinstance(value, str) and bool(addressed_path(value, filename))
+    except InvalidNameError:
+        return False
+
+
+class Source:
+    def __init__(self, config: Config, client: Upstream) -> None:
+        assert config.index_url is not None
+        self._selection = config.selection
+        self._client = client
+        self._index = config.index_url.rstrip("/")
+        self._documents = f"{self._index.removesuffix('/simple')}/pypi"
+
+    async def ask(self, name: str, stored: Any = None, validator: str = "") -> Said | None:
+        """AbsentError where there is no such project; None where its page is still the one with this validator.
+
+        `stored` is its legacy document, should it have been fetched already.
+        """
+        page = await self._client.changed_page(f"{self._index}/{name}/", _ACCEPT, validator)
+        if page is None:
+            return None
+        left_out = LeftOut()
+        if page.content_type != SIMPLE_JSON:
+            legacy = await self._legacy(name)
+            if legacy is None:
+                raise FetchError(f"{page.url}: offers neither PEP 691 JSON nor /pypi/{name}/json")
+            document = self._document(name, legacy, legacy["releases"], left_out)
+            return Said(document, _serial(legacy.get("last_serial")), "", behind=False)
+        given = page.json()
+        listed = page_releases(given, page.url, name, left_out)
+        serial = _least(page.serial, _serial((given.get("meta") or {}).get("_last-serial")))
+        legacy, behind = stored if _is_document(stored) else None, False
+        if not _covers(legacy, listed, serial):
+            try:
+                legacy = await self._legacy(name)
+                behind = legacy is not None and not _covers(legacy, listed, serial)
+            except FetchError as error:
+                log.info("project %s: its page speaks alone: %s", name, error)
+                behind = True
+        releases = listed if legacy is None else merged(legacy["releases"], listed)
+        document = self._document(name, legacy, releases, left_out)
+        status = given.get("project-status")
+        if isinstance(status, dict) and status.get("status"):
+            document["project-status"] = {"status": status["status"], "reason": status.get("reason")}
+        return Said(document, serial, page.validator, behind)
+
+    async def _legacy(self, name: str) -> dict[str, Any] | None:
+        try:
+            page = await self._client.page(f"{self._documents}/{name}/json")
+        except AbsentError:
+            return None
+        given = page.json()
+        if not _is_document(given):
+            raise FetchError(f"{page.url}: not a project document")
+        return dict(given)
+
+    def _document(
+        self, name: str, legacy: dict[str, Any] | None, releases: Releases, left_out: LeftOut
+    ) -> dict[str, Any]:
+        """As it is to be served by this selection; the newest release that is kept speaks for the project."""
+        usable = {
+            version: usable_entries(name, entries, f"{self._index}/", left_out)
+            for version, entries in releases.items()
+            if clean_text(version) == version
+        }
+        document: dict[str, Any] = {"info": {"name": name, "version": ""}, "vulnerabilities": []}
+        document |= {key: value for key, value in (legacy or {}).items() if key not in _NOT_KEPT}
+        document["releases"] = kept = kept_releases(
+            usable, self._selection.releases_kept, self._selection.platforms_excluded
+        )
+        info = document.get("info")
+        if isinstance(info, dict) and info.get("version") not in kept:
+            document["info"] = {**info, "version": next(iter(newest_releases(kept, 1)), "")}
+        if left_out:
+            document["left-out"] = dict(sorted(left_out.items()))
+        return document
+
+
+def _serial(value: Any) -> int | None:
+    return value if type(value) is int and value > 0 else None
+
+
+def _least(*serials: int | None) -> int | None:
+    return min((serial for serial in serials if serial is not None), default=None)
+
+
+def _is_document(value: Any) -> bool:
+    return isinstance(value, dict) and isinstance(value.get("releases"), dict)
+
+
+def _covers(legacy: dict[str, Any] | None, listed: Releases, serial: int | None) -> bool:
+    """Whether a legacy document is as new as the page that lists these files, by its serial and by its files."""
+    if legacy is None or (_serial(legacy.get("last_serial")) or 0) < (serial or 0):
+        return False
+    named = {
+        entry.get("filename")
+        for entries in legacy["releases"].values()
+        if isinstance(entries, list)
+        for entry in entries
+        if isinstance(entry, dict)
+    }
+    return all(entry["filename"] in named for entries in listed.values() for entry in entries)
