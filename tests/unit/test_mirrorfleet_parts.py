@@ -15,9 +15,9 @@ from mirrorfleet.common.files import prune_empty_parents, replace_symlink, write
 from mirrorfleet.common.guards import BusyError, RefusedError, Shrinking, only_one, require_free_space
 from mirrorfleet.common.log import set_up
 from mirrorfleet.common.progress import Snapshot, human_bytes, human_time, line
-from mirrorfleet.fetch.dump import simple_to_releases
 from mirrorfleet.fetch.filters import is_excluded, kept_releases
-from mirrorfleet.fetch.upstream import FetchError, Page
+from mirrorfleet.fetch.source import LeftOut, page_releases
+from mirrorfleet.fetch.upstream import FetchError
 from mirrorfleet.fetch.upstream_root import parse_root
 from mirrorfleet.index.pages import project_json
 from mirrorfleet.index.project import parse_project
@@ -74,10 +74,8 @@ def listed(**values: Any) -> dict[str, Any]:
         "hashes": {"sha256": "ab" * 32},
         "size": 1,
     } | {key.replace("_", "-"): value for key, value in values.items()}
-    page = json.dumps({"name": "x", "files": [entry]}).encode()
-    releases, _ = simple_to_releases(
-        Page("application/json", page, "https://index.example.org/simple/x/"), "x"
-    )
+    page = {"name": "x", "files": [entry]}
+    releases = page_releases(page, "https://index.example.org/simple/x/", "x", LeftOut())
     project = parse_project({"last_serial": 1, "releases": releases}, "x")
     (found,) = json.loads(project_json(project))["files"]
     return dict(found)
@@ -247,13 +245,35 @@ def test_a_root_gives_names_and_serials() -> None:
             {"name": "six", "_last-serial": 5},
         ]
     }
-    assert parse_root(document, "u") == {"flask": 3, "six": 5}
+    root = parse_root(document, "u")
+    assert root.serials == {"flask": 3, "six": 5}
+    assert root.newest == 5
 
 
-@pytest.mark.parametrize("document", [None, [], {}, {"projects": {}}, {"projects": [{"name": "six"}]}])
-def test_a_root_without_serials_is_refused(document: Any) -> None:
+@pytest.mark.parametrize("document", [None, [], {}, {"projects": {}}])
+def test_what_is_no_root_is_refused(document: Any) -> None:
     with pytest.raises(FetchError, match=r"^u: "):
         parse_root(document, "u")
+
+
+@pytest.mark.parametrize(
+    ("serials", "tells"),
+    [
+        ([3, 5], True),
+        ([3], True),
+        ([3, 5, None], True),
+        ([5, 5], False),
+        ([None], False),
+        ([3, None, "4"], False),
+        ([], True),
+    ],
+)
+def test_serials_that_stand_still_or_miss_tell_no_changes(serials: list[Any], tells: bool) -> None:
+    projects = [{"name": f"p{n}", "_last-serial": serial} for n, serial in enumerate(serials)]
+    assert parse_root({"projects": projects}, "u").tells_changes() is tells
+
+
+METADATA = b"Metadata-Version: 2.1\nName: X\nVersion: 1.0.0\n\nA description."
 
 
 def wheel(tmp_path: Path, **members: bytes) -> Path:
@@ -265,16 +285,25 @@ def wheel(tmp_path: Path, **members: bytes) -> Path:
 
 
 def test_metadata_is_the_one_of_the_wheel_itself(tmp_path: Path) -> None:
-    members = {"x-1.0.dist-info/METADATA": b"right", "x/_vendor/y-2.dist-info/METADATA": b"vendored"}
-    assert wheel_metadata(wheel(tmp_path, **members)) == b"right"
+    members = {
+        "x-1.0.dist-info/METADATA": METADATA,
+        "x/_vendor/y-2.dist-info/METADATA": b"vendored",
+        "y-2.dist-info/METADATA": b"vendored beside",
+    }
+    assert wheel_metadata(wheel(tmp_path, **members)) == METADATA
 
 
 @pytest.mark.parametrize(
     "members",
     [
         {},
-        {"x-1.0.dist-info/METADATA": b"1", "y-1.0.dist-info/METADATA": b"2"},
-        {"x-1.0.dist-info/METADATA": b"0" * (17 << 20)},
+        {"y-1.0.dist-info/METADATA": b"Name: y\nVersion: 1.0\n"},
+        {"x-1.1.dist-info/METADATA": b"Name: x\nVersion: 1.1\n"},
+        {"x-1.0.dist-info/METADATA": METADATA, "X-1.0.0.dist-info/METADATA": METADATA},
+        {"x-1.0.dist-info/METADATA": b"Name: y\nVersion: 1.0\n"},
+        {"x-1.0.dist-info/METADATA": b"Name: x\nVersion: 1.1\n"},
+        {"x-1.0.dist-info/METADATA": b"no headers"},
+        {"x-1.0.dist-info/METADATA": METADATA + b"0" * (17 << 20)},
     ],
 )
 def test_a_wheel_without_one_metadata_of_a_sane_size_has_none(
@@ -286,7 +315,7 @@ def test_a_wheel_without_one_metadata_of_a_sane_size_has_none(
 
 @pytest.mark.parametrize("damage", [b"", b"no zip", None])
 def test_a_damaged_archive_has_none(tmp_path: Path, damage: bytes | None) -> None:
-    path = wheel(tmp_path, **{"x-1.0.dist-info/METADATA": b"right" * 1000})
+    path = wheel(tmp_path, **{"x-1.0.dist-info/METADATA": METADATA + b"right" * 1000})
     data = path.read_bytes()
     path.write_bytes(data[:45] + b"\xff" * 20 + data[65:] if damage is None else damage)
     with pytest.raises(NoMetadataError):

@@ -53,16 +53,16 @@ def wheel_metadata(path: Path, filename: str | None = None) -> bytes:
     return data
 
 
-def _stated(name: str) -> tuple[str, str]:
+def _stated(name: str) -> tuple[str, Version | str]:
     """Project and version of a name whose first two parts they are: a wheel's, or of the folder in it."""
     project, version, *_ = [*name.split("-", 2), "", ""]
     return _of(project, version)
 
 
-def _of(project: str, version: str) -> tuple[str, str]:
+def _of(project: str, version: str) -> tuple[str, Version | str]:
     try:
         # A wheel's name has `_` where a local version has `-` or `.`.
-        return canonicalize_name(project), str(Version(version.replace("_", "-")))
+        return canonicalize_name(project), Version(version.replace("_", "-"))
     except InvalidVersion:
         return canonicalize_name(project), version.replace("_", "-")
 
