@@ -1,7 +1,8 @@
-"""Projects published from a local directory: <directory>/<project>/ holds wheels and sdists.
+"""A fleet's own packages, published from a directory at an origin: <directory>/<project>/ holds wheels and sdists.
 
 An optional project.json beside them carries what files cannot say:
 {"status": "quarantined", "reason": "…", "yanked": {"1.0": "reason", "x-1.0.tar.gz": ""}}
+What is wrong in it, or with a file, stops its project and no other.
 """
 
 import datetime
@@ -18,10 +19,10 @@ from packaging.utils import (
     parse_sdist_filename,
     parse_wheel_filename,
 )
-from packaging.version import InvalidVersion
+from packaging.version import InvalidVersion, Version
 
 from ..common.files import entries
-from ..common.names import InvalidNameError, addressed_path, project_name
+from ..common.names import InvalidNameError, addressed_path, project_name, shown
 from ..index.project import BadDocumentError
 from ..index.versions import newest_releases
 from ..index.wheels import NoMetadataError, headers, sdist_metadata, wheel_metadata
@@ -29,6 +30,7 @@ from .fetched import read_json
 
 log = logging.getLogger(__name__)
 
+_STATUSES = ("active", "archived", "quarantined", "deprecated")  # PEP 792
 _INFO = {"Summary": "summary", "Author": "author", "License": "license", "Home-page": "home_page"}
 
 
@@ -55,13 +57,13 @@ def local_projects(directory: Path) -> dict[str, Path]:
     return found
 
 
-def _entry(path: Path, name: str, yanked: dict[str, str]) -> tuple[str, dict[str, Any]]:
+def _entry(path: Path, name: str, yanked: dict[Version | str, str]) -> tuple[str, dict[str, Any]]:
     stated, version = version_of(path.name)
     if canonicalize_name(stated) != name:
         raise InvalidNameError(f"{path.name} is not a file of project {name}")
     data = path.read_bytes()
     sha256 = hashlib.sha256(data).hexdigest()
-    reason = yanked.get(path.name, yanked.get(version))
+    reason = yanked.get(path.name, yanked.get(_version(version)))
     try:
         fields = headers(wheel_metadata(path) if path.suffix == ".whl" else sdist_metadata(path))
     except NoMetadataError as error:
@@ -84,19 +86,60 @@ def _entry(path: Path, name: str, yanked: dict[str, str]) -> tuple[str, dict[str
     }
 
 
+def _version(text: str) -> Version | str:
+    try:
+        return Version(text)
+    except InvalidVersion:
+        return text
+
+
+def _facts(path: Path, filenames: list[str]) -> dict[str, Any]:
+    """project.json, checked; in `yanked` a version is one, however it is written."""
+    try:
+        facts = read_json(path)
+    except FileNotFoundError:
+        return {"yanked": {}}
+    except BadDocumentError as error:
+        raise BadDocumentError(f"{path}: {error}") from error
+
+    def wrong(what: str, allowed: str) -> BadDocumentError:
+        return BadDocumentError(f"{path}: {what}; allowed: {allowed}")
+
+    if not isinstance(facts, dict):
+        raise wrong("is no object", '{"status": …, "reason": …, "yanked": {…}}')
+    for key in facts.keys() - {"status", "reason", "yanked"}:
+        raise wrong(f"unknown key {shown(key)}", "status, reason, yanked")
+    if "status" in facts and facts["status"] not in _STATUSES:
+        raise wrong(f"status is {shown(facts['status'])}", ", ".join(_STATUSES))
+    if not isinstance(facts.get("reason", ""), str):
+        raise wrong(f"reason is {shown(facts['reason'])}", "a text")
+    yanked = facts.get("yanked", {})
+    if not isinstance(yanked, dict) or not all(isinstance(reason, str) for reason in yanked.values()):
+        raise wrong(
+            f"yanked is {shown(yanked)}", "file names or versions, each with a reason that may be empty"
+        )
+    there = {*filenames, *(_version(version_of(filename)[1]) for filename in filenames)}
+    named = {name if name in filenames else _version(name): reason for name, reason in yanked.items()}
+    for name in named.keys() - there:
+        raise wrong(
+            f"yanked names {shown(str(name))}, which is not here", "files of the folder, or their versions"
+        )
+    return {**facts, "yanked": named}
+
+
 def local_document(name: str, directory: Path) -> tuple[dict[str, Any], dict[str, Path]]:
     """The project's document (without serial) and, per served path, the file it is to be copied from."""
-    try:
-        facts = read_json(directory / "project.json")
-    except FileNotFoundError:
-        facts = {}
-    if not isinstance(facts, dict):
-        raise BadDocumentError(f"{directory}/project.json: must be an object")
+    paths = sorted(
+        path
+        for path in directory.iterdir()
+        if path.name.endswith((".whl", ".tar.gz", ".zip")) and not path.name.startswith(".")
+    )
+    facts = _facts(directory / "project.json", [path.name for path in paths])
     releases: dict[str, list[dict[str, Any]]] = {}
     sources: dict[str, Path] = {}
     infos: dict[str, dict[str, Any]] = {}
-    for path in sorted(p for p in directory.iterdir() if p.name.endswith((".whl", ".tar.gz", ".zip"))):
-        version, entry = _entry(path, name, facts.get("yanked") or {})
+    for path in paths:
+        version, entry = _entry(path, name, facts["yanked"])
         fields = entry.pop("fields")
         releases.setdefault(version, []).append(entry)
         sources[entry["url"][1:]] = path

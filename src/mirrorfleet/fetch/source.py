@@ -6,7 +6,7 @@ document decides.
 """
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import urljoin
 
@@ -160,16 +160,21 @@ class Source:
 
         `stored` is its legacy document, should it have been fetched already.
         """
-        page = await self._client.changed_page(f"{self._index}/{name}/", _ACCEPT, validator)
+        try:
+            page = await self._client.changed_page(f"{self._index}/{name}/", _ACCEPT, validator)
+        except AbsentError:
+            said = await self._by_document(name)
+            if said is None:
+                raise
+            return replace(said, behind=True)  # it may only be gone later than its page
         if page is None:
             return None
-        left_out = LeftOut()
         if page.content_type != SIMPLE_JSON:
-            legacy = await self._legacy(name)
-            if legacy is None:
+            said = await self._by_document(name)
+            if said is None:
                 raise FetchError(f"{page.url}: offers neither PEP 691 JSON nor /pypi/{name}/json")
-            document = self._document(name, legacy, legacy["releases"], left_out)
-            return Said(document, _serial(legacy.get("last_serial")), "", behind=False)
+            return said
+        left_out = LeftOut()
         given = page.json()
         listed = page_releases(given, page.url, name, left_out)
         serial = _least(page.serial, _serial((given.get("meta") or {}).get("_last-serial")))
@@ -187,6 +192,14 @@ class Source:
         if isinstance(status, dict) and status.get("status"):
             document["project-status"] = {"status": status["status"], "reason": status.get("reason")}
         return Said(document, serial, page.validator, behind)
+
+    async def _by_document(self, name: str) -> Said | None:
+        """Of an index, or a project, without a page for programs."""
+        legacy = await self._legacy(name)
+        if legacy is None:
+            return None
+        document = self._document(name, legacy, legacy["releases"], LeftOut())
+        return Said(document, _serial(legacy.get("last_serial")), "", behind=False)
 
     async def _legacy(self, name: str) -> dict[str, Any] | None:
         try:

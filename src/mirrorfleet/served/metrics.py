@@ -18,6 +18,8 @@ from .state import State
 
 log = logging.getLogger(__name__)
 
+_NAMED = 10  # series that name something, so that a mirror never has more of them
+
 
 def certificate_expiry(url: str, addresses: tuple[str, ...] = ("127.0.0.1", "::1")) -> float | None:
     """When the certificate ends that this host's own web server shows to who asks for a URL, in Unix seconds.
@@ -69,6 +71,31 @@ def collect(config: Config, state: State) -> Iterator[Family]:
     yield one("last_run_success", "Whether the last run's outcome was good.", None if good is None else good)
     yield one("failing_projects", "Projects that failed and will be tried again.", len(troubles))
     yield one("stuck_projects", "Projects set aside after repeated failure.", aside)
+    by_reason = state.left_out_by_reason()
+    yield (
+        "mirrorfleet_left_out_files",
+        "Files that upstream lists and that are not served, by reason.",
+        [({"reason": reason}, float(count)) for reason, count in by_reason.items()],
+    )
+    yield (
+        "mirrorfleet_left_out_timestamp_seconds",
+        f"Since when a file is left out; of the {_NAMED} that are longest.",
+        [
+            ({"project": one.project, "file": one.filename, "reason": one.reason}, one.since)
+            for one in state.left_out(_NAMED)
+        ],
+    )
+    longest = sorted(troubles, key=lambda trouble: trouble.since)[:_NAMED]
+    yield (
+        "mirrorfleet_failing_timestamp_seconds",
+        f"Since when a project fails; of the {_NAMED} that are longest.",
+        [({"project": trouble.name}, trouble.since) for trouble in longest],
+    )
+    yield one(
+        "compared_by_page",
+        "Projects whose pages are compared in each run because upstream's serials do not tell what changed.",
+        state.get("compared_by_page"),
+    )
     yield one(
         "broken_files", "Files found lost or rotten and not yet repaired.", len(state.get("broken_files", []))
     )

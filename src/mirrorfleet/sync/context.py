@@ -32,4 +32,5 @@ def summary(result: Result, state: State) -> dict[str, Any]:
         "removed": result.removed,
         "deleted": result.deleted,
         "incomplete": result.incomplete,
+        "left_out": state.left_out_by_reason(),
     }
