@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import errno
 import hashlib
 import os
 import shutil
@@ -93,6 +94,10 @@ def regular_size(path: Path) -> int | None:
         status = os.lstat(path)
     except (FileNotFoundError, NotADirectoryError):
         return None
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            return None
+        raise
     return status.st_size if stat.S_ISREG(status.st_mode) else None
 
 

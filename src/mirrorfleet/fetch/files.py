@@ -6,7 +6,7 @@ import logging
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 from ..common.config import Config
 from ..common.files import regular_size, sha256_of
@@ -122,7 +122,8 @@ class Files:
             return True
         if entry["filename"].endswith(".whl") and _own_metadata(path, entry["filename"]) == sha256:
             return True
-        url = entry["url"].partition("#")[0] + SIDECAR
+        parts = urlsplit(entry["url"])
+        url = parts._replace(path=parts.path + SIDECAR, fragment="").geturl()
         try:
             await self._client.download(url, sidecar, sha256, None, count, at_most=MAX_METADATA)
         except FetchError as error:

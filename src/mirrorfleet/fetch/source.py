@@ -13,7 +13,7 @@ from urllib.parse import urljoin
 from ..common.config import Config
 from ..common.names import InvalidNameError, addressed_path, file_name, shown
 from ..index.project import clean_text
-from ..index.versions import newest_releases, release_of, spelled_alike
+from ..index.versions import newest_releases, release_among, spelled_alike
 from .filters import kept_releases
 from .upstream import SIMPLE_JSON, AbsentError, FetchError, Upstream
 
@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 Releases = dict[str, list[dict[str, Any]]]
 _ACCEPT = f"{SIMPLE_JSON}, text/html;q=0.1"
 # Not of what is to be served: each fetcher counts its own serials, and `urls` is said by `releases`.
-_NOT_KEPT = ("last_serial", "urls", "left-out")
+_NOT_KEPT = ("last_serial", "urls", "left-out", "versions")
 # Fields of a page's entry to those of a document's: where a page has them, it wins.
 _FIELDS = {
     "size": "size",
@@ -62,14 +62,14 @@ def page_releases(document: Any, url: str, name: str, left_out: LeftOut) -> Rele
     for item in document["files"]:
         filename: Any = item.get("filename") if isinstance(item, dict) else item
         try:
-            version = release_of(file_name(filename), name)
+            version = release_among(file_name(filename), name, spelled)
             entry = _entry(item, urljoin(url, item["url"]))
         except InvalidNameError:
             left_out.add(name, filename, "its name cannot be a file's on this host")
         except (AttributeError, TypeError, KeyError, ValueError):
             left_out.add(name, filename, "its entry is malformed")
         else:
-            releases.setdefault(spelled.get(version, clean_text(version) or "0"), []).append(entry)
+            releases.setdefault(clean_text(version) or "0", []).append(entry)
     for version in spelled.values():
         releases.setdefault(version, [])
     return releases
@@ -188,10 +188,15 @@ class Source:
                 behind = True
         releases = listed if legacy is None else merged(legacy["releases"], listed)
         document = self._document(name, legacy, releases, left_out)
+        if isinstance(versions := given.get("versions"), list) and self._keeps_all():
+            document["versions"] = sorted(spelled_alike(versions).values())
         status = given.get("project-status")
         if isinstance(status, dict) and status.get("status"):
             document["project-status"] = {"status": status["status"], "reason": status.get("reason")}
         return Said(document, serial, page.validator, behind)
+
+    def _keeps_all(self) -> bool:
+        return self._selection.releases_kept is None and not self._selection.platforms_excluded
 
     async def _by_document(self, name: str) -> Said | None:
         """Of an index, or a project, without a page for programs."""

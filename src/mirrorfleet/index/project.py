@@ -94,9 +94,10 @@ def _yanked(entry: dict[str, Any]) -> str | bool:
     return clean_text(reason) or True
 
 
-def clean_url(value: Any) -> str | None:
+def secure_url(value: Any) -> str | None:
+    """What provenance is fetched from proves nothing when anybody on the way could have changed it."""
     text = clean_text(value)
-    return text if text and re.fullmatch(r"https?://[^\s\"'<>\\]+", text) else None
+    return text if text and re.fullmatch(r"https://[^\s\"'<>\\]+", text) else None
 
 
 def parse_file(entry: Any, version: str) -> File:
@@ -126,7 +127,7 @@ def parse_file(entry: Any, version: str) -> File:
         yanked=_yanked(entry),
         upload_time=_upload_time(entry),
         core_metadata=core if isinstance(core, str) and _SHA256.fullmatch(core) else None,
-        provenance=clean_url(entry.get("provenance")),
+        provenance=secure_url(entry.get("provenance")),
         source=clean_text(entry.get("source")),
         legacy={key: value for key, value in entry.items() if key != "source"},
     )
@@ -169,11 +170,11 @@ def parse_project(document: Any, name: str) -> Project:
         name=name,
         serial=serial,
         files=() if state == "quarantined" else tuple(sorted(files.values(), key=lambda f: f.filename)),
-        versions=tuple(sorted(versions)),
+        versions=tuple(listed if isinstance(listed := document.get("versions"), list) else sorted(versions)),
         status=state,
         status_reason=clean_text(status.get("reason")),
         left_out=left_out if isinstance(left_out, dict) else {},
-        legacy={key: value for key, value in document.items() if key != "left-out"},
+        legacy={key: value for key, value in document.items() if key not in ("left-out", "versions")},
     )
 
 

@@ -5,7 +5,7 @@ when project and extension are taken off.
 """
 
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 from packaging.utils import (
@@ -40,11 +40,28 @@ def release_of(filename: str, project: str) -> str:
     except (InvalidWheelFilename, InvalidSdistFilename, InvalidVersion):
         pass
     stem = _ENDING.sub("", filename)
-    for at in (found.start() for found in re.finditer("[-_ ]", stem)):
-        if canonicalize_name(stem[:at]) == project:
-            stated = _stated(stem[at + 1 :], filename.lower())
-            return _normal(stated) or stem
+    for at in _ends_of(project, stem):
+        stated = _stated(stem[at + 1 :], filename.lower())
+        return _normal(stated) or stem
     return stem
+
+
+def _ends_of(project: str, name: str) -> Iterator[int]:
+    """Where a file's name goes on after its project's."""
+    for found in re.finditer("[-_ ]", name):
+        if canonicalize_name(name[: found.start()]) == project:
+            yield found.start()
+
+
+def release_among(filename: str, project: str, spelled: Mapping[str, str]) -> str:
+    """The same, as the index spells it that lists these versions (spelled_alike)."""
+    stated = release_of(filename, project)
+    if stated in spelled:
+        return spelled[stated]
+    rest = next((filename[at + 1 :] for at in _ends_of(project, filename)), "").lower()
+    # A wheel's name has `_` where a version has `-`.
+    alike = [one for one in spelled.values() if rest.startswith((one.lower(), one.lower().replace("-", "_")))]
+    return max(alike, key=len, default=stated)
 
 
 def spelled_alike(versions: Iterable[Any]) -> dict[str, str]:

@@ -262,7 +262,12 @@ class BandersnatchSync:
         if not ended:
             return False
         if len(failing) > self._many():
-            log.error("%d projects failed at once: upstream's fault, none is counted against", len(failing))
+            some = "; ".join(f"{name}: {failing[name]}" for name in sorted(failing)[:3])
+            log.error(
+                "%d projects failed at once: upstream's fault, none is counted against (%s)",
+                len(failing),
+                some,
+            )
             return False
         self._count(failing)
         return True

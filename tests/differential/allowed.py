@@ -1,0 +1,90 @@
+"""Where a mirror may differ from its upstream, each with its reason. Whatever else differs is a fault."""
+
+from __future__ import annotations
+
+import datetime
+import re
+from typing import Any
+
+Files = dict[str, dict[str, Any]]
+
+
+def names_no_file_can_have(name: str, described: dict[str, Any]) -> bool:
+    """A file system that we serve from takes 255 bytes and no slash; a leading dot is for what is not finished."""
+    return (
+        len(name.encode()) > 255
+        or "/" in name
+        or name.startswith(".")
+        or bool(re.search(r"[\x00-\x1f\x7f\\]", name))
+    )
+
+
+def no_sha256(name: str, described: dict[str, Any]) -> bool:
+    """It could not be verified, on this mirror, the next tier or by an audit; PEP 691 has it optional."""
+    return "sha256" not in described["hashes"]
+
+
+LEFT_OUT = (names_no_file_can_have, no_sha256)
+
+
+def text(value: str | None) -> str | None:
+    """Control characters cannot be written in HTML at all; an empty text says what no text says."""
+    clean = "".join(c for c in value or "" if c in "\t\n" or (ord(c) >= 32 and not 0x7F <= ord(c) <= 0x9F))
+    return clean or None
+
+
+def https_only(value: str | None) -> str | None:
+    """Provenance over plain HTTP would prove nothing (PEP 740)."""
+    return value if value and value.startswith("https://") else None
+
+
+def moment(value: str | None) -> str | None:
+    """The same moment, in UTC."""
+    return value and datetime.datetime.fromisoformat(value).astimezone(datetime.UTC).isoformat()
+
+
+def same_file(name: str, theirs: dict[str, Any], ours: dict[str, Any]) -> list[str]:
+    """What differs between a file here and upstream."""
+    expected = {
+        "bytes": theirs["bytes"],
+        # Of hashes the one is served that every reader knows.
+        "hashes": {"sha256": theirs["hashes"]["sha256"]},
+        "requires_python": text(theirs["requires_python"]),
+        "yanked": theirs["yanked"] if theirs["yanked"] is None else text(theirs["yanked"]) or "",
+        # Upstream may not say (PEP 691); here it is known (PEP 700).
+        "size": theirs["size"] if theirs["size"] is not None else ours["size"],
+        "uploaded": moment(theirs["uploaded"]),
+        "provenance": https_only(theirs["provenance"]),
+    }
+    found = {key: ours[key] for key in expected} | {"uploaded": moment(ours["uploaded"])}
+    problems = [
+        f"{key}: {found[key]!r}, upstream {expected[key]!r}"
+        for key in expected
+        if found[key] != expected[key]
+    ]
+    return problems + metadata_differs(name, theirs, ours)
+
+
+def metadata_differs(name: str, theirs: dict[str, Any], ours: dict[str, Any]) -> list[str]:
+    """What is announced is there and right; upstream's own is passed on, where upstream gives what it announces."""
+    problems = []
+    if ours["metadata"] and ours["metadata"] != ours["metadata_hashes"].get("sha256"):
+        problems.append(f"metadata: {ours['metadata']}, announced {ours['metadata_hashes']}")
+    announced = (theirs.get("metadata_hashes") or {}).get("sha256")
+    # Without a hash it cannot be verified, and a wheel's own is served instead.
+    can_be = len(f"{name}.metadata".encode()) <= 255
+    if can_be and announced and theirs["metadata"] == announced and ours["metadata"] != announced:
+        problems.append(f"metadata: {ours['metadata']}, upstream {announced}")
+    return problems
+
+
+def same_project(theirs: dict[str, Any], ours: dict[str, Any]) -> list[str]:
+    expected = {
+        "versions": theirs["versions"],
+        # To say nothing says active (PEP 792).
+        "status": theirs["status"] or "active",
+        "reason": text(theirs["reason"]),
+    }
+    return [
+        f"{key} {ours[key]!r}, upstream {expected[key]!r}" for key in expected if ours[key] != expected[key]
+    ]

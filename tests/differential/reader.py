@@ -1,0 +1,69 @@
+"""What a client finds on an index, read by pypi-simple, which nobody here wrote. Runs in the clients' environment.
+
+A line of standard input is {"url": …, "projects": […]}; it is answered by a line: of each project, null where there is
+none, else its page and each file with its bytes' hash.
+"""
+
+import contextlib
+import hashlib
+import json
+import sys
+
+import pypi_simple
+import requests
+
+
+def fetched(client, url):
+    answer = client.s.get(url, headers={"Accept-Encoding": "identity"}, timeout=30)
+    return (
+        hashlib.sha256(answer.content).hexdigest()
+        if answer.status_code == 200
+        else f"HTTP {answer.status_code}"
+    )
+
+
+def read(client, project):
+    try:
+        page = client.get_project_page(project)
+    except pypi_simple.NoSuchProjectError:
+        return None
+    files = {}
+    for package in page.packages:
+        described = {
+            "bytes": fetched(client, package.url.partition("#")[0]),
+            "hashes": {kind: digest.lower() for kind, digest in package.digests.items()},
+            "requires_python": package.requires_python,
+            "yanked": package.yanked_reason or "" if package.is_yanked else None,
+            "size": package.size,
+            "uploaded": package.upload_time and package.upload_time.isoformat(),
+            "provenance": package.provenance_url,
+            "metadata": None,
+        }
+        if package.has_metadata:
+            described["metadata"] = fetched(client, package.metadata_url.partition("#")[0])
+            described["metadata_hashes"] = package.metadata_digests or {}
+        files[package.filename] = described
+    return {
+        "versions": sorted(page.versions or []),
+        "status": page.status and page.status.value if hasattr(page.status, "value") else page.status,
+        "reason": page.status_reason,
+        "files": files,
+    }
+
+
+def main():
+    for line in sys.stdin:
+        asked = json.loads(line)
+        with pypi_simple.PyPISimple(asked["url"], accept=pypi_simple.ACCEPT_JSON_ONLY) as client:
+            found = {}
+            for project in asked["projects"]:
+                try:
+                    found[project] = read(client, project)
+                except (requests.RequestException, ValueError) as error:
+                    found[project] = {"unreadable": f"{type(error).__name__}: {error}"[:300]}
+        print(json.dumps(found), flush=True)
+
+
+if __name__ == "__main__":
+    with contextlib.suppress(KeyboardInterrupt):
+        main()
