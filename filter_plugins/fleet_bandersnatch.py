@@ -124,7 +124,7 @@ def _filters(chosen: dict[str, Any]) -> Sections:
     if chosen["platforms_excluded"]:
         found.append(("exclude_platform", "blocklist", {"platforms": chosen["platforms_excluded"]}))
     if chosen["releases_kept"]:
-        found.append(("latest_release", "latest_release", {"keep": str(chosen["releases_kept"])}))
+        found.append(("mirrorfleet_newest", "mirrorfleet_newest", {"keep": str(chosen["releases_kept"])}))
     if chosen["max_project_size"]:
         size = {"max_package_size": str(chosen["max_project_size"])}
         found.append(("size_project_metadata", "size_project_metadata", {**size}))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ from bandersnatch.configuration import (  # type: ignore[import-untyped]
     validate_config_values,
 )
 from bandersnatch_filter_plugins.filename_name import ExcludePlatformFilter  # type: ignore[import-untyped]
+from faults.fleet import beside_bandersnatch
 from fleet_bandersnatch import FilterModule
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -136,7 +138,8 @@ def test_what_is_rendered_is_what_is_read(
     if platforms:
         assert found["blocklist"]["platforms"].split() == platforms
     if kept is not None:
-        assert int(found["latest_release"]["keep"]) == kept > 0
+        assert "mirrorfleet_newest" in enabled
+        assert int(found["mirrorfleet_newest"]["keep"]) == kept > 0
     if size is not None:
         assert int(found["size_project_metadata"]["max_package_size"]) == size > 0
 
@@ -237,7 +240,13 @@ def test_the_real_plugins_do_what_the_selection_says(
 ) -> None:
     path = tmp_path / "bandersnatch.conf"
     path.write_text(RENDER(config(**selection), "6.8.0"))
-    done = subprocess.run([sys.executable, "-c", ASK, path], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", ASK, path],
+        env=os.environ | {"PYTHONPATH": beside_bandersnatch(tmp_path / "beside")},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     everything = {"six": True, "other": True, "releases": ALL_RELEASES, "files": ALL_FILES, "small": True}
     found = json.loads(done.stdout)
     assert found == everything | {"other": found["other"]} | answer
