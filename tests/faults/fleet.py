@@ -307,11 +307,17 @@ class Mirror(Host):
         )
         self.select(projects)
 
-    def select(self, projects: list[str], releases_kept: int | None = None) -> None:
+    def select(self, projects: list[str], **selection: Any) -> None:
         """What the inventory's selection becomes on a host: both files."""
-        self.configure(selection={"projects": projects, "releases_kept": releases_kept})
+        self.configure(selection={"projects": projects, **selection})
         names = "".join(f"    {name}\n" for name in projects)
-        newest = "" if releases_kept is None else f"[mirrorfleet_newest]\nkeep = {releases_kept}\n"
+        ours = {}
+        if kept := selection.get("releases_kept"):
+            ours["mirrorfleet_newest"] = f"keep = {kept}"
+        if platforms := selection.get("platforms_excluded"):
+            ours["mirrorfleet_platforms"] = f"excluded = {' '.join(platforms)}"
+        enabled = "".join(f"    {name}\n" for name in ours)
+        sections = "".join(f"[{name}]\n{option}\n" for name, option in ours.items())
         (self.root / "bandersnatch.conf").write_text(
             f"""[mirror]
 directory = {self.fetched}
@@ -327,10 +333,11 @@ stop-on-error = false
 compare-method = hash
 [plugins]
 enabled = allowlist_project
-{"    mirrorfleet_newest" if newest else ""}
-{newest}[allowlist]
+{enabled}
+[allowlist]
 packages =
-{names}"""
+{names}
+{sections}"""
         )
 
 

@@ -5,9 +5,31 @@ So what this imports, imports nothing but the standard library, packaging, and b
 
 from typing import Any
 
-from bandersnatch.filter import FilterReleasePlugin  # type: ignore[import-untyped]
+from bandersnatch.filter import (  # type: ignore[import-untyped]
+    FilterReleaseFilePlugin,
+    FilterReleasePlugin,
+)
 
 from ..index.versions import newest_releases
+from .filters import is_excluded
+
+
+class Platforms(FilterReleaseFilePlugin):  # type: ignore[misc]
+    """Only files that `platforms_excluded` does not leave out. bandersnatch looks at these before it looks at releases.
+
+    Its section of bandersnatch.conf has the key `excluded`, words of `filters.is_excluded`: without one `KeyError` or
+    `ValueError` end bandersnatch before it fetches anything.
+    """
+
+    name = "mirrorfleet_platforms"
+
+    def initialize_plugin(self) -> None:
+        self._excluded = self.configuration[self.name]["excluded"].split()
+        if not self._excluded:
+            raise ValueError(f"[{self.name}] excluded = nothing")
+
+    def filter(self, metadata: dict[str, Any]) -> bool:
+        return not is_excluded(metadata["release_file"]["filename"], self._excluded)
 
 
 class NewestReleases(FilterReleasePlugin):  # type: ignore[misc]

@@ -1,4 +1,4 @@
-"""`releases_kept` means the same in every mode: our filter within the real bandersnatch, and what runs without it."""
+"""What a selection leaves out is the same in every mode: our filters in the real bandersnatch, no run without."""
 
 import hashlib
 import json
@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
-from faults.fleet import Host, Mirror, Origin, Site, beside_bandersnatch, sdist
+from faults.fleet import Host, Mirror, Origin, Site, beside_bandersnatch, sdist, wheel
 
 # By the order in which they are kept: the newest final one, the newest others, names that PEP 440 does not know.
 RELEASES = ["2.0", "4.0", "3.0rc1", "1.0", "2004d", "1.0-dev-r1"]
@@ -56,7 +56,7 @@ def test_a_mirror_keeps_what_an_origin_keeps_and_fetches_nothing_else(upstream: 
     mirror = Mirror(tmp_path / "mirror", upstream.url, ["alpha", "beta"])
     dump = Host(tmp_path / "dump", "origin", index_url=f"{upstream.url}/simple/")
     for kept in (1, 2, 3, 5, 9):
-        mirror.select(["alpha", "beta"], kept)
+        mirror.select(["alpha", "beta"], releases_kept=kept)
         dump.configure(selection={"projects": ["alpha", "beta"], "releases_kept": kept})
         for host in (mirror, dump):
             assert host.run("sync")["good"]
@@ -66,24 +66,62 @@ def test_a_mirror_keeps_what_an_origin_keeps_and_fetches_nothing_else(upstream: 
         assert {path.name for path in brought if path.suffix != ".metadata"} == files(RELEASES[:kept])
 
 
-def test_without_our_filter_no_run_begins(upstream: Site, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("beside")
+def test_a_release_of_which_the_platforms_leave_nothing_is_none_of_the_newest(
+    origin: Origin, site: Site, tmp_path: Path
+) -> None:
+    for tag in ("cp313-cp313-win_arm64", "cp313-cp313-manylinux_2_28_x86_64"):
+        (origin.local / f"beta/beta-3.0-{tag}.whl").write_bytes(wheel("beta", "3.0"))
+    (origin.local / "beta/beta-2.0-py2.py3-none-any.whl").write_bytes(wheel("beta", "2.0"))
+    origin.publish()
+    selection = {"releases_kept": 1, "platforms_excluded": ["windows", "linux", "py2"]}
+    mirror = Mirror(tmp_path / "mirror", site.url, ["beta"])
+    mirror.select(["beta"], **selection)
+    dump = Host(
+        tmp_path / "dump",
+        "origin",
+        index_url=f"{site.url}/simple/",
+        selection={"projects": ["beta"], **selection},
+    )
+    for host in (mirror, dump):
+        assert host.run("sync")["good"]
+        assert sorted(host.files("beta")) == [
+            "beta-2.0-py2.py3-none-any.whl",
+            "beta-2.0-py3-none-any.whl",
+            "beta-2.0.tar.gz",
+        ]
+        assert host.broken() == []
+    brought = (mirror.fetched / "web/packages").rglob("*.whl")
+    assert {path.name.split("-")[1] for path in brought} == {"2.0"}
+
+
+def test_without_our_filters_no_run_begins(upstream: Site, tmp_path: Path) -> None:
     """bandersnatch passes over the name of a plugin that it does not have, and would mirror every release."""
     mirror = Mirror(tmp_path / "mirror", upstream.url, ["alpha"])
-    mirror.select(["alpha"], 1)
+    mirror.select(["alpha"], releases_kept=1, platforms_excluded=["windows"])
     mirror.run("sync", expect=4)
-    assert "has no plugin mirrorfleet_newest, and would fetch what it leaves out" in mirror.log
+    assert "has no plugin mirrorfleet_newest, mirrorfleet_platforms, and would fetch what" in mirror.log
     assert not (mirror.fetched / "web").exists()
 
 
 @pytest.mark.usefixtures("beside")
-@pytest.mark.parametrize("now", ["keep = 0", "keep = some", "kept = 1"])
-def test_a_filter_that_cannot_tell_what_is_kept_lets_nothing_begin(
-    upstream: Site, tmp_path: Path, now: str
+@pytest.mark.parametrize(
+    ("before", "now"),
+    [
+        ("keep = 1", "keep = 0"),
+        ("keep = 1", "keep = some"),
+        ("keep = 1", "kept = 1"),
+        ("excluded = windows", "excluded ="),
+        ("excluded = windows", "platforms = windows"),
+    ],
+)
+def test_a_filter_that_does_not_say_what_it_leaves_out_lets_nothing_begin(
+    upstream: Site, tmp_path: Path, before: str, now: str
 ) -> None:
     mirror = Mirror(tmp_path / "mirror", upstream.url, ["alpha"])
-    mirror.select(["alpha"], 1)
+    mirror.select(["alpha"], releases_kept=1, platforms_excluded=["windows"])
     config = mirror.root / "bandersnatch.conf"
-    config.write_text(config.read_text().replace("keep = 1", now))
+    config.write_text(config.read_text().replace(before, now))
     mirror.run("sync", expect=1)
     assert "bandersnatch did not get through: exit code 1" in mirror.log
     assert not (mirror.fetched / "web/packages").exists()
