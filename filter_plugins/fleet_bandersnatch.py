@@ -1,8 +1,8 @@
 """From a mirror's configuration to bandersnatch.conf, failing closed.
 
-bandersnatch itself fails open: an unknown plugin name, an empty allowlist, `keep = 0` and an unknown
-platform all mean "mirror everything", with exit code 0. So nothing gets past this file that bandersnatch
-would not take at its word.
+bandersnatch itself fails open: an unknown plugin name and an empty allowlist mean "mirror everything", with
+exit code 0. So nothing gets past this file that bandersnatch would not take at its word; whether it has the
+plugins, ours among them, mirrorfleet asks before each run.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 from plugin_utils import values as v
-from plugin_utils.contract import PLATFORMS, selection
+from plugin_utils.contract import selection
 from plugin_utils.filters import as_filter
 from plugin_utils.values import BadValueError, Report
 
@@ -87,7 +87,7 @@ def _sections(config: dict[str, Any], version: str, tuning: dict[str, str], allo
     paths = config.get("paths")
     fetched = paths.get("fetched") if isinstance(paths, dict) else None
     directory = report.try_check("paths.fetched", _directory, fetched)
-    chosen = selection(config.get("selection"), "mirror_selection", report, PLATFORMS[major])
+    chosen = selection(config.get("selection"), "mirror_selection", report)
     report.raise_if_any()
     mirror: dict[str, str | list[str]] = {
         "directory": directory,
@@ -122,9 +122,10 @@ def _filters(chosen: dict[str, Any]) -> Sections:
     if chosen["blocklist"]:
         found.append(("blocklist_project", "blocklist", {"packages": chosen["blocklist"]}))
     if chosen["platforms_excluded"]:
-        found.append(("exclude_platform", "blocklist", {"platforms": chosen["platforms_excluded"]}))
+        excluded = {"excluded": chosen["platforms_excluded"]}
+        found.append(("mirrorfleet_platforms", "mirrorfleet_platforms", excluded))
     if chosen["releases_kept"]:
-        found.append(("latest_release", "latest_release", {"keep": str(chosen["releases_kept"])}))
+        found.append(("mirrorfleet_newest", "mirrorfleet_newest", {"keep": str(chosen["releases_kept"])}))
     if chosen["max_project_size"]:
         size = {"max_package_size": str(chosen["max_project_size"])}
         found.append(("size_project_metadata", "size_project_metadata", {**size}))

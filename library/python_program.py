@@ -79,7 +79,17 @@ def unrecorded_files(site: Path, records: Iterable[str]) -> list[str]:
     )
 
 
-def problems_of(target: Path, wanted: dict[str, str], wheel: Path | None) -> list[str]:
+def way_to(other: Path, site: Path) -> tuple[Path, str]:
+    """The file in `site` by which Python imports from another program's current environment, too, and what is in it.
+
+    What is in such a file comes after the environment's own packages (https://docs.python.org/3/library/site.html).
+    """
+    return site / f"{other.name}.pth", f"{other / 'current' / 'lib' / site.parent.name / site.name}\n"
+
+
+def problems_of(
+    target: Path, wanted: dict[str, str], wheel: Path | None, extended_by: Path | None = None
+) -> list[str]:
     """What differs between the environment at `target` and the lock; empty when nothing does."""
     if not target.exists():
         return [f"{target} is not installed"]
@@ -110,6 +120,11 @@ def problems_of(target: Path, wanted: dict[str, str], wheel: Path | None) -> lis
             problems.append(f"{info.name}: {error}")
         else:
             records += record
+    if extended_by is not None:
+        path, content = way_to(extended_by, site)
+        if path.is_symlink() or not path.is_file() or path.read_bytes() != content.encode():
+            problems.append(f"{path.name} is not as declared")
+        records.append(path.name)
     problems += [f"{name} belongs to no distribution" for name in unrecorded_files(site, records)]
     if wheel is not None:
         problems += [
@@ -118,7 +133,9 @@ def problems_of(target: Path, wanted: dict[str, str], wheel: Path | None) -> lis
     return problems
 
 
-def install(module: AnsibleModule, target: Path, requirements: str, wheel: Path | None) -> None:
+def install(
+    module: AnsibleModule, target: Path, requirements: str, wheel: Path | None, extended_by: Path | None
+) -> None:
     """Make the environment anew at its own path, which its programs name; what was there is back if that fails."""
     params = module.params
     target.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
@@ -155,6 +172,11 @@ def install(module: AnsibleModule, target: Path, requirements: str, wheel: Path 
                     msg=f"{params['name']} {params['version']} could not be installed into {target}; what was there "
                     f"is untouched. {' '.join(step[1:3])} says: {without_credentials((err or out).strip()[-2000:])}"
                 )
+    if extended_by is not None:
+        for site in target.glob("lib/python3*/site-packages"):
+            path, content = way_to(extended_by, site)
+            path.write_text(content, encoding="utf-8")
+            path.chmod(0o644)
     shutil.rmtree(aside, ignore_errors=True)
 
 
@@ -176,7 +198,7 @@ def point(link: Path, version: str) -> None:
 
 def run(module: AnsibleModule) -> dict[str, Any]:
     params = module.params
-    for key in ("name", "version"):
+    for key in ("name", "version", *(["extended_by"] if params["extended_by"] else [])):
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.!+_-]*", params[key]) or params[key] == "current":
             module.fail_json(
                 msg=f"{key}: {params[key]!r} is refused; letters, digits and . ! + _ - are allowed."
@@ -186,12 +208,13 @@ def run(module: AnsibleModule) -> dict[str, Any]:
     except ValueError as error:
         module.fail_json(msg=f"requirements of {params['name']} {params['version']}: {error}")
     wheel = Path(params["wheel"]) if params["wheel"] else None
+    extended_by = Path(params["root"]) / params["extended_by"] if params["extended_by"] else None
     home = Path(params["root"]) / params["name"]
     target, link = home / params["version"], home / "current"
     previous = current_version(link)
     # In check mode on a bare host the wheel has not been copied yet: not installed is the answer all the same.
     problems = (
-        problems_of(target, wanted, wheel)
+        problems_of(target, wanted, wheel, extended_by)
         if wheel is None or wheel.exists()
         else [f"{target} is not installed: {wheel.name} is not on the host"]
     )
@@ -209,8 +232,8 @@ def run(module: AnsibleModule) -> dict[str, Any]:
     if module.check_mode:
         return result
     if problems:
-        install(module, target, params["requirements"], wheel)
-        if still := problems_of(target, wanted, wheel):
+        install(module, target, params["requirements"], wheel, extended_by)
+        if still := problems_of(target, wanted, wheel, extended_by):
             module.fail_json(
                 msg=f"{target} does not match its lock right after installation: {'; '.join(still[:5])}"
             )
@@ -233,6 +256,7 @@ def main() -> None:
             "version": {"type": "str", "required": True},
             "requirements": {"type": "str", "required": True},
             "wheel": {"type": "path"},
+            "extended_by": {"type": "str", "default": ""},
             "index_url": {"type": "str", "default": ""},
             "root": {"type": "path", "default": "/opt"},
         },

@@ -29,19 +29,15 @@ Check = Callable[[Any], Any]
 SCHEMAS = Path(__file__).parent / "schemas"
 RECORD, FLEET = "inventory-mirror", "inventory-fleet"
 
-# What bandersnatch's exclude_platform understands, by its major version; it ignores every other word.
-_PYTHONS = ("py2", *(f"py2.{n}" for n in range(4, 8)), "py3", *(f"py3.{n}" for n in range(14)))
+# Words that mirrorfleet.fetch.filters.is_excluded knows; of others some would be tags that no file has.
+_PYTHONS = ("py2", *(f"py2.{n}" for n in range(4, 8)), "py3", *(f"py3.{n}" for n in range(15)))
 _LINUX = (
     *("linux-i686", "linux-x86_64", "linux_armv6l", "linux_armv7l"),
     *("manylinux1_i686", "manylinux1_x86_64", "manylinux2010_i686", "manylinux2010_x86_64"),
     *(f"manylinux2014_{cpu}" for cpu in ("x86_64", "i686", "aarch64", "armv7l", "ppc64", "ppc64le", "s390x")),
 )
-_PLATFORMS_6 = ("windows", "macos", "freebsd", "linux", *_PYTHONS, "win_amd64", "win-amd64", *_LINUX)
-PLATFORMS: dict[str, tuple[str, ...]] = {
-    "6": _PLATFORMS_6,
-    "8": (*_PLATFORMS_6, "py3.14", "win_arm64", "win-arm64", "musllinux"),
-}
-ALL_PLATFORMS = tuple(dict.fromkeys(name for names in PLATFORMS.values() for name in names))
+_WINDOWS = ("win_amd64", "win-amd64", "win_arm64", "win-arm64")
+PLATFORMS = ("windows", "macos", "freebsd", "linux", *_PYTHONS, *_WINDOWS, *_LINUX, "musllinux")
 
 SELECTION_DEFAULTS: dict[str, Any] = {
     "everything": False,
@@ -155,7 +151,7 @@ _FORMATS: dict[str, Check] = {
     "address": v.address,
     "webhook": v.webhook,
     "project-name": v.project_name,
-    "platform": v.choice(*ALL_PLATFORMS),
+    "platform": v.choice(*PLATFORMS),
     "preferred-network": v.preferred_network,
     "network": v.network,
     "date": v.date,
@@ -496,14 +492,10 @@ def fleet(values: dict[str, Any], report: Report) -> dict[str, Any]:
     return found
 
 
-def selection(
-    value: Any, key: str, report: Report, platforms: tuple[str, ...] = ALL_PLATFORMS
-) -> dict[str, Any] | None:
+def selection(value: Any, key: str, report: Report) -> dict[str, Any] | None:
     """What a mirror carries, with every key filled in; None after noting what is wrong with it."""
     before = len(report.problems)
     found = one("mirror_selection", value, RECORD, report)
-    for name in (found or {}).get("platforms_excluded", []):
-        report.try_check(f"{key}.platforms_excluded", v.choice(*platforms), name)
     return chosen_by(found, key, report) if len(report.problems) == before else None
 
 

@@ -291,7 +291,9 @@ class Upstream:
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
-            wbufsize = 1 << 16  # head and body in one packet: a client that waits for the second one waits 40 ms
+            wbufsize = (
+                1 << 16
+            )  # head and body in one packet: a client that waits for the second one waits 40 ms
 
             def log_message(self, *_: Any) -> None:
                 pass

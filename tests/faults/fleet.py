@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tarfile
 import time
+import tomllib
 import urllib.error
 import urllib.request
 import zipfile
@@ -67,6 +68,18 @@ def sdist(name: str, version: str) -> bytes:
         member.size = len(data)
         archive.addfile(member, io.BytesIO(data))
     return stream.getvalue()
+
+
+def beside_bandersnatch(folder: Path) -> str:
+    """Our distribution where bandersnatch finds plugins, as roles/sync_client has it; the PYTHONPATH for that."""
+    points = tomllib.loads((SOURCE.parent / "pyproject.toml").read_text())["project"]["entry-points"]
+    info = folder / "mirrorfleet-0.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: mirrorfleet\nVersion: 0\n")
+    with (info / "entry_points.txt").open("w") as file:
+        for group, found in points.items():
+            file.write(f"[{group}]\n" + "".join(f"{name} = {where}\n" for name, where in found.items()))
+    return os.pathsep.join(filter(None, [str(folder), str(SOURCE), os.environ.get("PYTHONPATH")]))
 
 
 class Host:
@@ -294,10 +307,17 @@ class Mirror(Host):
         )
         self.select(projects)
 
-    def select(self, projects: list[str]) -> None:
+    def select(self, projects: list[str], **selection: Any) -> None:
         """What the inventory's selection becomes on a host: both files."""
-        self.configure(selection={"projects": projects})
+        self.configure(selection={"projects": projects, **selection})
         names = "".join(f"    {name}\n" for name in projects)
+        ours = {}
+        if kept := selection.get("releases_kept"):
+            ours["mirrorfleet_newest"] = f"keep = {kept}"
+        if platforms := selection.get("platforms_excluded"):
+            ours["mirrorfleet_platforms"] = f"excluded = {' '.join(platforms)}"
+        enabled = "".join(f"    {name}\n" for name in ours)
+        sections = "".join(f"[{name}]\n{option}\n" for name, option in ours.items())
         (self.root / "bandersnatch.conf").write_text(
             f"""[mirror]
 directory = {self.fetched}
@@ -313,9 +333,11 @@ stop-on-error = false
 compare-method = hash
 [plugins]
 enabled = allowlist_project
+{enabled}
 [allowlist]
 packages =
-{names}"""
+{names}
+{sections}"""
         )
 
 

@@ -5,6 +5,10 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
+import subprocess
+import sys
+import sysconfig
+import venv
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -207,6 +211,29 @@ def test_an_own_program_is_compared_with_its_wheel(target: Path, site: Path, tmp
     assert problem == "mirrorfleet/__init__.py was changed since mirrorfleet-0.1.0-py3-none-any.whl was built"
 
 
+WAY = "/opt/other/current/lib/python3.13/site-packages\n"
+
+
+@pytest.mark.parametrize(
+    "tamper",
+    [
+        lambda path: path.unlink(),
+        lambda path: path.write_text(f"{WAY}import os\n"),
+        lambda path: path.write_text(WAY.replace("current", "1.0")),
+        lambda path: path.rename(path.with_suffix(".away")) and path.symlink_to(path.with_suffix(".away")),
+    ],
+)
+def test_a_way_to_another_program_is_there_as_declared_and_otherwise_not(
+    target: Path, site: Path, tamper: Callable[[Path], Any]
+) -> None:
+    (site / "other.pth").write_text(WAY)
+    other = Path("/opt/other")
+    assert python_program.problems_of(target, WANTED, None, other) == []
+    assert python_program.problems_of(target, WANTED, None) == ["other.pth belongs to no distribution"]
+    tamper(site / "other.pth")
+    assert python_program.problems_of(target, WANTED, None, other)[0] == "other.pth is not as declared"
+
+
 # --- what is done about it ---
 
 
@@ -218,8 +245,8 @@ class Module:
     """As much of AnsibleModule as the module needs; `commands` are answered by `answer`."""
 
     def __init__(self, root: Path, *, check_mode: bool = False, **params: Any) -> None:
-        self.params = {"name": "demo", "version": "1.0", "requirements": LOCK, "wheel": None, "index_url": "",
-                       "root": str(root)} | params  # fmt: skip
+        self.params = {"name": "demo", "version": "1.0", "requirements": LOCK, "wheel": None, "extended_by": "",
+                       "index_url": "", "root": str(root)} | params  # fmt: skip
         self.check_mode = check_mode
         self.commands: list[list[str]] = []
         self.environments: list[dict[str, str]] = []
@@ -258,6 +285,37 @@ def test_a_bare_host_gets_the_program_and_a_link(tmp_path: Path) -> None:
     assert (result["changed"], result["previous"], result["version"]) == (True, "", "1.0")
     assert (tmp_path / "demo/current").readlink() == Path("1.0")
     assert run(Module(tmp_path))["changed"] is False
+
+
+def test_what_extends_a_program_comes_after_its_own_and_is_of_the_version_that_is_current(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def make(target: Path) -> None:
+        venv.create(target)
+        (site,) = target.glob("lib/python3*/site-packages")
+        (site / "shared.py").write_text("of = 'the program'\n")
+        for name, version in (("alpha", "1.0"), ("beta_two", "2.0")):
+            add_distribution(site, name, version)
+        record = site / "alpha-1.0.dist-info/RECORD"
+        record.write_text(f"{record.read_text()}shared.py,,\n")
+
+    monkeypatch.setattr(sys.modules[__name__], "make_environment", make)
+    for version in ("1.0", "2.0"):
+        site = tmp_path / "other" / version / Path(sysconfig.get_path("purelib", vars={"base": ""})[1:])
+        site.mkdir(parents=True)
+        (site / "shared.py").write_text("of = 'the other'\n")
+        info = add_distribution(site, "other", version)
+        (info / "entry_points.txt").write_text(f"[plugins]\nof-{version} = other:NAME\n")
+    look = (
+        "import shared; from importlib.metadata import entry_points as found;"
+        "print(shared.of, *((point.name, point.load()) for point in found(group='plugins')))"
+    )
+    for version, changed in (("1.0", True), ("2.0", False), ("1.0", False)):
+        python_program.point(tmp_path / "other/current", version)
+        assert run(Module(tmp_path, extended_by="other"))["changed"] is changed
+        python = tmp_path / "demo/current/bin/python"
+        seen = subprocess.run([python, "-c", look], capture_output=True, text=True, check=True).stdout
+        assert seen == f"the program ('of-{version}', 'other')\n"
 
 
 def test_hashes_are_required_and_nothing_is_built(tmp_path: Path) -> None:
@@ -321,7 +379,8 @@ def test_an_update_keeps_the_former_version_and_no_older_one(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
-    ("key", "value"), [("version", "../x"), ("version", "current"), ("name", "a/b"), ("version", "")]
+    ("key", "value"),
+    [("version", "../x"), ("version", "current"), ("name", "a/b"), ("version", ""), ("extended_by", "a\nb")],
 )
 def test_names_that_would_leave_the_folder_are_refused(tmp_path: Path, key: str, value: str) -> None:
     with pytest.raises(FailedError, match="is refused"):

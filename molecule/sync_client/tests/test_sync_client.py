@@ -28,11 +28,16 @@ def location(project, file):
 # --- what was fetched ---
 
 
-def test_the_selected_projects_are_served_as_the_origin_has_them(me, host, scenario):
+def newest_of(files):
+    newest = max(name.split("-")[1] for name in files)
+    return {name for name in files if name.split("-")[1] == newest}
+
+
+def test_the_newest_release_of_the_selected_projects_is_served_as_the_origin_has_it(me, host, scenario):
     origin = scenario.hosts["origin"].shell
     for project in ("alpha", "beta-two"):
         ours, theirs = files_of(host, project), files_of(origin, project)
-        assert ours.keys() == theirs.keys()
+        assert ours.keys() == newest_of(theirs)
         for name, file in ours.items():
             assert file["hashes"] == theirs[name]["hashes"]
             content = host.check_output("sha256sum < %s", location(project, file))
@@ -49,6 +54,22 @@ def test_the_programs_are_the_pinned_ones(me, host):
         assert host.check_output(f"readlink /opt/{program}/current") == version
         assert host.check_output(f"/opt/{program}/current/bin/{program} --version").split()[-1] == version
     assert host.check_output("find /opt/mirrorfleet /opt/bandersnatch ! -user root | head -1") == ""
+
+
+def test_bandersnatch_has_our_filters_of_the_version_that_runs_it_and_else_its_own_packages(host):
+    look = "import mirrorfleet, packaging; print(mirrorfleet.__file__, packaging.__file__)"
+    ours, others = host.check_output(f"/opt/bandersnatch/current/bin/python -c '{look}'").split()
+    assert ours.startswith("/opt/mirrorfleet/current/") and others.startswith("/opt/bandersnatch/")
+
+
+def test_no_run_begins_without_our_filters(host, confined):
+    """bandersnatch would pass over their names, and fetch every release."""
+    site = "/opt/bandersnatch/current/lib/python3*/site-packages"
+    host.check_output(f"mv {site}/mirrorfleet.pth /root/")
+    run = confined(UNIT, SYNC)
+    host.check_output(f"mv /root/mirrorfleet.pth {site}/")
+    assert run.rc == 4
+    assert "has no plugin mirrorfleet_newest" in run.stdout + run.stderr
 
 
 def test_configurations_are_for_their_reader_only(host):
@@ -135,7 +156,9 @@ def story(scenario):
     def look(moment):
         for mirror in mirrors:
             told.links[moment, mirror.name] = mirror.shell.check_output(
-                "readlink /opt/mirrorfleet/current /opt/bandersnatch/current"
+                "readlink /opt/mirrorfleet/current /opt/bandersnatch/current;"
+                "/opt/bandersnatch/current/bin/python -c"
+                " 'import mirrorfleet, os; print(os.path.realpath(mirrorfleet.__file__).split(\"/\")[3])'"
             ).split()
 
     scenario.hosts["origin"].shell.check_output(
@@ -178,14 +201,14 @@ def test_what_is_new_upstream_comes_with_the_next_sync(story, me):
     assert "alpha-1.2-py3-none-any.whl" in story.synced[me.name]
 
 
-def test_rollback_is_a_change_of_links(story, me):
-    assert story.links["rolled back", me.name] == ["0.0.9", FORMER[me.name]]
+def test_rollback_is_a_change_of_links_and_takes_our_filters_back(story, me):
+    assert story.links["rolled back", me.name] == ["0.0.9", FORMER[me.name], "0.0.9"]
 
 
 def test_what_was_tampered_with_is_repaired_by_the_next_converge(
     story, me, host, scenario, confined, attempts
 ):
-    assert story.links["as declared", me.name] == ["0.1.0", BANDERSNATCH[me.name]]
+    assert story.links["as declared", me.name] == ["0.1.0", BANDERSNATCH[me.name], "0.1.0"]
     test_the_programs_are_the_pinned_ones(me, host)
     assert host.run(
         "grep -q '^# tampered$' /opt/bandersnatch/current/lib/python3*/site-packages/bandersnatch/main.py"
@@ -194,4 +217,4 @@ def test_what_was_tampered_with_is_repaired_by_the_next_converge(
     test_the_unit_may_write_its_trees_and_nothing_else(host, confined, attempts)
     test_the_timer_runs_at_a_moment_of_each_hosts_own(host, scenario)
     host.check_output(f"systemctl start {UNIT}")
-    test_the_selected_projects_are_served_as_the_origin_has_them(me, host, scenario)
+    test_the_newest_release_of_the_selected_projects_is_served_as_the_origin_has_it(me, host, scenario)

@@ -1,6 +1,7 @@
 """Running bandersnatch and reading its outcome from what it left, never from its exit code."""
 
 import asyncio
+import configparser
 import contextlib
 import logging
 import os
@@ -23,6 +24,11 @@ _TOTAL = re.compile(r"^(\d+) packages to sync\.$")
 _STORED = re.compile(r"^Storing index page\(s\): (\S+) ")
 _FILE = re.compile(r"^Downloading: \S*?(/packages/\S+)$")
 _GUARD_SECONDS = 5
+_TELL_PLUGINS = """
+from importlib.metadata import entry_points
+for kind in ("project", "metadata", "release", "release_file"):
+    print(*(point.name for point in entry_points(group="bandersnatch_filter_plugins.v2." + kind)))
+"""
 
 
 @dataclass
@@ -104,7 +110,31 @@ class Client:
     def mirror(self) -> Run:
         return self._run("mirror")
 
+    def _require_plugins(self) -> None:
+        """Raise `RefusedError` when a plugin of the configuration is not there.
+
+        bandersnatch passes over its name, and fetches what it would leave out. Ours are where our programs are
+        (roles/sync_client).
+        """
+        config = configparser.ConfigParser(delimiters="=", interpolation=None)
+        python = self._settings.program.resolve().with_name("python")
+        try:
+            config.read(self._settings.config, "utf-8")
+            wanted = set(config.get("plugins", "enabled", fallback="").split())
+            if not wanted:
+                return
+            command = [str(python), "-c", _TELL_PLUGINS]
+            shown = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
+        except (configparser.Error, OSError, subprocess.SubprocessError) as error:
+            raise RefusedError(f"which plugins bandersnatch has cannot be told: {error}") from error
+        if missing := wanted - set(shown.split()):
+            raise RefusedError(
+                f"{self._settings.program} has no plugin {', '.join(sorted(missing))}, and would fetch what it leaves "
+                "out; have playbooks/provision.yml bring it"
+            )
+
     def _run(self, *arguments: str) -> Run:
+        self._require_plugins()
         return asyncio.run(
             self._supervise([str(self._settings.program), "-c", str(self._settings.config), *arguments])
         )

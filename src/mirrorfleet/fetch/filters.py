@@ -1,9 +1,10 @@
-"""Which files of a project an origin takes over. The same words as bandersnatch's filters use."""
+"""Which files of a project are taken over, in every mode: `platforms_excluded`, then `releases_kept`."""
 
 import re
 from collections.abc import Iterable
 from typing import Any
 
+from packaging.tags import Tag
 from packaging.utils import InvalidWheelFilename, parse_wheel_filename
 from packaging.version import InvalidVersion
 
@@ -15,17 +16,41 @@ _FAMILIES = {
     "freebsd": (re.compile(r"freebsd"), ()),
     "linux": (re.compile(r"linux|manylinux|musllinux"), (".deb", ".rpm")),
 }
+_PYTHON = re.compile(r"py(\d)(?:\.(\d+))?")
+_GLIBC = {"manylinux1": "manylinux_2_5", "manylinux2010": "manylinux_2_12", "manylinux2014": "manylinux_2_17"}
 
 
-def is_excluded(filename: str, platforms: Iterable[str]) -> bool:
-    """True when every platform the file is for is among the excluded ones (families or exact tags)."""
+def is_excluded(filename: str, words: Iterable[str]) -> bool:
+    """True for a wheel whose every tag (PEP 425) one of the words names, and for an installer of a family named.
+
+    A word is a family of platforms, a platform's tag, a Python (`py2`), or one version of it (`py3.8`): of the last,
+    what it alone runs. So nothing is left out that somebody else can use.
+    """
+    words = tuple(words)
     try:
-        tags = {tag.platform for tag in parse_wheel_filename(filename)[3]}
+        tags = parse_wheel_filename(filename)[3]
     except (InvalidWheelFilename, InvalidVersion):
-        return any(filename.endswith(_FAMILIES[p][1]) for p in platforms if p in _FAMILIES)
-    return all(
-        any(_FAMILIES[p][0].match(tag) if p in _FAMILIES else tag == p for p in platforms) for tag in tags
-    )
+        return any(filename.endswith(_FAMILIES[word][1]) for word in words if word in _FAMILIES)
+    return all(any(_names(word, tag) for word in words) for tag in tags)
+
+
+def _names(word: str, tag: Tag) -> bool:
+    if word in _FAMILIES:
+        return _FAMILIES[word][0].match(tag.platform) is not None
+    if python := _PYTHON.fullmatch(word):
+        implementation, version = tag.interpreter[:2], tag.interpreter[2:]
+        if python[2] is None:
+            return version.startswith(python[1])
+        # Later versions run what py38 and abi3 stand for.
+        return version == python[1] + python[2] and implementation != "py" and tag.abi != "abi3"
+    platform, word = _platform(tag.platform), _platform(word.replace("-", "_"))
+    return platform == word or platform.startswith(f"{word}_")
+
+
+def _platform(tag: str) -> str:
+    """A platform's tag, with the name that PEP 600 gives to what had others before."""
+    glibc, _, machine = tag.partition("_")
+    return f"{_GLIBC[glibc]}_{machine}" if glibc in _GLIBC else tag
 
 
 def kept_releases(
