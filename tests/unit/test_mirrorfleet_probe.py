@@ -21,7 +21,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from listing_material import broken, record
-from mirror_material import FILES
+from mirror_material import FILES, Mirror
 from monitor_sandbox import Sandbox
 
 from mirrorfleet import cli
@@ -112,9 +112,23 @@ def test_a_serial_that_stays_behind_is_measured_in_seconds(sandbox: Sandbox) -> 
 
 def test_one_family_that_is_lost(sandbox: Sandbox) -> None:
     sandbox.add("one", ipv6=False)
+    port = int(sandbox.registry["mirrors"][0]["url"].rpartition(":")[2])
     assert sandbox.probe() == 1
     assert sandbox.one()["problem"] == "connection over ipv6: connection refused"
     assert sandbox.one()["families"] == {"ipv4": "", "ipv6": "connection refused"}
+    # The other is measured all the same.
+    assert (sandbox.one()["serial"], sandbox.one()["well"]) == (42, True)
+    sandbox.probe()
+    assert sandbox.one()["rounds"] == {
+        "ipv4": {"good": 2, "bad": 0, "problem": ""},
+        "ipv6": {"good": 0, "bad": 2, "problem": "connection over ipv6: connection refused"},
+    }
+    well_since = sandbox.one()["well_since"]
+    time.sleep(1.1)
+    sandbox.serve(sandbox.mirrors["one"], sandbox.authority.issue("one.example.test"), host="::1", port=port)
+    assert sandbox.probe() == 0
+    assert (sandbox.one()["rounds"]["ipv6"]["good"], sandbox.one()["good"]) == (1, 1)
+    assert sandbox.one()["well_since"] > well_since  # so that it is audited
 
 
 @pytest.mark.parametrize(("names", "days"), [(("other.example.test",), 30), (("one.example.test",), -1)])
@@ -349,7 +363,8 @@ def test_from_a_fault_to_the_list_and_back(sandbox: Sandbox) -> None:
             print(f"{fault}: off the list after {took:.1f} s, back after {back:.1f} s")
             # Each leave makes the next pause twice as long: forgotten here, so that the test ends.
             state = json.loads((sandbox.folder / "list-state.json").read_text())
-            state["standings"]["two"]["leaves"] = []
+            for one in state["standings"]["two"]["families"].values():
+                one["leaves"] = []
             (sandbox.folder / "list-state.json").write_text(json.dumps(state))
         # The monitor itself is cut off: nobody leaves.
         for mirror in sandbox.mirrors.values():
@@ -373,6 +388,33 @@ def test_from_a_fault_to_the_list_and_back(sandbox: Sandbox) -> None:
     assert service.process.returncode == 0, err
     assert json.loads(out.splitlines()[-1])["verb"] == "probe"
     assert "two: is well again" in err
+
+
+def test_a_family_that_is_lost_leaves_the_list_and_comes_back_while_the_mirror_stays(
+    sandbox: Sandbox,
+) -> None:
+    over_ipv4, over_ipv6 = sandbox.add("one", ipv6=False), Mirror()
+    port = int(sandbox.registry["mirrors"][0]["url"].rpartition(":")[2])
+    sandbox.serve(over_ipv6, sandbox.authority.issue("one.example.test"), host="::1", port=port)
+    sandbox.add("two")
+    service = Service(sandbox)
+
+    def families() -> list[str] | None:
+        service.listed()
+        document = json.loads((sandbox.folder / "list" / "mirrors.json").read_text())
+        return next((one["address_families"] for one in document["mirrors"] if one["listed"]), None)
+
+    try:
+        service.until(lambda now: not any(now.values()) and now)
+        for mirror, left in ((over_ipv6, ["ipv4"]), (over_ipv4, ["ipv6"])):
+            mirror.fault = "error"
+            service.until(lambda now, left=left: now["one"] == "" and families() == left)
+            mirror.fault = ""
+            service.until(lambda now: now["one"] == "" and families() == ["ipv4", "ipv6"])
+    finally:
+        _, err = service.end()
+    news = [line for line in err.splitlines() if " one: " in line]
+    assert any("over ipv6" in line for line in news) and any("over ipv4" in line for line in news)
 
 
 def test_the_service_remembers_takes_a_new_registry_and_tells_prometheus(sandbox: Sandbox) -> None:
