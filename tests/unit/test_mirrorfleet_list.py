@@ -132,7 +132,7 @@ def test_a_family_that_fails_is_withdrawn_in_every_document_and_comes_back(
     assert "two.example.org" in site.read("pip.conf")  # what "use it" names is whole where one is
     site.health["mirrors"]["one"] |= {
         "good": 5, "bad": 0, "problem": "",
-        "rounds": dict.fromkeys(("ipv4", "ipv6"), {"good": 5, "bad": 0, "problem": ""}),
+        "rounds": {family: {"good": 5, "bad": 0, "problem": ""} for family in ("ipv4", "ipv6")},
         "audit": {"passed_at": site.now + 9, "tampered_at": None, "problem": ""},
     }  # fmt: skip
     assert site.publish() == 0

@@ -86,6 +86,20 @@ def test_what_is_wrong_is_told(sandbox: Sandbox, fault: str, problem: str) -> No
     assert (sandbox.one()["tampered_at"] is not None) == (fault in {"wrong byte", "forged page"})
 
 
+def test_another_hash_of_core_metadata_is_tampering(sandbox: Sandbox) -> None:
+    sandbox.config["reference"]["projects"] = ["six"]
+    other = {"core-metadata": {"sha256": "0" * 64}}
+    sandbox.add("one").changed = {"six-1.0-py3-none-any.whl": other}
+    for _ in range(30):  # one file of three
+        if sandbox.probe() == 1:
+            break
+    assert (
+        "says that the core metadata of six-1.0-py3-none-any.whl has the sha256 000"
+        in sandbox.one()["problem"]
+    )
+    assert sandbox.one()["tampered_at"]
+
+
 def test_a_page_that_lacks_what_is_no_news(sandbox: Sandbox) -> None:
     sandbox.config["reference"]["projects"] = ["six"]
     sandbox.add("one").fault = "stale pages with a fresh date"
