@@ -147,6 +147,14 @@ def _held(hold: Any) -> Row:
     }
 
 
+def _withdrawn(told: Any) -> Row:
+    """An address family for which a listed mirror is not listed."""
+    told = _mapping(told)
+    return {key: printable(told.get(key) or "") for key in ("family", "code", "reason", "next")} | {
+        "since": _whole(told.get("since"))
+    }
+
+
 def _row(name: str, kinds: list[str], answer: Answer, record: Mapping[str, Any], news: _News) -> Row:
     status = answer.status
     is_mirror = "mirror" in kinds
@@ -162,6 +170,7 @@ def _row(name: str, kinds: list[str], answer: Answer, record: Mapping[str, Any],
         "listed": bool(standing["listed"]) if "listed" in standing else None,
         **{key: printable(standing.get(key) or "") for key in ("code", "reason", "next")},
         "since": _whole(standing.get("since")),
+        "withdrawn": [_withdrawn(one) for one in _list(standing.get("withdrawn"))],
         "state": record.get("state"),
         # What runs, not what is to run; of one that does not answer, what is to.
         "mode": _word(tree.get("mode")) or record.get("mode"),
@@ -240,7 +249,13 @@ def _of_mirror(row: Row, news: _News, waits: bool) -> Iterator[Why]:
         then = f"; {row['next']}" if row["next"] else ""
         failed_audit = code == "audit" and row["reason"] != "awaits an audit"
         yield 2 if failed_audit else CODES.get(code, NOTE), f"not listed{since}: {row['reason']}{then}"
-    elif row["listed"] and row["next"]:
+    for one in row["withdrawn"]:
+        since = f" since {clock(one['since'])}" if one["since"] is not None else ""
+        then = f"; {one['next']}" if one["next"] else ""
+        family = {"ipv4": "IPv4", "ipv6": "IPv6"}.get(one["family"], one["family"])
+        told = f"not listed over {family}{since}: {one['reason']}{then}"
+        yield CODES.get(one["code"], NOTE), told
+    if row["listed"] and row["next"]:
         # Of one that does not answer it is told beside that.
         problem = f"{row['seen']['problem']}; " if row["seen"] and row["ssh"]["answers"] else ""
         yield 4, f"{problem}{row['next']}"

@@ -503,6 +503,7 @@ def test_promtool_finds_nothing_wrong_with_the_metrics(sandbox: Sandbox) -> None
     lines = text.decode().splitlines()
     assert 'mirrorfleet_probe_success{mirror="two",family="ipv6"} 0' in lines
     assert 'mirrorfleet_probe_bad_rounds{mirror="two"} 1' in lines
+    assert 'mirrorfleet_probe_family_bad_rounds{mirror="two",family="ipv6"} 1' in lines
     assert any(
         line.startswith('mirrorfleet_probe_tampered_timestamp_seconds{mirror="two"} ') for line in lines
     )

@@ -278,6 +278,11 @@ class Monitor:
             for mirror, track in seen.items()
             for family, problem in track.families.items()
         ]
+        rounds: list[exposition.Sample] = [
+            ({"mirror": mirror, "family": family}, float(row["bad"]))
+            for mirror, track in seen.items()
+            for family, row in track.rounds.items()
+        ]
         failures: list[exposition.Sample] = [
             ({"mirror": mirror, "family": family, "check": check, "problem": problem}, float(at))
             for mirror, track in seen.items()
@@ -292,8 +297,9 @@ class Monitor:
         return exposition.render(
             [
                 ("mirrorfleet_probe_success", "Whether the last round of probes passed, by address family.", families),
-                each("good_rounds", "Good rounds in a row.", lambda one: one.good),
-                each("bad_rounds", "Failed rounds in a row.", lambda one: one.bad),
+                each("good_rounds", "Rounds in a row that were good in every family.", lambda one: one.good),
+                each("bad_rounds", "Rounds in a row that failed in some family.", lambda one: one.bad),
+                ("mirrorfleet_probe_family_bad_rounds", "Failed rounds in a row, by address family.", rounds),
                 each("last_round_timestamp_seconds", "When the last round ended.", lambda one: one.measured_at),
                 each("last_modified_timestamp_seconds", "When it last had everything.", lambda one: one.last_modified),
                 each("serial", "Serial of the mirror's list of projects.", lambda one: one.serial),
