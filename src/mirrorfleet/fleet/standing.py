@@ -326,7 +326,8 @@ def _stand_over(family: str, name: str, inputs: Inputs, before: Standing, *, fro
     newest = max((at for at in seen if at is not None), default=None)
     # Who is listed all the same has passed an audit since, even if no monitor is there to say so.
     tampered = newest if not before.listed or newest != before.tampered_at else None
-    before = replace(before, tampered_at=newest)
+    if newest != before.tampered_at:
+        before = replace(before, tampered_at=newest)
     why = next(_barred(name, inputs, audit, tampered), None)
     if why is None and frozen:
         if before.listed:
@@ -338,7 +339,7 @@ def _stand_over(family: str, name: str, inputs: Inputs, before: Standing, *, fro
         return _off(before, why, inputs, health)
     then = f"leaves when {_rounds_left(inputs, health)} more rounds fail" if health and health.bad else ""
     if before.listed:
-        return replace(before, next=then)
+        return before if then == before.next else replace(before, next=then)
     return replace(
         before,
         listed=True,
