@@ -429,6 +429,21 @@ def test_one_family_that_fails_fails_the_audit(sandbox: Sandbox) -> None:
     assert sandbox.one()["audit"]["families"] == sandbox.report()["families"]
 
 
+@pytest.mark.parametrize("earlier", ["of another family", "of before families"])
+def test_an_earlier_audit_passed_in_the_families_that_it_looked_at(sandbox: Sandbox, earlier: str) -> None:
+    sandbox.add("one", ipv6=False)
+    sandbox.registry["mirrors"][0]["address_families"] = ["ipv4"]
+    assert sandbox.audit() == 0
+    before = sandbox.report()
+    if earlier == "of before families":
+        del before["families"]
+        (sandbox.folder / "state/audits/one.json").write_text(json.dumps(before))
+    sandbox.registry["mirrors"][0]["address_families"] = ["ipv4", "ipv6"]
+    assert sandbox.audit() == 1
+    known = before["started"] if earlier == "of before families" else None
+    assert sandbox.report()["families"]["ipv6"]["passed_at"] == known
+
+
 def test_what_fails_in_one_family_is_not_met_in_what_counts_for_both(sandbox: Sandbox) -> None:
     """As where only what is large does not get through."""
     sandbox.add("one", ipv6=False)

@@ -440,8 +440,13 @@ def test_of_few_mirrors_with_ipv6_not_all_lose_it_at_once() -> None:
 def test_a_family_that_is_claimed_anew_has_to_prove_itself() -> None:
     before = one({"one": health()}, {"one": LISTED}, address_families=["ipv4"])
     assert before.listed_families == ["ipv4"]
-    found = run({"one": lame()}, {"one": before})
-    assert (found.standings["one"].listed_families, found.events) == (["ipv4"], [])
+    # What is known of IPv4 says nothing of IPv6, of which nothing was measured yet.
+    only_ipv4 = health(families={"ipv4": WELL})
+    passed = Audit(passed_at=NOW, families={"ipv4": Passed(passed_at=NOW)})
+    for seen, code in ((lame(), "failing"), (only_ipv4, "returning"), (health(), "audit")):
+        found = run({"one": seen}, {"one": before}, audits={"one": passed})
+        assert (found.standings["one"].listed_families, found.events) == (["ipv4"], [])
+        assert found.standings["one"].families["ipv6"].code == code
     joined = run({"one": health()}, {"one": before}, audits={"one": AUDITED})
     assert [(event.subject, event.kind) for event in joined.events] == [("one over IPv6", "joined")]
 

@@ -95,14 +95,14 @@ def _entry(found: List, name: str, standing: Standing) -> dict[str, Any]:
 
 def _families(standing: Standing) -> dict[str, Any]:
     """Of a listed mirror, the address families for which it is listed, and the others with why; else nothing."""
-    if not standing.listed:
+    if not standing.listed_families:
         return {}
     withdrawn = [
         {"family": family} | {key: getattr(one, key) for key in ("code", "reason", "since", "next")}
         for family, one in standing.families.items()
         if not one.listed
     ]
-    listed = {"address_families": standing.listed_families or list(standing.families)}
+    listed = {"address_families": standing.listed_families}
     return listed | ({"withdrawn": withdrawn} if withdrawn else {})
 
 

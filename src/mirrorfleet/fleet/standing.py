@@ -78,7 +78,7 @@ class Health:
 
     def over(self, family: str) -> "Health":
         """The same with the rounds of one family."""
-        return replace(self, **vars(self.families[family])) if family in self.families else self
+        return replace(self, **vars(self.families.get(family, Rounds()))) if self.families else self
 
     @property
     def deaf(self) -> bool:
@@ -107,7 +107,7 @@ class Audit:
 
     def over(self, family: str) -> "Audit":
         """The same with what was found in one family."""
-        return replace(self, **vars(self.families[family])) if family in self.families else self
+        return replace(self, **vars(self.families.get(family, Passed()))) if self.families else self
 
     @property
     def cleared_at(self) -> int | None:

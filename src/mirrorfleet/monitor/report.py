@@ -155,7 +155,8 @@ class Report:
         verdict = "tampered" if self.wrong else "failed" if self.failed else "passed"
         low, high = wilson(self.present, self.sampled)
         before = before or {}
-        former = before.get("families", {})
+        # A report of before families speaks of each; a later one that lacks one does not.
+        former = before.get("families") or dict.fromkeys(self.families, before)
         document = {
             "schema": 1,
             "mirror": self.mirror,
@@ -166,7 +167,7 @@ class Report:
             "tampered_at": self.started if verdict == "tampered" else before.get("tampered_at"),
             **self._counted(self._said(self.failed), before),
             "families": {
-                family: self._counted(self._said(self.failed_over(family)), former.get(family, before))
+                family: self._counted(self._said(self.failed_over(family)), former.get(family, {}))
                 for family in self.families
             },
             **({} if verdict == "passed" else {"failed_since": before.get("failed_since", self.started)}),
