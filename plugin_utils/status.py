@@ -23,6 +23,7 @@ FREE = 0.05  # as the alert has it
 NOTE, NOTHING = 10, 99
 # How urgent it is that a mirror is off the list; what is not here settles by itself or was meant.
 CODES = {"invalid": 1, "tampered": 1, "failing": 2, "stale": 2, "silent": 2, "held": 3, "agreement": 3}
+FAMILIES = {"ipv4": "IPv4", "ipv6": "IPv6"}
 COLUMNS = (
     "name", "stands", "mode", "tier", "synced", "lag", "certificate", "free", "mirrorfleet", "bandersnatch", "nginx",
 )  # fmt: skip
@@ -252,8 +253,7 @@ def _of_mirror(row: Row, news: _News, waits: bool) -> Iterator[Why]:
     for one in row["withdrawn"]:
         since = f" since {clock(one['since'])}" if one["since"] is not None else ""
         then = f"; {one['next']}" if one["next"] else ""
-        family = {"ipv4": "IPv4", "ipv6": "IPv6"}.get(one["family"], one["family"])
-        told = f"not listed over {family}{since}: {one['reason']}{then}"
+        told = f"not listed over {FAMILIES.get(one['family'], one['family'])}{since}: {one['reason']}{then}"
         yield CODES.get(one["code"], NOTE), told
     if row["listed"] and row["next"]:
         # Of one that does not answer it is told beside that.
@@ -475,6 +475,12 @@ def list_changes(before: Any, after: Any) -> list[str]:
         lines.append(f"  joined: {some(sorted(joined))}")
     lines += _reasons("left", left, new)
     lines += _reasons("not listed", new.keys() - listed - left, new)
+    for family, label in FAMILIES.items():
+        told = {
+            name: [_withdrawn(one) for one in _list(_mapping(new[name]).get("withdrawn"))] for name in listed
+        }
+        over = {name: one for name, found in told.items() for one in found if one["family"] == family}
+        lines += _reasons(f"listed, but not over {label}", over, over)
     return lines
 
 

@@ -414,6 +414,20 @@ def test_who_joined_and_who_left_and_why() -> None:
     ]
 
 
+def test_who_is_listed_and_not_over_each_family_is_told() -> None:
+    lost = {
+        "family": "ipv6",
+        "code": "failing",
+        "reason": "connection refused",
+        "since": NOW,
+        "next": "returns",
+    }
+    assert list_changes(of(a=LISTED, b=LISTED), of(a=LISTED | {"withdrawn": [lost]}, b=LISTED)) == [
+        "The list has 2 mirrors, as before.",
+        "  listed, but not over IPv6: a: connection refused; returns",
+    ]
+
+
 def test_the_list_of_a_new_fleet_and_one_that_nobody_tells() -> None:
     assert list_changes({}, of(a=LISTED)) == ["The list has 1 mirror now; what it had before is not known."]
     assert list_changes(of(), of(a=LISTED)) == ["The list had 0 mirrors and has 1 now.", "  joined: a"]
