@@ -265,6 +265,15 @@ def test_counts_rows_and_sums_are_true(rounds: list[tuple[bool, int]]) -> None:
     assert month[-1] == round(sum(today) / len(today), 4)
 
 
+def test_a_family_that_changes_beside_one_that_is_lost_is_looked_at_quickly() -> None:
+    track, lost = Track(), Found(failure={"check": "x", "family": "ipv6", "problem": "y"})
+    other = Found(failure={"check": "x", "family": "ipv4", "problem": "y"})
+    for found, settled in (*((Found(), at) for at in range(1, 10)), (other, 1), (other, 2), (Found(), 1)):
+        track.add({"ipv4": found, "ipv6": lost}, Reference(), 0.5, 1_800_000_000, 86400)
+        assert track.settled == settled
+    assert (Track().settled, track.bad) == (0, 12)
+
+
 @given(st.lists(st.integers(0, 50), max_size=30), st.integers(0, 60))
 def test_the_lag_counts_from_the_first_serial_that_a_mirror_has_not(serials: list[int], mirror: int) -> None:
     reference = Reference()
