@@ -21,7 +21,7 @@ from ansible.module_utils.basic import AnsibleModule
 
 DEADLINE = 10  # seconds that one program may take
 UNITS = ("mirror*", "nginx*", "nftables*", "chrony*", "prometheus*")
-OF_A_STANDING = ("listed", "code", "reason", "since", "next")
+OF_A_STANDING = ("listed", "code", "reason", "since", "next", "withdrawn")
 OF_HEALTH = (
     "measured_at", "good", "bad", "since", "last_good", "problem", "serial", "last_modified", "lag",
     "certificate_expires",
@@ -144,7 +144,7 @@ def list_of(config: dict[str, Any]) -> dict[str, Any]:
         "refused": metric(config.get("metrics"), "mirrorfleet_list_refused") == 1,
         "kept": metric(config.get("metrics"), "mirrorfleet_list_kept") == 1,
         "mirrors": {
-            str(one["name"]): {key: one.get(key) for key in OF_A_STANDING}
+            str(one["name"]): {key: one[key] for key in OF_A_STANDING if key in one}
             for one in (mirrors if isinstance(mirrors, list) else [])
         },
     }

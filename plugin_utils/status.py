@@ -23,6 +23,7 @@ FREE = 0.05  # as the alert has it
 NOTE, NOTHING = 10, 99
 # How urgent it is that a mirror is off the list; what is not here settles by itself or was meant.
 CODES = {"invalid": 1, "tampered": 1, "failing": 2, "stale": 2, "silent": 2, "held": 3, "agreement": 3}
+FAMILIES = {"ipv4": "IPv4", "ipv6": "IPv6"}
 COLUMNS = (
     "name", "stands", "mode", "tier", "synced", "lag", "certificate", "free", "mirrorfleet", "bandersnatch", "nginx",
 )  # fmt: skip
@@ -147,6 +148,14 @@ def _held(hold: Any) -> Row:
     }
 
 
+def _withdrawn(told: Any) -> Row:
+    """An address family for which a listed mirror is not listed."""
+    told = _mapping(told)
+    return {key: printable(told.get(key) or "") for key in ("family", "code", "reason", "next")} | {
+        "since": _whole(told.get("since"))
+    }
+
+
 def _row(name: str, kinds: list[str], answer: Answer, record: Mapping[str, Any], news: _News) -> Row:
     status = answer.status
     is_mirror = "mirror" in kinds
@@ -162,6 +171,7 @@ def _row(name: str, kinds: list[str], answer: Answer, record: Mapping[str, Any],
         "listed": bool(standing["listed"]) if "listed" in standing else None,
         **{key: printable(standing.get(key) or "") for key in ("code", "reason", "next")},
         "since": _whole(standing.get("since")),
+        "withdrawn": [_withdrawn(one) for one in _list(standing.get("withdrawn"))],
         "state": record.get("state"),
         # What runs, not what is to run; of one that does not answer, what is to.
         "mode": _word(tree.get("mode")) or record.get("mode"),
@@ -240,7 +250,12 @@ def _of_mirror(row: Row, news: _News, waits: bool) -> Iterator[Why]:
         then = f"; {row['next']}" if row["next"] else ""
         failed_audit = code == "audit" and row["reason"] != "awaits an audit"
         yield 2 if failed_audit else CODES.get(code, NOTE), f"not listed{since}: {row['reason']}{then}"
-    elif row["listed"] and row["next"]:
+    for one in row["withdrawn"]:
+        since = f" since {clock(one['since'])}" if one["since"] is not None else ""
+        then = f"; {one['next']}" if one["next"] else ""
+        told = f"not listed over {FAMILIES.get(one['family'], one['family'])}{since}: {one['reason']}{then}"
+        yield CODES.get(one["code"], NOTE), told
+    if row["listed"] and row["next"]:
         # Of one that does not answer it is told beside that.
         problem = f"{row['seen']['problem']}; " if row["seen"] and row["ssh"]["answers"] else ""
         yield 4, f"{problem}{row['next']}"
@@ -460,6 +475,12 @@ def list_changes(before: Any, after: Any) -> list[str]:
         lines.append(f"  joined: {some(sorted(joined))}")
     lines += _reasons("left", left, new)
     lines += _reasons("not listed", new.keys() - listed - left, new)
+    for family, label in FAMILIES.items():
+        told = {
+            name: [_withdrawn(one) for one in _list(_mapping(new[name]).get("withdrawn"))] for name in listed
+        }
+        over = {name: one for name, found in told.items() for one in found if one["family"] == family}
+        lines += _reasons(f"listed, but not over {label}", over, over)
     return lines
 
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import calendar
 import hashlib
+import html
+import io
 import json
 import threading
 import time
+import zipfile
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,9 +25,23 @@ def sha256(data: bytes) -> str:
 
 
 METADATA = b"Metadata-Version: 2.4\nName: six\nVersion: 1.0\n"
+
+
+def wheel(metadata: bytes = METADATA) -> bytes:
+    """The same bytes each time."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, data in (
+            ("six.py", b"a module of some bytes " * 20),
+            ("six-1.0.dist-info/METADATA", metadata),
+        ):
+            archive.writestr(zipfile.ZipInfo(name), data)
+    return file.getvalue()
+
+
 FILES = {
     "six": {
-        "six-1.0-py3-none-any.whl": b"a wheel of some bytes " * 20,
+        "six-1.0-py3-none-any.whl": wheel(),
         "six-1.0.tar.gz": b"a source of some more bytes " * 40,
         "six-0.9.tar.gz": b"an older source " * 30,
     },
@@ -50,12 +67,28 @@ def entries(project: str) -> list[dict[str, Any]]:
     return found
 
 
+def attributes(entry: dict[str, Any]) -> str:
+    """What HTML says of a file beside its URL."""
+    said = {"data-requires-python": entry["requires-python"]}
+    if isinstance(core := entry.get("core-metadata"), dict):
+        said["data-core-metadata"] = f"sha256={core['sha256']}"
+    if (yanked := entry["yanked"]) not in (None, False):
+        said["data-yanked"] = yanked if isinstance(yanked, str) else ""
+    return "".join(f' {name}="{html.escape(value)}"' for name, value in said.items() if value is not None)
+
+
 @dataclass
 class Mirror:
     """Answers like a mirror of the fleet. `fault` names what is wrong with it."""
 
     serial: int = 42
     fault: str = ""
+    changed: dict[str, Any] = field(
+        default_factory=dict
+    )  # by file name, what pages say of it otherwise; None: nothing
+    project_status: dict[str, Any] = field(default_factory=dict)  # of every project (PEP 792)
+    metadata: bytes = METADATA  # the sidecar of every wheel and of what else pages promise one for
+    synced: float = 0  # when it had everything; 0 is 30 seconds ago
     # By (method, path), (path, type asked for) or path: another answer than a mirror's.
     replaced: dict[Any, Response] = field(default_factory=dict)
     released: threading.Event = field(default_factory=threading.Event)
@@ -106,8 +139,10 @@ class Mirror:
             for file, data in files.items():
                 if path == path_of(name, file):
                     return self.file(file, data, request)
-                if path == path_of(name, file) + ".metadata" and file.endswith(".whl"):
-                    return 200, {}, METADATA
+                if path == path_of(name, file) + ".metadata" and (
+                    file.endswith(".whl") or file in self.changed
+                ):
+                    return 200, {}, self.metadata
         return 404, {}, b""
 
     @staticmethod
@@ -124,10 +159,11 @@ class Mirror:
 
     def last_modified(self) -> bytes:
         age = 10 * 86400 if self.fault == "stale" else 30
-        return time.strftime("%Y%m%dT%H:%M:%S\n", time.gmtime(time.time() - age)).encode()
+        return time.strftime("%Y%m%dT%H:%M:%S\n", time.gmtime(self.synced or time.time() - age)).encode()
 
     def project(self, project: str, kind: str) -> Response:
-        files = entries(project)
+        said = [(one, self.changed.get(one["filename"], {})) for one in entries(project)]
+        files = [one | more for one, more in said if more is not None]
         if self.fault == "stale pages with a fresh date":
             files = [entry for entry in files if "1.0" not in entry["filename"]]
         if self.fault == "newest release only":
@@ -139,15 +175,10 @@ class Mirror:
         if kind == JSON_V1:
             versions = sorted({entry["filename"].split("-")[1].removesuffix(".tar.gz") for entry in files})
             document = {"meta": {"api-version": "1.1"}, "name": project, "versions": versions, "files": files}
+            document |= {"project-status": self.project_status} if self.project_status else {}
             return 200, self.headers(kind), json.dumps(document).encode()
         links = "".join(
-            f'<a href="{one["url"]}#sha256={one["hashes"]["sha256"]}" data-requires-python="&gt;=3.8"'
-            + (
-                f' data-core-metadata="sha256={one["core-metadata"]["sha256"]}"'
-                if "core-metadata" in one
-                else ""
-            )
-            + f">{one['filename']}</a>\n"
+            f'<a href="{one["url"]}#sha256={one["hashes"]["sha256"]}"{attributes(one)}>{one["filename"]}</a>\n'
             for one in files
         )
         head = '<!DOCTYPE html><html><head><meta name="pypi:repository-version" content="1.1"></head><body>'

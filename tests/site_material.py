@@ -94,7 +94,7 @@ FAILED = [
 
 
 def fleet(folder: Path, size: int) -> Site:
-    """The second to the seventh have a trouble each; the others are well, but for every ninth."""
+    """The second to the eighth have a trouble each; the others are well, but for every ninth."""
     site = Site(folder, *(f"mirror-{at:04d}.example.org" for at in range(size)))
     site.registry["fleet"]["name"] = "The Example Fleet"
     for at, record in enumerate(site.registry["mirrors"]):
@@ -166,6 +166,14 @@ def _measured(site: Site, one: dict[str, Any], at: int) -> None:
         one["certificate_expires"] = now + 5 * DAY
     if at == 5:
         one["tampered_at"] = now - 7200
+    if at == 7:
+        refused = "connection over ipv6: connection refused"
+        one |= {
+            "good": 0, "bad": 40, "problem": refused, "families": {"ipv4": "", "ipv6": "connection refused"},
+            "rounds": {
+                "ipv4": {"good": 99, "bad": 0, "problem": ""}, "ipv6": {"good": 0, "bad": 40, "problem": refused},
+            },
+        }  # fmt: skip
     if at > 9 and at % 9 == 0:
         one |= {
             "good": 0,

@@ -12,10 +12,11 @@ from typing import Any
 from xml.parsers import expat
 
 import jsonschema
+import mirror_material as material
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from mirror_material import FILES, Mirror, path_of
+from mirror_material import FILES, METADATA, NEW, Mirror, path_of, sha256, wheel
 from monitor_sandbox import Sandbox
 
 from mirrorfleet import cli
@@ -26,7 +27,7 @@ from mirrorfleet.monitor.client import PIP, UV
 from mirrorfleet.monitor.reference import File
 from mirrorfleet.monitor.report import RULES, wilson
 from mirrorfleet.monitor.settings import load_monitor
-from mirrorfleet.monitor.truth import choose_files
+from mirrorfleet.monitor.truth import choose_files, own_metadata
 
 
 @pytest.fixture
@@ -122,6 +123,284 @@ def test_files_that_the_index_withdrew_and_yanks_it_lost(
     assert "'six-1.0-py3-none-any.whl' and 0 more" in found["withdrawn"]
 
 
+# --- all that the trusted index says of a file ---
+
+WHEEL, SOURCE, OLDER = "six-1.0-py3-none-any.whl", "six-1.0.tar.gz", "six-0.9.tar.gz"
+OTHER_HASH = {"core-metadata": {"sha256": sha256(b"another")}}
+PROVENANCE = "https://index.example.test/integrity/six/1.0/provenance"
+
+
+def warned(report: dict[str, Any]) -> dict[str, str]:
+    return {rule: told for rule, told in failed(report).items() if RULES[rule].severity == "warning"}
+
+
+@pytest.mark.parametrize(
+    ("here", "there", "rule", "words"),
+    [
+        ({"size": 7}, {}, "size", "says that 'six-1.0.tar.gz' has 7 bytes, not 1120"),
+        ({"size": None}, {}, "size", "has None bytes"),
+        ({"upload-time": NEW}, {}, "upload-time", "was uploaded 2020-02-01 00:00 UTC, not 2020-01-01 00:00 UTC"),
+        ({"upload-time": "2020-01-01T00:00:00"}, {}, "upload-time", "was uploaded at no time"),
+        ({"yanked": True}, {}, "yanked", "has yanked True for 'six-1.0.tar.gz'"),
+        ({}, {"yanked": "broken"}, "yanked", "has yanked False"),
+        ({}, {"yanked": ""}, "yanked", "has yanked False"),  # PEP 592: without a reason
+        ({"requires-python": None}, {}, "requires-python", "says requires-python ''"),
+        ({"provenance": "https://evil.example/x"}, {"provenance": PROVENANCE}, "provenance",
+         "is 'https://evil.example/x'"),
+        ({"provenance": PROVENANCE}, {}, "provenance", f"is '{PROVENANCE}'"),
+    ],
+)  # fmt: skip
+def test_what_a_page_says_otherwise_is_a_finding(
+    sandbox: Sandbox, here: dict[str, Any], there: dict[str, Any], rule: str, words: str
+) -> None:
+    sandbox.reference.changed = {SOURCE: there}
+    sandbox.add("one").changed = {SOURCE: here}
+    assert sandbox.audit() == 1
+    report = sandbox.report()
+    assert report["verdict"] == "failed"
+    found = failed(report)
+    assert words in found.pop(rule)
+    assert found.keys() <= {"versions"}  # PEP 700 asks for some by itself
+
+
+@pytest.mark.parametrize(
+    ("here", "there", "rule"),
+    [
+        ({"yanked": True}, {"yanked": "broken"}, "reasons"),
+        ({"yanked": "other"}, {"yanked": "broken"}, "reasons"),
+        ({}, {"provenance": PROVENANCE}, "left-out"),
+        ({"core-metadata": False}, {"core-metadata": {"sha256": sha256(METADATA)}}, "left-out"),
+    ],
+)
+def test_what_a_page_lacks_or_words_otherwise_is_a_warning(
+    sandbox: Sandbox, here: dict[str, Any], there: dict[str, Any], rule: str
+) -> None:
+    sandbox.reference.changed = {SOURCE: there}
+    sandbox.add("one").changed = {SOURCE: here}
+    assert sandbox.audit() == 0
+    assert warned(sandbox.report()).keys() == {rule}
+
+
+@pytest.mark.parametrize(
+    ("here", "there"),
+    [
+        ({"yanked": True}, {"yanked": ""}),
+        ({"yanked": None}, {"yanked": False}),
+        ({"upload-time": "2020-01-01T01:00:00.000+01:00"}, {}),
+        ({"yanked": "bro\u200bken "}, {"yanked": "broken"}),
+        ({"provenance": None}, {}),
+        ({}, {"size": None}),
+        ({}, {"upload-time": None}),
+    ],
+)
+def test_what_means_the_same_is_no_difference(
+    sandbox: Sandbox, here: dict[str, Any], there: dict[str, Any]
+) -> None:
+    sandbox.reference.changed = {SOURCE: there}
+    sandbox.add("one").changed = {SOURCE: here}
+    assert sandbox.audit() == 0
+    assert failed(sandbox.report()) == {}
+
+
+def test_a_project_has_the_status_of_the_trusted_index(sandbox: Sandbox) -> None:
+    mirror = sandbox.add("one")
+    for here, there, rules in (
+        ({}, {"status": "active"}, set()),
+        ({"status": "active"}, {"status": "archived"}, {"project-status"}),
+        ({"status": "weird"}, {"status": "weird"}, set()),
+        ({"status": "archived"}, {"status": "archived", "reason": "done"}, {"reasons"}),
+        ({"status": "quarantined"}, {}, {"project-status"}),
+    ):
+        mirror.project_status, sandbox.reference.project_status = here, there
+        assert sandbox.audit() == (1 if "project-status" in rules else 0)
+        assert failed(sandbox.report()).keys() == rules
+        (sandbox.folder / "state/trusted.json").unlink()
+
+
+def test_another_hash_of_core_metadata_is_tampering(sandbox: Sandbox) -> None:
+    """pip before 26 installs by it, and does not compare it with the wheel."""
+    mirror = sandbox.add("one")
+    mirror.metadata = b"another"
+    sandbox.reference.changed = {SOURCE: {"core-metadata": {"sha256": sha256(METADATA)}}}
+    for name, other in ((WHEEL, SOURCE), (SOURCE, WHEEL)):
+        for promised in (OTHER_HASH, {"core-metadata": True}):
+            mirror.changed = {name: promised, other: {"core-metadata": False}}
+            assert sandbox.audit() == 1
+            report = sandbox.report()
+            assert (report["verdict"], report["tampered_at"]) == ("tampered", report["started"])
+            assert name in failed(report)["core-metadata"]
+
+
+def test_core_metadata_that_the_trusted_index_lacks_is_the_wheels_own(sandbox: Sandbox) -> None:
+    mirror = sandbox.add("one")
+    for there in (False, True):
+        sandbox.reference.changed = {WHEEL: {"core-metadata": there}}
+        mirror.metadata, mirror.changed = METADATA, {}
+        assert sandbox.audit() == 0
+        assert failed(sandbox.report()) == {}
+        mirror.metadata, mirror.changed = b"another", {WHEEL: OTHER_HASH}
+        assert sandbox.audit() == 1
+        # An index that has one, and no hash of it, may have another one itself.
+        assert sandbox.report()["verdict"] == ("failed" if there else "tampered")
+        assert failed(sandbox.report())["core-metadata"].endswith(
+            f"{WHEEL}.metadata is not the METADATA of its wheel"
+        )
+    # Nobody can tell whether that of an sdist is true.
+    mirror.metadata, mirror.changed = METADATA, {SOURCE: {"core-metadata": {"sha256": sha256(METADATA)}}}
+    assert sandbox.audit() == 1
+    assert sandbox.report()["verdict"] == "failed"
+    assert "it is of no wheel" in failed(sandbox.report())["core-metadata"]
+    sandbox.reference.changed[SOURCE] = mirror.changed[SOURCE]
+    assert sandbox.audit() == 0
+
+
+@pytest.mark.parametrize(
+    ("data", "found"),
+    [
+        (wheel(), METADATA),
+        (wheel()[:-30], None),
+        (b"no wheel", None),
+        (wheel().replace(b"six-1.0.dist-info/METADATA", b"six-1.0.dist-info/METATADA"), None),
+        (wheel().replace(b"six.py", b"s/x.py"), METADATA),
+    ],
+)
+def test_the_metadata_of_a_wheel(data: bytes, found: bytes | None) -> None:
+    assert own_metadata(data) == found
+
+
+def test_html_says_what_json_says(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    sandbox.add("one")
+    sandbox.config["audit_projects"] = ["six"]
+    told = material.attributes
+    for changed, words in (
+        ({"yanked": "x"}, "yanked of 'six-0.9.tar.gz': False and True"),
+        ({"requires-python": ">=4"}, "requires-python of 'six-0.9.tar.gz': '>=3.8' and '>=4'"),
+        (OTHER_HASH, "core metadata of 'six-1.0-py3-none-any.whl'"),
+    ):
+        name = WHEEL if changed is OTHER_HASH else OLDER
+        monkeypatch.setattr(
+            material,
+            "attributes",
+            lambda one, c=changed, n=name: told(one | c if one["filename"] == n else one),
+        )
+        assert sandbox.audit() == 1
+        assert words in failed(sandbox.report())["same-files"]
+
+
+# --- a mirror may lag ---
+
+
+def known_for(sandbox: Sandbox, seconds: int) -> None:
+    """As if the trusted index had said so for that long."""
+    path = sandbox.folder / "state/trusted.json"
+    states = json.loads(path.read_text())
+    for known in states.values():
+        for state in known:
+            state[0] -= seconds
+    path.write_text(json.dumps(states))
+
+
+def rule_of(report: dict[str, Any], name: str) -> dict[str, Any]:
+    (found,) = [one for one in report["rules"] if one["rule"] == name]
+    return found
+
+
+def test_a_page_of_an_older_serial_may_lag_for_as_long_as_a_mirror_may(sandbox: Sandbox) -> None:
+    mirror = sandbox.add("one")
+    sandbox.reference.serial, sandbox.reference.changed = 43, {SOURCE: {"yanked": "broken"}, OLDER: None}
+    assert sandbox.audit() == 0
+    found = rule_of(sandbox.report(), "yanked")
+    assert found["passed"] is True
+    assert found["detail"] == "not compared: /simple/six/ is of serial 42, the trusted index's of 43"
+    # What never changes is compared all the same.
+    mirror.changed = {WHEEL: OTHER_HASH, SOURCE: {"size": 7}}
+    assert sandbox.audit() == 1
+    assert (sandbox.report()["verdict"], "size" in failed(sandbox.report())) == ("tampered", True)
+    # Nor is a file lacking that came long ago.
+    mirror.changed = {WHEEL: None}
+    assert sandbox.audit() == 1
+    assert failed(sandbox.report()).keys() == {"pages"}
+    mirror.changed = {}
+    known_for(sandbox, 86400)
+    assert sandbox.audit() == 1
+    assert failed(sandbox.report()).keys() == {"yanked", "withdrawn"}
+
+
+def test_a_mirror_that_says_it_is_as_fresh_does_not_lag(sandbox: Sandbox) -> None:
+    mirror = sandbox.add("one")
+    sandbox.reference.serial, sandbox.reference.changed = 43, {SOURCE: {"yanked": "broken"}}
+    for serial in (43, 44):
+        mirror.serial = serial
+        assert sandbox.audit() == 1
+        assert failed(sandbox.report()).keys() == {"yanked"}
+
+
+def test_where_serials_stand_still_it_counts_when_a_mirror_had_everything(sandbox: Sandbox) -> None:
+    mirror = sandbox.add("one")
+    assert sandbox.audit() == 0
+    sandbox.reference.changed = {SOURCE: {"yanked": "broken"}}
+    assert sandbox.audit() == 0  # it had everything 30 seconds ago, before that
+    assert "of before the trusted index changed it" in rule_of(sandbox.report(), "yanked")["detail"]
+    mirror.synced = time.time() + 2
+    assert sandbox.audit() == 1
+    assert failed(sandbox.report()).keys() == {"yanked"}
+    mirror.synced = 0
+    known_for(sandbox, 86400)
+    assert sandbox.audit() == 1
+
+
+def test_a_cache_keeps_pages_for_a_while(sandbox: Sandbox) -> None:
+    class Silent(Mirror):
+        def headers(self, kind: str) -> dict[str, str]:
+            return {name: value for name, value in super().headers(kind).items() if "Serial" not in name}
+
+    sandbox.add("one", mode="cache")
+    sandbox.add("two", mode="cache", mirror=Silent())
+    assert sandbox.audit() == 0
+    sandbox.reference.changed = {SOURCE: {"yanked": "broken"}}
+    assert sandbox.audit() == 0
+    sandbox.reference.serial = 43
+    assert sandbox.audit() == 0
+    known_for(sandbox, 3700)
+    assert sandbox.audit("two") == 1
+
+
+def test_what_changes_during_an_audit_is_nobodys_fault(sandbox: Sandbox) -> None:
+    class Sooner(Mirror):
+        def project(self, project: str, kind: str) -> Any:
+            sandbox.reference.serial = self.serial = 43
+            sandbox.reference.changed = self.changed = {SOURCE: {"yanked": "broken"}, OLDER: None}
+            return super().project(project, kind)
+
+    sandbox.add("one", mirror=Sooner())
+    assert sandbox.audit() == 0
+    assert failed(sandbox.report()) == {}
+
+
+def test_a_memory_that_is_rotten_is_told_and_left(
+    sandbox: Sandbox, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sandbox.add("one")
+    (sandbox.folder / "state").mkdir()
+    for text in ("{", "[]", '{"six": [7]}', '{"six": [[1]]}'):
+        (sandbox.folder / "state/trusted.json").write_text(text)
+        assert sandbox.audit() == 0
+        assert "trusted.json: cannot be used" in capsys.readouterr().err
+
+
+def test_a_mirror_whose_selection_leaves_a_large_project_out_need_not_have_it(sandbox: Sandbox) -> None:
+    absent = {"/simple/six/": (404, {}, b"")}
+    sandbox.config["audit_projects"] = ["six", "attrs"]
+    for limit, code in ((2000, 0), (10_000, 1)):
+        sandbox.registry["mirrors"] = []
+        sandbox.add("one", partial=True, left_out={"max_project_size": limit}).replaced = absent
+        for _ in range(20):  # for what is asked as the standards say, a project is drawn by chance
+            found = sandbox.audit()
+            if "json-page" not in failed(sandbox.report()):
+                break
+        assert (found, "pages" in failed(sandbox.report())) == (code, bool(code))
+
+
 def test_an_index_that_cannot_be_asked_says_nothing_of_mirrors(
     sandbox: Sandbox, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -137,7 +416,46 @@ def test_an_index_that_cannot_be_asked_says_nothing_of_mirrors(
 def test_one_family_that_fails_fails_the_audit(sandbox: Sandbox) -> None:
     sandbox.add("one", ipv6=False)
     assert sandbox.audit() == 1
-    assert failed(sandbox.report()) == {"connection": "connection refused"}
+    report = sandbox.report()
+    assert failed(report) == {"connection": "connection refused"}
+    jsonschema.validate(report, schema("audit"), jsonschema.Draft202012Validator)
+    # And that family alone.
+    passed = {"passed_at": report["started"], "problem": "", "failures": 0}
+    refused = {"passed_at": None, "problem": "RFC 9110, 4.3.4: connection refused", "failures": 1}
+    assert report["families"] == {"ipv4": passed, "ipv6": refused}
+    assert sandbox.audit() == 1
+    assert sandbox.report()["families"]["ipv6"]["failures"] == sandbox.report()["failures"] == 2
+    assert sandbox.probe() == 1
+    assert sandbox.one()["audit"]["families"] == sandbox.report()["families"]
+
+
+@pytest.mark.parametrize("earlier", ["of another family", "of before families"])
+def test_an_earlier_audit_passed_in_the_families_that_it_looked_at(sandbox: Sandbox, earlier: str) -> None:
+    sandbox.add("one", ipv6=False)
+    sandbox.registry["mirrors"][0]["address_families"] = ["ipv4"]
+    assert sandbox.audit() == 0
+    before = sandbox.report()
+    if earlier == "of before families":
+        del before["families"]
+        (sandbox.folder / "state/audits/one.json").write_text(json.dumps(before))
+    sandbox.registry["mirrors"][0]["address_families"] = ["ipv4", "ipv6"]
+    assert sandbox.audit() == 1
+    known = before["started"] if earlier == "of before families" else None
+    assert sandbox.report()["families"]["ipv6"]["passed_at"] == known
+
+
+def test_what_fails_in_one_family_is_not_met_in_what_counts_for_both(sandbox: Sandbox) -> None:
+    """As where only what is large does not get through."""
+    sandbox.add("one", ipv6=False)
+    port = int(sandbox.registry["mirrors"][0]["url"].rpartition(":")[2])
+    lame = Mirror(
+        replaced={path_of(project, name): (500, {}, b"") for project in FILES for name in FILES[project]}
+    )
+    sandbox.serve(lame, sandbox.authority.issue("one.example.test"), host="::1", port=port)
+    assert sandbox.audit() == 1
+    report = sandbox.report()
+    assert failed(report).keys() == {"range"}
+    assert {family: one["failures"] for family, one in report["families"].items()} == {"ipv4": 0, "ipv6": 1}
 
 
 def test_who_is_due(sandbox: Sandbox, capsys: pytest.CaptureFixture[str]) -> None:

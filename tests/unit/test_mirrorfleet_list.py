@@ -82,6 +82,90 @@ def test_lists_for_one_family_name_who_claims_it(site: Site) -> None:
     assert site.read("mirrors-ipv6.txt") == site.read("mirrors.txt")
 
 
+def lose_ipv6(site: Site, name: str = "one") -> None:
+    """It is well over IPv4 only."""
+    refused = "connection over ipv6: connection refused"
+    site.health["mirrors"][name] |= {
+        "good": 0, "bad": 3, "problem": refused, "addresses": ["192.0.2.1", "2001:db8::1"],
+        "rounds": {"ipv4": {"good": 9, "bad": 0, "problem": ""}, "ipv6": {"good": 0, "bad": 3, "problem": refused}},
+    }  # fmt: skip
+
+
+def test_a_family_that_fails_is_withdrawn_in_every_document_and_comes_back(
+    site: Site, capsys: pytest.CaptureFixture[str]
+) -> None:
+    site.publish()
+    lose_ipv6(site)
+    capsys.readouterr()
+    assert site.publish() == 0
+    out, err = capsys.readouterr()
+    assert "one over IPv6 left: connection over ipv6: connection refused\n" in err
+    assert json.loads(out.splitlines()[-1])["events"] == ["one over IPv6 left"]
+    document = json.loads(site.read("mirrors.json"))
+    jsonschema.validate(document, schema("mirrors"), jsonschema.Draft202012Validator)
+    one, two = document["mirrors"]
+    assert (one["listed"], one["address_families"]) == (True, ["ipv4"])
+    (withdrawn,) = one["withdrawn"]
+    assert withdrawn == {
+        "family": "ipv6", "code": "failing", "reason": "connection over ipv6: connection refused",
+        "since": withdrawn["since"], "next": "returns after 5 good rounds",
+    }  # fmt: skip
+    assert ("withdrawn" in two, two["address_families"]) == (False, ["ipv4", "ipv6"])
+    assert site.read("mirrors-ipv4.txt") == site.read("mirrors.txt")
+    assert site.read("mirrors-ipv6.txt") == "https://two.example.org/simple/\n"
+    zone = site.read("mirrors.zone").splitlines()
+    # Its name has addresses of both families: the letter leads to those that are well.
+    assert [line for line in zone if line.startswith("a ")] == ["a IN A 192.0.2.1"]
+    assert "b IN CNAME two.example.org." in zone
+    assert {line.split(" IN ")[1] for line in zone if line.startswith("continent")} == {
+        "A 192.0.2.1", "A 192.0.2.7", "AAAA 2001:db8::7"
+    }  # fmt: skip
+    assert '4<span class="next bad">not by IPv6</span>' in site.read("index.html")
+    page = site.read("mirror/one.html")
+    assert '<dt>Reachable by</dt><dd>IPv4<br/><span class="bad">not by IPv6</span> since' in page
+    assert (
+        "<bdi>connection over ipv6: connection refused</bdi>. It <bdi>returns after 5 good rounds</bdi>"
+        in page
+    )
+    assert "left over IPv6: <bdi>connection over ipv6" in page
+    assert "one over IPv6 left" in site.read("feed.atom")
+    assert "two.example.org" in site.read("pip.conf")  # what "use it" names is whole where one is
+    site.health["mirrors"]["one"] |= {
+        "good": 5, "bad": 0, "problem": "",
+        "rounds": {family: {"good": 5, "bad": 0, "problem": ""} for family in ("ipv4", "ipv6")},
+        "audit": {"passed_at": site.now + 9, "tampered_at": None, "problem": ""},
+    }  # fmt: skip
+    assert site.publish() == 0
+    assert json.loads(site.read("mirrors.json"))["mirrors"][0]["address_families"] == ["ipv4", "ipv6"]
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["events"] == ["one over IPv6 returned"]
+
+
+def test_without_its_memory_the_published_lists_say_for_which_families(site: Site) -> None:
+    site.publish()
+    lose_ipv6(site)
+    site.publish()
+    (site.folder / "state.json").unlink()
+    site.config["health"] = str(site.folder / "nothing.json")  # and nobody knows better
+    assert site.publish() == 1
+    assert [one["address_families"] for one in json.loads(site.read("mirrors.json"))["mirrors"]] == [
+        ["ipv4"], ["ipv4", "ipv6"]
+    ]  # fmt: skip
+
+
+def test_a_memory_from_before_families_is_read(site: Site) -> None:
+    site.publish()
+    state = json.loads((site.folder / "state.json").read_text())
+    for one in state["standings"].values():
+        del one["families"]
+    for event in state["events"]:
+        del event["family"]
+    (site.folder / "state.json").write_text(json.dumps(state))
+    lose_ipv6(site)
+    site.health["mirrors"]["one"]["rounds"]["ipv4"]["good"] = 1  # it was listed, and has nothing to prove
+    assert site.publish() == 0
+    assert json.loads(site.read("mirrors.json"))["mirrors"][0]["address_families"] == ["ipv4"]
+
+
 def test_a_hold_and_its_release(site: Site) -> None:
     site.publish()
     (site.folder / "holds" / "one").write_text("being updated: ü <i>\n")

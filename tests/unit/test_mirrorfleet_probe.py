@@ -21,7 +21,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from listing_material import broken, record
-from mirror_material import FILES
+from mirror_material import FILES, Mirror
 from monitor_sandbox import Sandbox
 
 from mirrorfleet import cli
@@ -86,6 +86,20 @@ def test_what_is_wrong_is_told(sandbox: Sandbox, fault: str, problem: str) -> No
     assert (sandbox.one()["tampered_at"] is not None) == (fault in {"wrong byte", "forged page"})
 
 
+def test_another_hash_of_core_metadata_is_tampering(sandbox: Sandbox) -> None:
+    sandbox.config["reference"]["projects"] = ["six"]
+    other = {"core-metadata": {"sha256": "0" * 64}}
+    sandbox.add("one").changed = {"six-1.0-py3-none-any.whl": other}
+    for _ in range(30):  # one file of three
+        if sandbox.probe() == 1:
+            break
+    assert (
+        "says that the core metadata of six-1.0-py3-none-any.whl has the sha256 000"
+        in sandbox.one()["problem"]
+    )
+    assert sandbox.one()["tampered_at"]
+
+
 def test_a_page_that_lacks_what_is_no_news(sandbox: Sandbox) -> None:
     sandbox.config["reference"]["projects"] = ["six"]
     sandbox.add("one").fault = "stale pages with a fresh date"
@@ -112,9 +126,23 @@ def test_a_serial_that_stays_behind_is_measured_in_seconds(sandbox: Sandbox) -> 
 
 def test_one_family_that_is_lost(sandbox: Sandbox) -> None:
     sandbox.add("one", ipv6=False)
+    port = int(sandbox.registry["mirrors"][0]["url"].rpartition(":")[2])
     assert sandbox.probe() == 1
     assert sandbox.one()["problem"] == "connection over ipv6: connection refused"
     assert sandbox.one()["families"] == {"ipv4": "", "ipv6": "connection refused"}
+    # The other is measured all the same.
+    assert (sandbox.one()["serial"], sandbox.one()["well"]) == (42, True)
+    sandbox.probe()
+    assert sandbox.one()["rounds"] == {
+        "ipv4": {"good": 2, "bad": 0, "problem": ""},
+        "ipv6": {"good": 0, "bad": 2, "problem": "connection over ipv6: connection refused"},
+    }
+    well_since = sandbox.one()["well_since"]
+    time.sleep(1.1)
+    sandbox.serve(sandbox.mirrors["one"], sandbox.authority.issue("one.example.test"), host="::1", port=port)
+    assert sandbox.probe() == 0
+    assert (sandbox.one()["rounds"]["ipv6"]["good"], sandbox.one()["good"]) == (1, 1)
+    assert sandbox.one()["well_since"] > well_since  # so that it is audited
 
 
 @pytest.mark.parametrize(("names", "days"), [(("other.example.test",), 30), (("one.example.test",), -1)])
@@ -237,6 +265,15 @@ def test_counts_rows_and_sums_are_true(rounds: list[tuple[bool, int]]) -> None:
     assert month[-1] == round(sum(today) / len(today), 4)
 
 
+def test_a_family_that_changes_beside_one_that_is_lost_is_looked_at_quickly() -> None:
+    track, lost = Track(), Found(failure={"check": "x", "family": "ipv6", "problem": "y"})
+    other = Found(failure={"check": "x", "family": "ipv4", "problem": "y"})
+    for found, settled in (*((Found(), at) for at in range(1, 10)), (other, 1), (other, 2), (Found(), 1)):
+        track.add({"ipv4": found, "ipv6": lost}, Reference(), 0.5, 1_800_000_000, 86400)
+        assert track.settled == settled
+    assert (Track().settled, track.bad) == (0, 12)
+
+
 @given(st.lists(st.integers(0, 50), max_size=30), st.integers(0, 60))
 def test_the_lag_counts_from_the_first_serial_that_a_mirror_has_not(serials: list[int], mirror: int) -> None:
     reference = Reference()
@@ -349,7 +386,8 @@ def test_from_a_fault_to_the_list_and_back(sandbox: Sandbox) -> None:
             print(f"{fault}: off the list after {took:.1f} s, back after {back:.1f} s")
             # Each leave makes the next pause twice as long: forgotten here, so that the test ends.
             state = json.loads((sandbox.folder / "list-state.json").read_text())
-            state["standings"]["two"]["leaves"] = []
+            for one in state["standings"]["two"]["families"].values():
+                one["leaves"] = []
             (sandbox.folder / "list-state.json").write_text(json.dumps(state))
         # The monitor itself is cut off: nobody leaves.
         for mirror in sandbox.mirrors.values():
@@ -373,6 +411,33 @@ def test_from_a_fault_to_the_list_and_back(sandbox: Sandbox) -> None:
     assert service.process.returncode == 0, err
     assert json.loads(out.splitlines()[-1])["verb"] == "probe"
     assert "two: is well again" in err
+
+
+def test_a_family_that_is_lost_leaves_the_list_and_comes_back_while_the_mirror_stays(
+    sandbox: Sandbox,
+) -> None:
+    over_ipv4, over_ipv6 = sandbox.add("one", ipv6=False), Mirror()
+    port = int(sandbox.registry["mirrors"][0]["url"].rpartition(":")[2])
+    sandbox.serve(over_ipv6, sandbox.authority.issue("one.example.test"), host="::1", port=port)
+    sandbox.add("two")
+    service = Service(sandbox)
+
+    def families() -> list[str] | None:
+        service.listed()
+        document = json.loads((sandbox.folder / "list" / "mirrors.json").read_text())
+        return next((one["address_families"] for one in document["mirrors"] if one["listed"]), None)
+
+    try:
+        service.until(lambda now: not any(now.values()) and now)
+        for mirror, left in ((over_ipv6, ["ipv4"]), (over_ipv4, ["ipv6"])):
+            mirror.fault = "error"
+            service.until(lambda now, left=left: now["one"] == "" and families() == left)
+            mirror.fault = ""
+            service.until(lambda now: now["one"] == "" and families() == ["ipv4", "ipv6"])
+    finally:
+        _, err = service.end()
+    news = [line for line in err.splitlines() if " one: " in line]
+    assert any("over ipv6" in line for line in news) and any("over ipv4" in line for line in news)
 
 
 def test_the_service_remembers_takes_a_new_registry_and_tells_prometheus(sandbox: Sandbox) -> None:
@@ -447,6 +512,7 @@ def test_promtool_finds_nothing_wrong_with_the_metrics(sandbox: Sandbox) -> None
     lines = text.decode().splitlines()
     assert 'mirrorfleet_probe_success{mirror="two",family="ipv6"} 0' in lines
     assert 'mirrorfleet_probe_bad_rounds{mirror="two"} 1' in lines
+    assert 'mirrorfleet_probe_family_bad_rounds{mirror="two",family="ipv6"} 1' in lines
     assert any(
         line.startswith('mirrorfleet_probe_tampered_timestamp_seconds{mirror="two"} ') for line in lines
     )

@@ -22,6 +22,8 @@ from mirrorfleet.fleet.standing import (
     Inputs,
     Monitor,
     Outcome,
+    Passed,
+    Rounds,
     Settings,
     Standing,
     damping,
@@ -68,7 +70,8 @@ def one(*args: Any, **options: Any) -> Standing:
 
 def test_a_good_mirror_is_listed_after_an_audit() -> None:
     found = run({"one": health()}, audits={"one": AUDITED})
-    assert found.standings["one"] == Standing(True, "listed", "", NOW, joined=NOW)
+    alone = Standing(True, "listed", "", NOW, joined=NOW)
+    assert found.standings["one"] == replace(alone, families={"ipv4": alone, "ipv6": alone})
     assert [(event.kind, event.mirror) for event in found.events] == [("joined", "one")]
     assert one({"one": health()}).code == "audit"
     assert one({"one": health()}, rules=ONE_SHOT).listed
@@ -205,11 +208,10 @@ def test_who_fails_its_audits_leaves_though_its_rounds_are_good() -> None:
         "failed 2 audits: lacks files",
         health().measured_at,
     )
-    again = seen(
-        Audit(passed_at=NOW - 9000, problem="lacks files", failures=3), replace(failed, left=NOW - 3600)
-    )
+    failed = replace(failed, left=NOW - 3600, families={})
+    again = seen(Audit(passed_at=NOW - 9000, problem="lacks files", failures=3), failed)
     assert again.code == "audit"
-    assert seen(Audit(passed_at=NOW - 100), replace(failed, left=NOW - 3600)).listed
+    assert seen(Audit(passed_at=NOW - 100), failed).listed
 
 
 def test_after_a_pause_of_the_monitor_nobody_was_silent_who_is_listed() -> None:
@@ -308,6 +310,187 @@ def test_a_record_of_a_name_that_is_there_twice_is_not_listed() -> None:
     inputs = Inputs(parse(of, "x"), {"one": health(), "two": health()}, {}, {}, Monitor(NOW), ONE_SHOT, NOW)
     found = step(inputs, {}).standings
     assert (found["one"].code, found["two"].code) == ("invalid", "listed")
+
+
+# --- by address family ---
+
+WELL, REFUSED = Rounds(good=9), "connection over ipv6: connection refused"
+
+
+def lame(rounds: int = 9, **changes: Any) -> Health:
+    """Well over IPv4, and failing over IPv6 for so many rounds."""
+    return bad(rounds, families={"ipv4": WELL, "ipv6": Rounds(bad=rounds, problem=REFUSED)}, **changes)
+
+
+def test_a_family_that_fails_is_withdrawn_and_the_mirror_stays_for_the_other() -> None:
+    whole = run({"one": health()}, audits={"one": AUDITED}).standings
+    found = run({"one": lame(2)}, whole)
+    assert found.standings["one"].listed_families == ["ipv4", "ipv6"]
+    assert found.standings["one"].next == "loses IPv6, which leaves when 1 more rounds fail"
+    found = run({"one": lame(3)}, whole)
+    first = found.standings["one"]
+    assert (first.listed, first.code, first.reason, first.next, first.since) == (True, "listed", "", "", NOW)
+    assert (first.listed_families, first.families["ipv6"].code) == (["ipv4"], "failing")
+    assert (first.families["ipv6"].reason, first.families["ipv6"].left) == (REFUSED, NOW - 5)
+    assert [(one.subject, one.kind, one.reason) for one in found.events] == [
+        ("one over IPv6", "left", REFUSED)
+    ]
+    again = run({"one": lame(4)}, found.standings, now=NOW + 60)
+    assert (again.standings, again.events) == (found.standings, [])
+    # The other family follows, and the mirror leaves, though the list may lose no more than its others.
+    both = {
+        "one": bad(3, families={"ipv4": Rounds(bad=3, problem="x"), "ipv6": Rounds(bad=9, problem=REFUSED)})
+    }
+    last = run(both | dict.fromkeys(OTHERS, health()), found.standings | dict.fromkeys(OTHERS, LISTED))
+    assert (last.standings["one"].listed, last.standings["one"].code) == (False, "failing")
+    assert [(one.subject, one.kind) for one in last.events] == [("one", "left")]
+    # It returns by the family that is well first.
+    well = {"one": lame(20)} | dict.fromkeys(OTHERS, health())
+    late = Audit(families={"ipv4": Passed(passed_at=NOW), "ipv6": Passed(problem="x", failures=3)})
+    back = run(well, last.standings, audits={"one": late}, rules=replace(STRICT, damping_seconds=0))
+    assert back.standings["one"].listed_families == ["ipv4"]
+    assert [(one.subject, one.kind) for one in back.events] == [("one", "returned")]
+
+
+def test_who_is_new_joins_for_the_family_that_is_well() -> None:
+    for audit, code in ((AUDITED, "listed"), (Audit(families={"ipv6": Passed(passed_at=NOW)}), "audit")):
+        found = one({"one": lame()}, audits={"one": audit})
+        assert (found.code, found.families["ipv6"].code) == (code, "failing")
+    assert one({"one": lame()}, address_families=["ipv6"]).code == "failing"
+
+
+def test_an_audit_that_fails_in_one_family_costs_that_family() -> None:
+    fine, failed = Passed(passed_at=NOW - 50), Passed(passed_at=NOW - 9000, problem="no range", failures=2)
+    both = Audit(problem="no range", failures=2, families={"ipv4": fine, "ipv6": failed})
+    first = one({"one": health()}, {"one": LISTED}, audits={"one": both})
+    assert (first.listed_families, first.families["ipv6"].code) == (["ipv4"], "audit")
+    assert first.families["ipv6"].reason == "failed 2 audits: no range"
+
+
+def test_a_wrong_hash_counts_in_every_family_and_so_does_the_audit_that_found_none() -> None:
+    seen = lame(tampered_at=NOW - 50)
+    three = dict.fromkeys(OTHERS, health())
+    former = dict.fromkeys(("one", *OTHERS), LISTED)
+    off = run({"one": seen} | three, former).standings
+    assert {one.code for one in off["one"].families.values()} == {"tampered"}
+    cleared = Audit(families={"ipv4": Passed(passed_at=NOW), "ipv6": Passed(failures=9, problem="x")})
+    back = run({"one": seen} | three, off, audits={"one": cleared}, rules=replace(STRICT, damping_seconds=0))
+    assert back.standings["one"].listed_families == ["ipv4"]
+    assert back.standings["one"].families["ipv6"].code == "failing"
+
+
+def test_a_mirror_that_is_stale_is_so_in_every_family() -> None:
+    first = run(
+        {"one": lame(1, last_modified=NOW - 3 * 86400)} | dict.fromkeys(OTHERS, health()),
+        dict.fromkeys(("one", *OTHERS), LISTED),
+    ).standings["one"]
+    assert (first.listed, {one.code for one in first.families.values()}) == (False, {"stale"})
+
+
+def test_a_monitor_that_lost_ipv6_takes_it_from_nobody() -> None:
+    names = ("one", "two", "three", "four")
+    former = run(dict.fromkeys(names, health()), audits=dict.fromkeys(names, AUDITED)).standings
+    found = run(dict.fromkeys(names, lame()), former)
+    assert found.cut_off == (
+        "4 of 4 listed mirrors fail at once over IPv6: the monitor is held to be cut off itself"
+    )
+    assert found.standings == former
+    assert not run(dict.fromkeys(names, lame()), former, force=True).standings["one"].families["ipv6"].listed
+    # Over IPv4 everything goes on, and nobody stays for a family of which nothing is known.
+    dead = bad(9, families=dict.fromkeys(("ipv4", "ipv6"), Rounds(bad=9, problem="x")))
+    seen = dict.fromkeys(names, lame()) | {"one": dead}
+    left = run(seen, former)
+    assert [(event.subject, event.kind) for event in left.events] == [("one", "left")]
+    assert run(seen, left.standings).standings == left.standings
+    # Mirrors that fail altogether say nothing of the way over IPv6.
+    many = [f"m{n}" for n in range(8)]
+    of = registry(*many)
+    for mirror in of["mirrors"][3:]:
+        mirror["address_families"] = ["ipv4"]
+    well = Inputs(
+        parse(of, "x"),
+        dict.fromkeys(many, health()),
+        dict.fromkeys(many, AUDITED),
+        {},
+        Monitor(NOW),
+        STRICT,
+        NOW,
+    )
+    few = step(replace(well, health=well.health | dict.fromkeys(many[:2], dead)), step(well, {}).standings)
+    assert (few.cut_off, few.standings["m0"].listed) == ("", False)
+
+
+def test_of_few_mirrors_with_ipv6_not_all_lose_it_at_once() -> None:
+    with_ipv6 = {name: lame() for name in ("one", "two")}
+    of = registry("one", "two", *OTHERS[1:])
+    for mirror in of["mirrors"][2:]:
+        mirror["address_families"] = ["ipv4"]
+    seen = with_ipv6 | dict.fromkeys(OTHERS[1:], health())
+    inputs = Inputs(parse(of, "test"), seen, {}, {}, Monitor(NOW), STRICT, NOW)
+    well = replace(inputs, health=dict.fromkeys(seen, health()), audits=dict.fromkeys(seen, AUDITED))
+    former = step(well, {}).standings
+    found = step(inputs, former)
+    assert found.cut_off.startswith("2 of 2 listed mirrors would lose IPv6 at once")
+    assert (found.refused, found.standings["one"].listed_families) == ("", ["ipv4", "ipv6"])
+    assert step(inputs, former, force=True).standings["one"].listed_families == ["ipv4"]
+    single = step(replace(inputs, health=seen | {"two": health()}), former)
+    assert (single.cut_off, single.standings["one"].listed_families) == ("", ["ipv4"])
+
+
+def test_a_family_that_is_claimed_anew_has_to_prove_itself() -> None:
+    before = one({"one": health()}, {"one": LISTED}, address_families=["ipv4"])
+    assert before.listed_families == ["ipv4"]
+    # What is known of IPv4 says nothing of IPv6, of which nothing was measured yet.
+    only_ipv4 = health(families={"ipv4": WELL})
+    passed = Audit(passed_at=NOW, families={"ipv4": Passed(passed_at=NOW)})
+    for seen, code in ((lame(), "failing"), (only_ipv4, "returning"), (health(), "audit")):
+        found = run({"one": seen}, {"one": before}, audits={"one": passed})
+        assert (found.standings["one"].listed_families, found.events) == (["ipv4"], [])
+        assert found.standings["one"].families["ipv6"].code == code
+    joined = run({"one": health()}, {"one": before}, audits={"one": AUDITED})
+    assert [(event.subject, event.kind) for event in joined.events] == [("one over IPv6", "joined")]
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(st.tuples(st.booleans(), st.booleans(), st.sampled_from([20, 60, 600, 3600])), max_size=60),
+    st.integers(1, 4),
+    st.integers(1, 4),
+    st.sampled_from([0, 120, 1800]),
+)
+def test_a_family_leaves_and_returns_as_a_mirror_of_that_family_alone(
+    rounds: list[tuple[bool, bool, int]], fall: int, rise: int, pause: int
+) -> None:
+    rules, now = Settings(fall=fall, rise=rise, damping_seconds=pause), NOW
+    row, audit, of = Rounds(), Passed(), registry("both", "single", *OTHERS)
+    of["mirrors"][1]["address_families"] = ["ipv6"]
+    former: dict[str, Standing] = {}
+    for good, audited, seconds in rounds:
+        now += seconds
+        row = Rounds(row.good + 1 if good else 0, 0 if good else row.bad + 1, "" if good else "x")
+        audit = Passed(now, "", 0) if audited and good else audit
+        whole = Health(now, row.good, row.bad, row.problem, 1, now, 0)
+        seen = dict.fromkeys(OTHERS, Health(now, 99, 0, "", 1, now, 0)) | {
+            "single": whole,
+            "both": replace(whole, families={"ipv4": WELL, "ipv6": row}),
+        }
+        passed = Passed(now, "", 0)
+        audits = dict.fromkeys(OTHERS, Audit(passed_at=now)) | {
+            "single": Audit(passed_at=audit.passed_at),
+            "both": Audit(families={"ipv4": passed, "ipv6": audit}),
+        }
+        inputs = Inputs(parse(of, "x"), seen, audits, {}, Monitor(now), rules, now)
+        found = step(inputs, former)
+        assert not found.refused and not found.cut_off
+        former = found.standings
+        one, other = former["both"].families["ipv6"], former["single"].families["ipv6"]
+        assert (one.code, one.since, one.left, one.leaves) == (
+            other.code,
+            other.since,
+            other.left,
+            other.leaves,
+        )
+        assert former["both"].listed or WELL.good < rise
 
 
 # --- properties, over histories of everything that can happen ---

@@ -83,6 +83,7 @@ def test_a_redirector(host: Host) -> None:
         "reason": "held: x",
         "since": 5,
         "next": "",
+        "withdrawn": [{"family": "ipv6"}],
         "operator": {"name": "A"},
     }
     documents, state = host.folder / "list", host.put("state.json", "{}")

@@ -129,6 +129,23 @@ def test_a_dead_host_is_a_row_with_what_the_monitor_last_knew_and_comes_first() 
     assert fleet.row("two")["why"] == ["connection refused; leaves when 1 more rounds fail"]
 
 
+def test_a_family_that_is_withdrawn_is_told_beside_a_listed_mirror() -> None:
+    fleet = Fleet("one", "two")
+    fleet.standings["one"]["withdrawn"] = [
+        {"family": "ipv6", "code": "failing", "reason": "connection refused", "since": NOW - 600,
+         "next": "returns after 5 good rounds"}
+    ]  # fmt: skip
+    document, lines = fleet.told()
+    assert document["listed"] == 2 and document["need_a_person"] == 1
+    assert lines[3].split()[:2] == ["one", "listed"]
+    assert lines[4] == (
+        "    not listed over IPv6 since 2027-01-15 07:50 UTC: connection refused; returns after 5 good rounds"
+    )
+    for spoilt in ("ipv6", [5], {"family": []}, [{"family": "\x1b", "since": "now"}]):
+        fleet.standings["one"]["withdrawn"] = spoilt
+        fleet.told()
+
+
 def test_since_when_it_does_not_answer_is_what_an_earlier_run_found() -> None:
     fleet = Fleet("one")
     fleet.answers["one"] = DEAD
@@ -394,6 +411,20 @@ def test_who_joined_and_who_left_and_why() -> None:
         "  left: b: held: being updated; is looked at again",
         "  left: c: retired, or its record is gone",
         "  not listed: e: awaits an audit",
+    ]
+
+
+def test_who_is_listed_and_not_over_each_family_is_told() -> None:
+    lost = {
+        "family": "ipv6",
+        "code": "failing",
+        "reason": "connection refused",
+        "since": NOW,
+        "next": "returns",
+    }
+    assert list_changes(of(a=LISTED, b=LISTED), of(a=LISTED | {"withdrawn": [lost]}, b=LISTED)) == [
+        "The list has 2 mirrors, as before.",
+        "  listed, but not over IPv6: a: connection refused; returns",
     ]
 
 

@@ -75,18 +75,35 @@ def _entry(found: List, name: str, standing: Standing) -> dict[str, Any]:
     record, more = found.registry.mirrors[name], found.findings.more.get(name, {})
     health = found.findings.health.get(name)
     operator = record["operator"]
-    return {key: record[key] for key in PUBLIC} | {
-        "operator": {key: operator[key] for key in ("name", "url") if key in operator},
-        "serial": health.serial if health else None,
-        "last_modified": health.last_modified if health else None,
-        "listed": standing.listed,
-        "code": standing.code,
-        "reason": standing.reason,
-        "since": standing.since,
-        "next": standing.next,
-        "score": score(more.get("day")),
-        "availability": availability(found.days(name)),
-    }
+    return (
+        {key: record[key] for key in PUBLIC}
+        | _families(standing)
+        | {
+            "operator": {key: operator[key] for key in ("name", "url") if key in operator},
+            "serial": health.serial if health else None,
+            "last_modified": health.last_modified if health else None,
+            "listed": standing.listed,
+            "code": standing.code,
+            "reason": standing.reason,
+            "since": standing.since,
+            "next": standing.next,
+            "score": score(more.get("day")),
+            "availability": availability(found.days(name)),
+        }
+    )
+
+
+def _families(standing: Standing) -> dict[str, Any]:
+    """Of a listed mirror, the address families for which it is listed, and the others with why; else nothing."""
+    if not standing.listed_families:
+        return {}
+    withdrawn = [
+        {"family": family} | {key: getattr(one, key) for key in ("code", "reason", "since", "next")}
+        for family, one in standing.families.items()
+        if not one.listed
+    ]
+    listed = {"address_families": standing.listed_families}
+    return listed | ({"withdrawn": withdrawn} if withdrawn else {})
 
 
 def score(day: Mapping[str, float] | None) -> float | None:
@@ -143,21 +160,37 @@ def zone(found: List, mirrors: list[dict[str, Any]]) -> bytes:
         (found.letters[mirror["name"]], mirror) for mirror in listed if mirror["name"] in found.letters
     )
     lines = [f"; mirrors of a fleet; $INCLUDE this file in a zone\n$TTL {SECONDS_TO_LIVE}\n"]
-    lines += [f"{letter(index)} IN CNAME {host_of(mirror['url'])}.\n" for index, mirror in lettered]
+    for index, mirror in lettered:
+        lines += [f"{letter(index)} IN {one}\n" for one in _records(found, mirror)]
     if lettered:
         lines.append(f"last IN CNAME {letter(lettered[-1][0])}\n")
     continents: dict[str, set[str]] = {}
     for mirror in listed:
         # Two letters are also the 27th mirror and on: continents have a name of their own.
         records = continents.setdefault(f"continent-{mirror['location']['continent'].lower()}", set())
-        for text in found.findings.more.get(mirror["name"], {}).get("addresses", []):
-            try:
-                address = ipaddress.ip_address(text)
-            except ValueError as error:
-                raise InvalidDocumentError(f"{mirror['name']}: {printable(text)} is no address") from error
-            records.add(f"{'AAAA' if address.version == 6 else 'A'} {address}")
+        records |= _addresses(found, mirror)
     lines += [f"{name} IN {one}\n" for name, records in sorted(continents.items()) for one in sorted(records)]
     return "".join(lines).encode("ascii")
+
+
+def _records(found: List, mirror: dict[str, Any]) -> list[str]:
+    """What a mirror's letter leads to: its name, or where a family is withdrawn the addresses that were measured of the
+    others, for the name has those of both."""
+    name = [f"CNAME {host_of(mirror['url'])}."]
+    return (sorted(_addresses(found, mirror)) or name) if "withdrawn" in mirror else name
+
+
+def _addresses(found: List, mirror: dict[str, Any]) -> set[str]:
+    """Records of the addresses at which a mirror was measured, of the families for which it is listed."""
+    records = set()
+    for text in found.findings.more.get(mirror["name"], {}).get("addresses", []):
+        try:
+            address = ipaddress.ip_address(text)
+        except ValueError as error:
+            raise InvalidDocumentError(f"{mirror['name']}: {printable(text)} is no address") from error
+        if f"ipv{address.version}" in mirror["address_families"]:
+            records.add(f"{'AAAA' if address.version == 6 else 'A'} {address}")
+    return records
 
 
 def metrics_targets(found: List) -> bytes:
@@ -216,11 +249,11 @@ def feed(found: List) -> bytes:
         add(root, "link", rel="alternate", type="text/html", href=f"{page_of(found.url)}/")
     for event in reversed(found.events):
         entry = add(root, "entry")
-        add(entry, "title", f"{event.mirror} {event.kind}")
-        add(entry, "id", identity(event.at, event.mirror, event.kind))
+        add(entry, "title", f"{event.subject} {event.kind}")
+        add(entry, "id", identity(event.at, event.subject, event.kind))
         add(entry, "updated", rfc3339(event.at))
         add(entry, "category", term=event.kind)
-        add(entry, "content", event.reason or f"{event.mirror} is listed.", type="text")
+        add(entry, "content", event.reason or f"{event.subject} is listed.", type="text")
     text: bytes = ElementTree.tostring(root, encoding="utf-8", xml_declaration=True)
     return text + b"\n"
 
@@ -243,6 +276,12 @@ def best(found: List, mirrors: list[dict[str, Any]]) -> str:
         return page_of(found.index_url)
     listed = [mirror for mirror in mirrors if mirror["listed"]]
     ranked = sorted(
-        listed, key=lambda mirror: (mirror["score"] is None, mirror["score"] or 0, mirror["name"])
+        listed,
+        key=lambda mirror: (
+            "withdrawn" in mirror,
+            mirror["score"] is None,
+            mirror["score"] or 0,
+            mirror["name"],
+        ),
     )
     return f"{page_of(ranked[0]['url'])}/simple/" if ranked else "https://MIRROR/simple/"

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..common.schema import accept
-from .standing import Audit, Health, Monitor
+from .standing import Audit, Health, Monitor, Passed, Rounds
 
 
 @dataclass(frozen=True)
@@ -32,9 +32,20 @@ def read(document: Any) -> Findings:
     mirrors = document["mirrors"]
     return Findings(
         Monitor(document["at"], document["reference"]["problem"], document.get("started", 0)),
-        {name: Health(**{key: one[key] for key in _HEALTH if key in one}) for name, one in mirrors.items()},
         {
-            name: Audit(**{key: one["audit"][key] for key in _AUDIT if key in one["audit"]})
+            name: Health(
+                **{key: one[key] for key in _HEALTH if key in one},
+                families={family: Rounds(**rounds) for family, rounds in one.get("rounds", {}).items()},
+            )
+            for name, one in mirrors.items()
+        },
+        {
+            name: Audit(
+                **{key: one["audit"][key] for key in _AUDIT if key in one["audit"]},
+                families={
+                    family: Passed(**told) for family, told in one["audit"].get("families", {}).items()
+                },
+            )
             for name, one in mirrors.items()
             if "audit" in one
         },

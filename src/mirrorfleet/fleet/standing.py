@@ -6,8 +6,10 @@ A record decides who could serve, measurement decides who does:
 * A wrong hash counts at once, and until an audit that began after it has passed.
 * Failed probes count after `fall` in a row. A mirror that left by measurement comes back after `rise` good ones in a
   row, after a pause that doubles with each leave, and after an audit.
+* Each address family of a mirror stands by itself, by the same rules: one that fails is withdrawn and the mirror stays
+  for the other. It leaves when none is left.
 * A monitor that is silent, cannot reach the reference, or sees most of the list fail at once is held to be cut off
-  itself: then nothing changes for what it measured.
+  itself: then nothing changes for what it measured. It may be so in one family only.
 * A run that would empty the list, or drop more than a share of it at once, is refused as a whole.
 """
 
@@ -29,6 +31,7 @@ MEASURED: frozenset[Code] = frozenset({"tampered", "failing", "stale"})
 # Whatever is wrong with the share of mirrors that leaves at once, these leave.
 AT_ONCE: frozenset[Code] = frozenset({"tampered", "held"})
 HIDDEN: frozenset[Code] = frozenset({"retired", "gone"})
+FAMILIES = {"ipv4": "IPv4", "ipv6": "IPv6"}
 # So few mirrors may well fail at once; the guard against an empty list looks after them.
 FEWEST_FOR_CUT_OFF = 3
 
@@ -51,8 +54,17 @@ class Settings:
 
 
 @dataclass(frozen=True)
+class Rounds:
+    """Consecutive rounds in one address family, of which either `good` or `bad` is 0."""
+
+    good: int = 0
+    bad: int = 0
+    problem: str = ""  # what failed in the last
+
+
+@dataclass(frozen=True)
 class Health:
-    """What the monitor found of a mirror; consecutive rounds, of which either `good` or `bad` is 0."""
+    """What the monitor found of a mirror; `good` and `bad` count rounds as `Rounds` does, in all families together."""
 
     measured_at: int
     good: int = 0
@@ -62,6 +74,25 @@ class Health:
     last_modified: int | None = None
     lag: int | None = None  # seconds since the reference has had what the mirror has not
     tampered_at: int | None = None
+    families: Mapping[str, Rounds] = field(default_factory=dict)  # a monitor of before does not tell
+
+    def over(self, family: str) -> "Health":
+        """The same with the rounds of one family."""
+        return replace(self, **vars(self.families.get(family, Rounds()))) if self.families else self
+
+    @property
+    def deaf(self) -> bool:
+        """Whether the last round was good in no family."""
+        return self.bad > 0 and all(one.bad > 0 for one in self.families.values())
+
+
+@dataclass(frozen=True)
+class Passed:
+    """The last time that an audit began which passed in one address family, and how those since then failed in it."""
+
+    passed_at: int | None = None
+    problem: str = ""
+    failures: int = 0  # in a row
 
 
 @dataclass(frozen=True)
@@ -72,6 +103,17 @@ class Audit:
     tampered_at: int | None = None
     problem: str = ""
     failures: int = 0  # in a row
+    families: Mapping[str, Passed] = field(default_factory=dict)  # a monitor of before does not tell
+
+    def over(self, family: str) -> "Audit":
+        """The same with what was found in one family."""
+        return replace(self, **vars(self.families.get(family, Passed()))) if self.families else self
+
+    @property
+    def cleared_at(self) -> int | None:
+        """When an audit last passed in any family, and so found no wrong hash."""
+        passed = (self.passed_at, *(one.passed_at for one in self.families.values()))
+        return max((at for at in passed if at is not None), default=None)
 
 
 @dataclass(frozen=True)
@@ -83,7 +125,7 @@ class Monitor:
 
 @dataclass(frozen=True)
 class Standing:
-    """Where a mirror stands, and since when."""
+    """Where a mirror, or one address family of it, stands, and since when."""
 
     listed: bool
     code: Code
@@ -94,6 +136,24 @@ class Standing:
     leaves: tuple[int, ...] = ()  # when it left by measurement lately
     tampered_at: int | None = None
     joined: int | None = None  # when it was listed for the first time
+    families: Mapping[str, "Standing"] = field(
+        default_factory=dict
+    )  # of a mirror: each family that it claims
+
+    def over(self, family: str) -> "Standing":
+        """Where one family stands: where the mirror does, as long as that is all that is known."""
+        return self.families.get(
+            family, replace(self, families={}) if not self.families else _new(self.since)
+        )
+
+    @property
+    def listed_families(self) -> list[str]:
+        """The families for which the mirror is on the list."""
+        return [family for family, one in self.families.items() if one.listed] if self.listed else []
+
+
+def _new(now: int) -> Standing:
+    return Standing(False, "unmeasured", "not measured yet", now)
 
 
 @dataclass(frozen=True)
@@ -102,6 +162,11 @@ class Event:
     mirror: str
     kind: Literal["joined", "returned", "left", "retired"]
     reason: str
+    family: str = ""  # which of its address families, when the mirror itself stays
+
+    @property
+    def subject(self) -> str:
+        return f"{self.mirror} over {FAMILIES[self.family]}" if self.family else self.mirror
 
 
 @dataclass(frozen=True)
@@ -138,45 +203,131 @@ class Inputs:
 
 def step(inputs: Inputs, former: Mapping[str, Standing], *, force: bool = False) -> Outcome:
     """The standing of every mirror that is or was known. `force` overrides what is held to be a mistake."""
-    cut_off = "" if force else _cut_off(inputs, former)
-    standings = {
-        name: _stand(name, inputs, former.get(name), frozen=bool(cut_off)) for name in inputs.registry.mirrors
-    }
+    cut_off = {} if force else _cut_off(inputs, former)
+
+    def stand() -> dict[str, Standing]:
+        return {name: _stand(name, inputs, former.get(name), cut_off) for name in inputs.registry.mirrors}
+
+    standings = stand()
+    if not force and (withdrawn := _withdrawn_at_once(inputs, former, standings)):
+        cut_off |= withdrawn
+        standings = stand()
     for name in former.keys() - standings.keys():
         standings[name] = _off(former[name], ("gone", "no longer in the registry", ""), inputs, None)
     refused = "" if force else _refusal(former, standings, inputs.settings)
+    told = "; ".join(dict.fromkeys(cut_off.values()))
     if refused:
-        return Outcome(dict(former), [], cut_off, refused)
-    return Outcome(standings, list(_events(former, standings, inputs.now)), cut_off)
+        return Outcome(dict(former), [], told, refused)
+    return Outcome(standings, list(_events(former, standings, inputs.now)), told)
 
 
-def _cut_off(inputs: Inputs, former: Mapping[str, Standing]) -> str:
-    """Why what the monitor says is not believed; empty when it is."""
-    monitor, health, settings = inputs.monitor, inputs.health, inputs.settings
+def _cut_off(inputs: Inputs, former: Mapping[str, Standing]) -> dict[str, str]:
+    """By address family, why what the monitor says is not believed."""
+    if problem := _silence(inputs):
+        return dict.fromkeys(FAMILIES, problem)
+    known = inputs.health.keys() & inputs.registry.mirrors
+    seen = {name: inputs.health[name] for name, one in former.items() if one.listed and name in known}
+    dead = {name for name, one in seen.items() if one.deaf}
+    if problem := _too_many(len(dead), len(seen), inputs.settings):
+        return dict.fromkeys(FAMILIES, problem)
+    found = {}
+    for family, label in FAMILIES.items():
+        # A mirror that fails in every family says nothing of the monitor's way in one of them.
+        there = [
+            one.over(family)
+            for name, one in seen.items()
+            if name not in dead and former[name].over(family).listed
+        ]
+        failing = sum(one.bad > 0 for one in there)
+        if problem := _too_many(failing, len(there), inputs.settings, f" over {label}"):
+            found[family] = problem
+    return found
+
+
+def _silence(inputs: Inputs) -> str:
+    monitor, settings = inputs.monitor, inputs.settings
     if monitor is None:
         return "no monitor has reported yet"
     if inputs.now - monitor.at > settings.silence_seconds:
         return f"the monitor has been silent for {span(inputs.now - monitor.at)}"
     if monitor.reference_problem:
         return f"the monitor cannot reach the reference: {printable(monitor.reference_problem)}"
-    known = health.keys() & inputs.registry.mirrors
-    seen = [health[name] for name, one in former.items() if one.listed and name in known]
-    failing = sum(one.bad > 0 for one in seen)
-    if len(seen) >= FEWEST_FOR_CUT_OFF and failing > settings.cut_off_share * len(seen):
-        return (
-            f"{failing} of {len(seen)} listed mirrors fail at once: the monitor is held to be cut off itself"
-        )
     return ""
 
 
-def _stand(name: str, inputs: Inputs, former: Standing | None, *, frozen: bool) -> Standing:
-    now, health, audit = inputs.now, inputs.health.get(name), inputs.audits.get(name, Audit())
-    before = former or Standing(False, "unmeasured", "not measured yet", now)
+def _too_many(failing: int, of: int, settings: Settings, over: str = "") -> str:
+    if of < FEWEST_FOR_CUT_OFF or failing <= settings.cut_off_share * of:
+        return ""
+    return f"{failing} of {of} listed mirrors fail at once{over}: the monitor is held to be cut off itself"
+
+
+def _withdrawn_at_once(
+    inputs: Inputs, former: Mapping[str, Standing], standings: Mapping[str, Standing]
+) -> dict[str, str]:
+    """By address family, why none is withdrawn in it: more than a share of the list would be, which stays otherwise."""
+    found = {}
+    for family, label in FAMILIES.items():
+        before = [name for name, one in former.items() if one.listed and one.over(family).listed]
+        leaving = [
+            name
+            for name in before
+            if name in standings and standings[name].listed and standings[name].over(family).code == "failing"
+        ]
+        if len(leaving) > max(1, inputs.settings.drop_share * len(before)):
+            found[family] = (
+                f"{len(leaving)} of {len(before)} listed mirrors would lose {label} at once: the monitor is held to be"
+                " cut off itself"
+            )
+    return found
+
+
+def _stand(name: str, inputs: Inputs, former: Standing | None, cut_off: Mapping[str, str]) -> Standing:
+    """A mirror by its address families: it is listed while one of them is."""
+    before, health = former or _new(inputs.now), inputs.health.get(name)
+    if name in inputs.registry.wrong:  # then nobody knows which it claims
+        return replace(_stand_over("", name, inputs, before, frozen=False), families={})
+    families = {
+        family: _stand_over(family, name, inputs, before.over(family), frozen=family in cut_off)
+        for family in inputs.registry.mirrors[name]["address_families"]
+    }
+    # Where the monitor is cut off in one, nobody stays for what is not known of that one alone.
+    known = [family for family in families if family not in cut_off] or list(families)
+    listed = [family for family in known if families[family].listed]
+    first = max(listed or known, key=lambda family: health.over(family).good if health else 0)
+    one = families[first]
+    return replace(
+        one,
+        since=before.since if before.code == one.code else inputs.now,
+        next=_loss(families, inputs, health) if one.listed else one.next,
+        joined=(before.joined or inputs.now) if one.listed else None if one.code in HIDDEN else before.joined,
+        families=families,
+    )
+
+
+def _loss(families: Mapping[str, Standing], inputs: Inputs, health: Health | None) -> str:
+    """What becomes of a listed mirror when what fails goes on to fail."""
+    listed = [family for family, one in families.items() if one.listed]
+    failing = [family for family in listed if families[family].next]
+    if failing == listed:
+        left = max(_rounds_left(inputs, health.over(family) if health else None) for family in listed)
+        return f"leaves when {left} more rounds fail"
+    return "; ".join(f"loses {FAMILIES[family]}, which {families[family].next}" for family in failing)
+
+
+def _rounds_left(inputs: Inputs, health: Health | None) -> int:
+    return inputs.settings.fall - (health.bad if health else 0)
+
+
+def _stand_over(family: str, name: str, inputs: Inputs, before: Standing, *, frozen: bool) -> Standing:
+    """One address family of a mirror."""
+    now, health, audit = inputs.now, inputs.health.get(name), inputs.audits.get(name, Audit()).over(family)
+    health = health.over(family) if health else None
     seen = (before.tampered_at, audit.tampered_at, health.tampered_at if health else None)
     newest = max((at for at in seen if at is not None), default=None)
     # Who is listed all the same has passed an audit since, even if no monitor is there to say so.
     tampered = newest if not before.listed or newest != before.tampered_at else None
-    before = replace(before, tampered_at=newest)
+    if newest != before.tampered_at:
+        before = replace(before, tampered_at=newest)
     why = next(_barred(name, inputs, audit, tampered), None)
     if why is None and frozen:
         if before.listed:
@@ -186,10 +337,9 @@ def _stand(name: str, inputs: Inputs, former: Standing | None, *, frozen: bool) 
         why = _failure(name, inputs, health, before) or _pending(inputs, health, audit, before)
     if why:
         return _off(before, why, inputs, health)
-    left = inputs.settings.fall - (health.bad if health else 0)
-    then = f"leaves when {left} more rounds fail" if health and health.bad else ""
+    then = f"leaves when {_rounds_left(inputs, health)} more rounds fail" if health and health.bad else ""
     if before.listed:
-        return replace(before, next=then)
+        return before if then == before.next else replace(before, next=then)
     return replace(
         before,
         listed=True,
@@ -221,7 +371,8 @@ def _barred(name: str, inputs: Inputs, audit: Audit, tampered_at: int | None) ->
     agreement = record["agreement"]
     if agreement["version"] != fleet["agreement_version"] or (agreement["expires_on"] or today) < today:
         yield "agreement", "its agreement is not the fleet's current one", "needs the current agreement"
-    if tampered_at is not None and (audit.passed_at is None or audit.passed_at <= tampered_at):
+    cleared = audit.cleared_at
+    if tampered_at is not None and (cleared is None or cleared <= tampered_at):
         why = f"served a file with a wrong hash at {clock(tampered_at)}"
         yield "tampered", why, "needs an audit that passes, then good rounds"
 
@@ -246,7 +397,7 @@ def _failure(name: str, inputs: Inputs, health: Health | None, before: Standing)
     if health.bad >= settings.fall or (health.bad and not before.listed):
         return "failing", printable(health.problem), then
     # A cache has no tree that could be stale; and a round that failed tells nothing of freshness.
-    fresh = inputs.registry.mirrors[name]["mode"] == "cache" or health.bad > 0
+    fresh = inputs.registry.mirrors[name]["mode"] == "cache" or health.deaf
     limit = inputs.registry.fleet["staleness_limit"]
     problem = "" if fresh else _staleness(health, limit, settings.clock_tolerance_seconds, inputs.now)
     return ("stale", problem, then) if problem else None
@@ -338,7 +489,15 @@ def _refusal(former: Mapping[str, Standing], standings: Mapping[str, Standing], 
 def _events(former: Mapping[str, Standing], standings: Mapping[str, Standing], now: int) -> Iterator[Event]:
     for name, one in standings.items():
         before = former.get(name)
-        if one.listed and not (before and before.listed):
-            yield Event(now, name, "returned" if before and before.joined else "joined", "")
-        elif before and before.listed and not one.listed:
-            yield Event(now, name, "retired" if one.code in HIDDEN else "left", one.reason)
+        if not (before and before.listed and one.listed):
+            yield from _event(before, one, now, name)
+            continue
+        for family, there in one.families.items():
+            yield from _event(before.over(family), there, now, name, family)
+
+
+def _event(before: Standing | None, one: Standing, now: int, name: str, family: str = "") -> Iterator[Event]:
+    if one.listed and not (before and before.listed):
+        yield Event(now, name, "returned" if before and before.joined else "joined", "", family)
+    elif before and before.listed and not one.listed:
+        yield Event(now, name, "retired" if one.code in HIDDEN else "left", one.reason, family)

@@ -26,7 +26,8 @@ from .report import Report
 from .report_page import page
 from .settings import MonitorConfig, load_monitor
 from .track import Store
-from .truth import Trusted, Truth, ask_trusted
+from .trusted import Trusted
+from .truth import Truth
 
 log = logging.getLogger(__name__)
 
@@ -44,8 +45,8 @@ class Auditor:
 
     async def audit(self, name: str) -> Report:
         record, limit = self.known.mirrors[name], self.known.fleet["staleness_limit"]
-        report = Report(name, record["url"], int(time.time()))
-        reached = []
+        report = Report(name, record["url"], int(time.time()), families=tuple(record["address_families"]))
+        reached = {}
         for family in record["address_families"]:
             try:
                 place = await self.reach.mirror(record, family)
@@ -53,12 +54,14 @@ class Auditor:
                 report.tell("connection", False, str(error), family)
                 continue
             async with self.reach.line(place) as line:
-                checks = Conformance(line, report, family, record, _chance.choice(sorted(self.trusted.pages)))
+                checks = Conformance(line, report, family, record, _chance.choice(self.trusted.projects))
                 await checks.run()
                 if line.certificate_expires:
-                    reached.append(place)
+                    reached[family] = place
         if reached:
-            lines = [self.reach.line(place) for place in reached]
+            # What fails in one family is not to be met in what counts for all.
+            sound = [place for family, place in reached.items() if not report.failed_over(family)]
+            lines = [self.reach.line(place) for place in sound or reached.values()]
             try:
                 await Truth(lines, report, record, self.trusted, self.config).run(limit)
             finally:
@@ -128,7 +131,7 @@ async def _audit_all(
     if not names:
         return []
     reach = Reach(config)
-    auditor = Auditor(config, known, reach, await ask_trusted(config, reach))
+    auditor = Auditor(config, known, reach, await Trusted.ask(config, reach))
     slots = asyncio.Semaphore(AT_ONCE)
     write_atomically(config.audits / "style.css", static("style.css"))
 
@@ -149,4 +152,7 @@ async def _audit_all(
         write_atomically(target, json.dumps(document, indent=1).encode() + b"\n")
         return document
 
-    return list(await asyncio.gather(*(one(name) for name in names)))
+    try:
+        return list(await asyncio.gather(*(one(name) for name in names)))
+    finally:
+        auditor.trusted.remember()

@@ -21,7 +21,7 @@ from .client import (
     shown,
     stamp_of,
 )
-from .reference import File, files_of
+from .reference import File, clean, files_of
 from .report import Report
 
 ABSENT = "mirrorfleet-there-is-no-such-project-b1946ac92492"
@@ -127,6 +127,21 @@ class Conformance:
         other = {name: given["sha256"] for name, given in self.links.items()}
         if different := sorted({name for name, _ in one.items() ^ other.items()}):
             raise CheckError(f"JSON and HTML differ in {shown(different[0])} and {len(different) - 1} more")
+        for file in self.files:
+            self._same_facts(file, self.links[file.name])
+
+    def _same_facts(self, file: File, link: dict[str, str | None]) -> None:
+        said: dict[str, tuple[Any, Any]] = {
+            "requires-python": (file.requires_python, clean(link.get("data-requires-python"))),
+            "yanked": (file.yanked, "data-yanked" in link),
+        }
+        promised = link.get("data-core-metadata") or link.get("data-dist-info-metadata") or ""
+        if isinstance(file.metadata, str) and promised.startswith("sha256="):
+            said["core metadata"] = file.metadata, promised.removeprefix("sha256=")
+        for what, (here, there) in said.items():
+            if here != there:
+                told = f"{shown(here)} and {shown(there)}"
+                raise CheckError(f"JSON and HTML differ in {what} of {shown(file.name)}: {told}")
 
     async def _for_pip(self) -> None:
         (await self.line.ask(self.page, PIP)).expect(200, JSON_V1)
@@ -180,7 +195,8 @@ class Conformance:
         promised = [file for file in self.files if file.metadata]
         for file in _chance.sample(promised, min(len(promised), 3)):
             answer = (await self.line.ask(f"{file.path}.metadata", PIP_FILE)).expect(200)
-            if (got := hashlib.sha256(answer.body).hexdigest()) != file.metadata:
+            got = hashlib.sha256(answer.body).hexdigest()
+            if file.metadata is not True and got != file.metadata:
                 raise TamperedError(
                     f"{file.path}.metadata has the sha256 {got}, its page says {file.metadata}"
                 )

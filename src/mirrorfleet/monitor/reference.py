@@ -1,5 +1,6 @@
-"""What mirrors are compared with: the trusted index's serials over time, and the files of some of its projects."""
+"""What mirrors are compared with: the trusted index's serials over time, and what its pages say of some projects."""
 
+import hashlib
 import re
 import time
 from bisect import bisect_right
@@ -8,7 +9,7 @@ from datetime import datetime
 from typing import Any
 from urllib.parse import unquote, urljoin, urlsplit
 
-from .client import JSON_V1, CheckError, Line, shown
+from .client import JSON_V1, Answer, CheckError, Line, shown
 from .reach import Reach
 
 ASK_JSON = {"User-Agent": "mirrorfleet-monitor", "Accept": JSON_V1, "Accept-Encoding": "gzip"}
@@ -25,7 +26,28 @@ class File:
     sha256: str
     size: int | None
     uploaded: int  # seconds since 1970; 0 where the page does not say
-    metadata: str = ""  # sha256 of its core metadata, where the page promises it
+    metadata: str | bool = False  # sha256 of its core metadata, or whether the page promises some
+    yanked: bool = False
+    yank_reason: str = ""
+    requires_python: str = ""
+    provenance: str = ""  # URL
+
+
+@dataclass(frozen=True)
+class Page:
+    """A project's page: all that an index says of its files."""
+
+    project: str
+    files: tuple[File, ...]
+    serial: int | None = None
+    status: str = "active"  # which is what a page means that tells none (PEP 792)
+    status_reason: str = ""
+
+    @property
+    def digest(self) -> str:
+        """Of what it says, whatever its serial."""
+        said = self.status, self.status_reason, sorted(self.files, key=lambda file: file.name)
+        return hashlib.sha256(repr(said).encode()).hexdigest()
 
 
 @dataclass
@@ -76,24 +98,61 @@ def files_of(document: dict[str, Any], project: str, page: str, base: str = "") 
         if not re.fullmatch(r"/[!-~]*", path) or unquote(path).rpartition("/")[2] != name:
             raise CheckError(f"{page} names a file with an unusable URL: {shown(url)}")
         whole = isinstance(size, int) and not isinstance(size, bool) and size >= 0
-        uploaded = _uploaded(entry.get("upload-time"))
-        found.append(File(project, name, path, sha256, size if whole else None, uploaded, _metadata(entry)))
+        yanked = entry.get("yanked")
+        found.append(
+            File(
+                project,
+                name,
+                path,
+                sha256,
+                size if whole else None,
+                _uploaded(entry.get("upload-time")),
+                _metadata(entry),
+                # PEP 592: an empty reason is yanked without one.
+                yanked not in (None, False),
+                clean(yanked),
+                clean(entry.get("requires-python")),
+                clean(entry.get("provenance")),
+            )
+        )
     return found
+
+
+def page_of(answer: Answer, project: str, page: str, base: str = "") -> Page:
+    """A project's page (PEP 691, 700, 714, 740, 792); CheckError as `files_of`."""
+    document = answer.expect(200, JSON_V1).json()
+    meta, status = document.get("meta"), document.get("project-status")
+    inner = meta.get("_last-serial") if isinstance(meta, dict) else None
+    status = status if isinstance(status, dict) else {}
+    return Page(
+        project,
+        tuple(files_of(document, project, page, base)),
+        answer.serial if answer.serial is not None else inner if type(inner) is int else None,
+        clean(status.get("status")) or "active",
+        clean(status.get("reason")),
+    )
+
+
+def clean(value: Any) -> str:
+    """What a page says, without what not every format can carry."""
+    return "".join(one for one in value if one.isprintable()).strip() if isinstance(value, str) else ""
 
 
 def _uploaded(text: Any) -> int:
     try:
-        return int(datetime.fromisoformat(text).timestamp())
+        moment = datetime.fromisoformat(text)
+        return int(moment.timestamp()) if moment.tzinfo else 0  # PEP 700: one of no zone is none
     except (TypeError, ValueError, OverflowError):
         return 0
 
 
-def _metadata(entry: dict[str, Any]) -> str:
-    """The hash that a page promises for a file's core metadata (PEP 658 and 714)."""
-    for key in ("core-metadata", "dist-info-metadata", "data-dist-info-metadata"):
-        if isinstance(promised := entry.get(key), dict) and isinstance(promised.get("sha256"), str):
-            return str(promised["sha256"])
-    return ""
+def _metadata(entry: dict[str, Any]) -> str | bool:
+    """What a page promises of a file's core metadata (PEP 658 and 714): its hash, else whether there is some."""
+    promised = [entry.get(key) for key in ("core-metadata", "dist-info-metadata", "data-dist-info-metadata")]
+    hashes = [
+        one["sha256"] for one in promised if isinstance(one, dict) and isinstance(one.get("sha256"), str)
+    ]
+    return hashes[0] if hashes else any(one is True or isinstance(one, dict) for one in promised)
 
 
 async def ask(line: Line, prefix: str, reference: Reference, projects: tuple[str, ...], now: int) -> None:

@@ -59,6 +59,12 @@ RULES = {
         Rule(
             "range", "RFC 9110, 14.2", "error", "a range of a file is answered with 206 and just that range"
         ),
+        Rule(
+            "pages", "trusted index", "error", "pages name the files of the trusted index, with their hashes"
+        ),
+        Rule("withdrawn", "trusted index", "error", "pages name no file that the trusted index does not"),
+        Rule("size", "PEP 700", "error", "files have the size that the trusted index says"),
+        Rule("upload-time", "PEP 700", "error", "files were uploaded when the trusted index says"),
         Rule("yanked", "PEP 592", "error", "files are yanked as the trusted index says"),
         Rule(
             "requires-python",
@@ -66,10 +72,26 @@ RULES = {
             "error",
             "files require the Python that the trusted index says",
         ),
+        Rule("project-status", "PEP 792", "error", "projects have the status that the trusted index says"),
+        Rule("provenance", "PEP 740", "error", "provenance is nowhere but where the trusted index has it"),
         Rule(
-            "pages", "trusted index", "error", "pages name the files of the trusted index, with their hashes"
+            "core-metadata",
+            "PEP 658, PEP 714",
+            "error",
+            "core metadata is the trusted index's; where that has none, the wheel's own",
         ),
-        Rule("withdrawn", "trusted index", "error", "pages name no file that the trusted index does not"),
+        Rule(
+            "reasons",
+            "PEP 592, PEP 792",
+            "warning",
+            "yanks and statuses have the reasons that the trusted index says",
+        ),
+        Rule(
+            "left-out",
+            "PEP 714, PEP 740",
+            "warning",
+            "pages leave out no core metadata and no provenance that the trusted index has",
+        ),
         Rule("removed", "trusted index", "error", "projects that were removed are gone"),
         Rule("integrity", "trusted index", "error", "files have the hashes of the trusted index"),
         Rule("completeness", "trusted index", "error", "files of the trusted index are there"),
@@ -94,6 +116,7 @@ class Report:
     started: int
     rules: list[dict[str, Any]] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)  # what has a wrong hash
+    families: tuple[str, ...] = ()  # in which it is looked at
     files: int = 0
     bytes: int = 0
     sampled: int = 0
@@ -112,12 +135,28 @@ class Report:
     def failed(self) -> list[dict[str, Any]]:
         return [one for one in self.rules if one["passed"] is False and one["severity"] == "error"]
 
+    def failed_over(self, family: str) -> list[dict[str, Any]]:
+        """Without what did not hold in another family only."""
+        return [one for one in self.failed if one.get("family", family) == family]
+
+    def _said(self, failed: list[dict[str, Any]]) -> str:
+        """Why it did not pass; empty when it did."""
+        told = self.wrong or [f"{one['source']}: {one['detail']}" for one in failed]
+        return told[0][:400] + (f" (and {len(told) - 1} more)" if len(told) > 1 else "") if told else ""
+
+    def _counted(self, problem: str, before: dict[str, Any]) -> dict[str, Any]:
+        return {
+            "passed_at": before.get("passed_at") if problem else self.started,
+            "problem": problem,
+            "failures": before.get("failures", 0) + 1 if problem else 0,
+        }
+
     def document(self, before: dict[str, Any] | None) -> dict[str, Any]:
         verdict = "tampered" if self.wrong else "failed" if self.failed else "passed"
-        told = self.wrong or [f"{one['source']}: {one['detail']}" for one in self.failed]
-        more = f" (and {len(told) - 1} more)" if len(told) > 1 else ""
         low, high = wilson(self.present, self.sampled)
         before = before or {}
+        # A report of before families speaks of each; a later one that lacks one does not.
+        former = before.get("families") or dict.fromkeys(self.families, before)
         document = {
             "schema": 1,
             "mirror": self.mirror,
@@ -125,10 +164,12 @@ class Report:
             "started": self.started,
             "ended": int(time.time()),
             "verdict": verdict,
-            "passed_at": self.started if verdict == "passed" else before.get("passed_at"),
             "tampered_at": self.started if verdict == "tampered" else before.get("tampered_at"),
-            "problem": told[0][:400] + more if told else "",
-            "failures": 0 if verdict == "passed" else before.get("failures", 0) + 1,
+            **self._counted(self._said(self.failed), before),
+            "families": {
+                family: self._counted(self._said(self.failed_over(family)), former.get(family, {}))
+                for family in self.families
+            },
             **({} if verdict == "passed" else {"failed_since": before.get("failed_since", self.started)}),
             "rules": self.rules,
             "integrity": {

@@ -82,6 +82,7 @@ def summary(document: dict[str, Any]) -> dict[str, Any]:
     )
     return {key: document[key] for key in SUMMARY} | {
         "failures": document.get("failures", 0),
+        "families": document.get("families", {}),
         "hashed": document["integrity"]["files"],
         "sampled": document["completeness"]["sampled"],
         "complete": [document["completeness"]["low"], document["completeness"]["high"]],

@@ -88,6 +88,9 @@ async def _named(line: Line, file: File, others: list[File]) -> File:
         file = _chance.choice(there)
     if named[file.name].sha256 != file.sha256:
         raise TamperedError(f"{page} says that {file.name} has the sha256 {named[file.name].sha256}")
+    promised = named[file.name].metadata
+    if isinstance(promised, str) and isinstance(file.metadata, str) and promised != file.metadata:
+        raise TamperedError(f"{page} says that the core metadata of {file.name} has the sha256 {promised}")
     return file
 
 

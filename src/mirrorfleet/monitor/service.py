@@ -65,14 +65,14 @@ class Monitor:
         rounds = [Round(self.config, self._reach, self.reference, record, family) for family in families]
         found = await asyncio.gather(*(one.run(limit) for one in rounds))
         track = self.tracks.setdefault(name, Track())
-        before, well_since = track.good > 0, track.well_since
+        before, well_since = _failing(track), track.well_since
         seconds, now = time.monotonic() - started, int(time.time())
         track.add(dict(zip(families, found, strict=True)), self.reference, seconds, now, limit)
         self._dirty.add(name)
         self.rounds += 1
         if track.well_since != well_since:  # new, or well again: nobody returns without an audit
             self.config.audit_due.write_text(f"{name}\n")
-        if before != (track.good > 0) or any(one.tampered for one in found):
+        if before != _failing(track) or any(one.tampered for one in found):
             log.log(*(_NEWS if track.good else (logging.WARNING, "%s: %s")), name, track.problem)
 
     # --- the service ---
@@ -153,7 +153,7 @@ class Monitor:
     def _pause(self, name: str) -> float:
         """Seconds between two rounds; fewer while it is not yet clear whether a mirror is well."""
         track = self.tracks.get(name)
-        settled = track is not None and max(track.good, track.bad) >= self.config.settled_rounds
+        settled = track is not None and track.settled >= self.config.settled_rounds
         return self.config.interval if settled else min(self.config.interval, self.config.transition_interval)
 
     async def _slotted(self, name: str) -> None:
@@ -278,6 +278,11 @@ class Monitor:
             for mirror, track in seen.items()
             for family, problem in track.families.items()
         ]
+        rounds: list[exposition.Sample] = [
+            ({"mirror": mirror, "family": family}, float(row["bad"]))
+            for mirror, track in seen.items()
+            for family, row in track.rounds.items()
+        ]
         failures: list[exposition.Sample] = [
             ({"mirror": mirror, "family": family, "check": check, "problem": problem}, float(at))
             for mirror, track in seen.items()
@@ -292,8 +297,9 @@ class Monitor:
         return exposition.render(
             [
                 ("mirrorfleet_probe_success", "Whether the last round of probes passed, by address family.", families),
-                each("good_rounds", "Good rounds in a row.", lambda one: one.good),
-                each("bad_rounds", "Failed rounds in a row.", lambda one: one.bad),
+                each("good_rounds", "Rounds in a row that were good in every family.", lambda one: one.good),
+                each("bad_rounds", "Rounds in a row that failed in some family.", lambda one: one.bad),
+                ("mirrorfleet_probe_family_bad_rounds", "Failed rounds in a row, by address family.", rounds),
                 each("last_round_timestamp_seconds", "When the last round ended.", lambda one: one.measured_at),
                 each("last_modified_timestamp_seconds", "When it last had everything.", lambda one: one.last_modified),
                 each("serial", "Serial of the mirror's list of projects.", lambda one: one.serial),
@@ -329,6 +335,11 @@ class Monitor:
     async def _answer(self, _: web.BaseRequest) -> web.Response:
         """The metrics, whatever is asked."""
         return web.Response(body=self.exposition(), headers={"Content-Type": "text/plain; version=0.0.4"})
+
+
+def _failing(track: Track) -> set[str] | None:
+    """The families that fail; None before the first round."""
+    return {family for family, row in track.rounds.items() if row["bad"]} if track.rounds else None
 
 
 _NEWS = (logging.INFO, "%s: is well again%s")

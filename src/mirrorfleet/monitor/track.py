@@ -35,11 +35,13 @@ class Track:
     good: int = 0
     bad: int = 0
     since: int | None = None
-    well: bool = False  # good, and fresh as far as the fleet's limit asks for it
-    well_since: int | None = None
+    well: bool = False  # good in a family, and fresh as far as the fleet's limit asks for it
+    well_families: list[str] = field(default_factory=list)
+    well_since: int | None = None  # when the last of them became so
     last_good: int | None = None
     problem: str = ""
     families: dict[str, str] = field(default_factory=dict)
+    rounds: dict[str, dict[str, Any]] = field(default_factory=dict)  # by family, as standing.Rounds
     addresses: list[str] = field(default_factory=list)
     serial: int | None = None
     last_modified: int | None = None
@@ -67,10 +69,12 @@ class Track:
         self.families = {
             name: one.failure["problem"][:300] if one.failure else "" for name, one in found.items()
         }
+        self.rounds = {name: _row(self.rounds.get(name), one) for name, one in found.items()}
         self.addresses = sorted({one.address for one in found.values() if one.address})
-        if good:  # what a failed round did not get to know is no news
-            self.serial = least(one.serial for one in found.values())
-            self.last_modified = least(one.last_modified for one in found.values())
+        # What a failed round did not get to know is no news.
+        if whole := [one for one in found.values() if not one.failure]:
+            self.serial = least(one.serial for one in whole)
+            self.last_modified = least(one.last_modified for one in whole)
         self.lag = reference.lag(self.serial, now)
         self.certificate_expires = (
             least(one.certificate_expires for one in found.values()) or self.certificate_expires
@@ -79,10 +83,11 @@ class Track:
         if tampered := [one.failure for one in found.values() if one.tampered and one.failure]:
             self.tampered_at, self.tampered = now, described(tampered)
         age = max(now - self.last_modified, 0) if self.last_modified else 0
-        well = good and max(age, self.lag or 0) <= staleness_limit
-        if well and not self.well:
+        fresh = max(age, self.lag or 0) <= staleness_limit
+        well = [name for name, row in sorted(self.rounds.items()) if row["good"] and fresh]
+        if set(well) - set(self.well_families):
             self.well_since = now
-        self.well = well
+        self.well, self.well_families = bool(well), well
         behind = age / HOUR
         self._count(now, good, seconds, behind)
 
@@ -97,6 +102,11 @@ class Track:
         sums = (1, good, seconds * good, seconds * seconds * good, behind)
         self.hours[-1][1:] = [old + new for old, new in zip(self.hours[-1][1:], sums, strict=True)]
         self.days[-1][1:] = [old + new for old, new in zip(self.days[-1][1:], sums, strict=False)]
+
+    @property
+    def settled(self) -> int:
+        """Rounds in a row that were alike in every family."""
+        return min((max(row["good"], row["bad"]) for row in self.rounds.values()), default=0)
 
     def day(self) -> dict[str, float]:
         rounds, good, seconds, squares, behind = (sum(one[at] for one in self.hours) for at in range(1, 6))
@@ -123,7 +133,7 @@ class Track:
 
     def document(self, now: int, memory: history.History, name: str) -> dict[str, Any]:
         told = asdict(self)
-        for own in ("hours", "failures", "tampered"):
+        for own in ("hours", "failures", "tampered", "well_families"):
             del told[own]
         days = month_of(now)
         told |= {"day": self.day(), "today": self.today(now)}
@@ -131,6 +141,13 @@ class Track:
         if rows := history.told(memory, name, days):
             told["history"] = rows
         return told
+
+
+def _row(former: dict[str, Any] | None, found: Found) -> dict[str, Any]:
+    """Rounds in a row of one family."""
+    if found.failure:
+        return {"good": 0, "bad": (former or {}).get("bad", 0) + 1, "problem": described([found.failure])}
+    return {"good": (former or {}).get("good", 0) + 1, "bad": 0, "problem": ""}
 
 
 def month_of(now: int) -> range:

@@ -4,88 +4,116 @@ Which projects and files are looked at is drawn anew each time from a source tha
 """
 
 import hashlib
-import logging
+import io
 import random
+import re
 import time
-from dataclasses import dataclass
-from typing import Any
+import zipfile
+import zlib
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
-from .client import JSON_V1, PIP, PIP_FILE, CheckError, Line, TamperedError, shown
-from .reach import Reach
-from .reference import ASK_JSON, File, files_of
+from ..fleet.standing import clock
+from .client import LARGEST_PAGE, PIP, PIP_FILE, CheckError, Line, TamperedError, shown, stamp_of
+from .reference import File, Page, page_of
 from .report import Report
 from .settings import MonitorConfig
+from .trusted import CACHE_AGE, MOST_PROJECTS, Trusted
 
-log = logging.getLogger(__name__)
-
-MOST_PROJECTS = 20  # looked at in one audit
 MOST_HEADS = 200  # files asked for in one audit
+MOST_SIDECARS = 20  # of core metadata, fetched in one audit
 SECONDS_OF_BANDWIDTH = 10  # of what the mirror offers, spent on whole files
 _chance = random.SystemRandom()
 
 
-@dataclass
-class Trusted:
-    """The part of the trusted index that this audit compares with."""
-
-    pages: dict[str, dict[str, Any]]  # documents by project
-    files: dict[str, list[File]]  # by project
+class Difference(NamedTuple):
+    told: str
+    tampered: bool = False
 
 
-async def ask_trusted(config: MonitorConfig, reach: Reach) -> Trusted:
-    """Pages of some projects, drawn by chance, from the trusted index."""
-    projects = config.audit_projects or config.reference.projects
-    place, prefix = await reach.index()
-    trusted = Trusted({}, {})
-    async with reach.line(place) as line:
-        for project in _chance.sample(projects, min(len(projects), MOST_PROJECTS)):
-            page = f"{prefix}/simple/{project}/"
-            answer = await line.ask(page, ASK_JSON)
-            if answer.status in (404, 410):
-                log.info("the trusted index has %s no longer: nothing to compare with", project)
-                continue
-            document = answer.expect(200, JSON_V1).json()
-            trusted.files[project] = files_of(document, project, page)
-            trusted.pages[project] = document
-    if not any(trusted.files.values()):
-        raise CheckError("none of the projects has a file")
-    return trusted
+BY_PAGE = (
+    "pages", "withdrawn", "size", "upload-time", "yanked", "requires-python", "project-status", "provenance",
+    "reasons", "left-out",
+)  # fmt: skip
 
 
 def compare_page(
-    document: dict[str, Any],
-    named: list[File],
-    project: str,
-    trusted: Trusted,
-    limit: float,
-    *,
-    partial: bool,
-) -> dict[str, str]:
+    theirs: Page, ours: Page, limit: float, *, partial: bool, lags: bool = False
+) -> dict[str, Difference]:
     """What differs, by rule. Files that came after `limit` may be missing, and in a partial mirror all but one of them;
-    TamperedError for another hash."""
-    page = f"/simple/{project}/"
-    ours = {file.name: file for file in trusted.files[project]}
-    theirs = {file.name: file for file in named}
-    for name in sorted(ours.keys() & theirs.keys()):
-        if ours[name].sha256 != theirs[name].sha256:
-            raise TamperedError(f"{page} says that {shown(name)} has the sha256 {theirs[name].sha256}")
-    wrong: dict[str, str] = {}
-    lacking = sorted(name for name in ours.keys() - theirs.keys() if ours[name].uploaded <= limit)
-    if lacking and not (partial and theirs):
-        wrong["pages"] = f"{page} lacks {shown(lacking[0])} and {len(lacking) - 1} more"
-    if more := sorted(theirs.keys() - ours.keys()):
-        wrong["withdrawn"] = (
-            f"{page} names {shown(more[0])} and {len(more) - 1} more that the trusted index does not"
-        )
-    entries = {one["filename"]: one for one in trusted.pages[project]["files"]}
-    for entry in document["files"]:
-        expected = entries.get(entry["filename"], entry)
-        if bool(entry.get("yanked")) != bool(expected.get("yanked")):
-            wrong["yanked"] = f"{page} has yanked {shown(entry.get('yanked'))} for {shown(entry['filename'])}"
-        if (entry.get("requires-python") or None) != (expected.get("requires-python") or None):
-            found = shown(entry.get("requires-python"))
-            wrong["requires-python"] = f"{page} says requires-python {found} for {shown(entry['filename'])}"
+    a page that `lags` is compared in what never changes, and in what came before `limit`."""
+    page, wrong = f"/simple/{theirs.project}/", dict[str, Difference]()
+    there, expected = ({file.name: file for file in one.files} for one in (theirs, ours))
+    for name in sorted(there.keys() & expected.keys()):
+        for rule, difference in _constant(page, there[name], expected[name]):
+            wrong.setdefault(rule, difference)
+        for rule, told in () if lags else _changing(page, there[name], expected[name]):
+            wrong.setdefault(rule, Difference(told))
+    # One that came so long ago is missed by no lag, where it is known when it came.
+    lacking = sorted(
+        name
+        for name in expected.keys() - there.keys()
+        if expected[name].uploaded <= limit and (expected[name].uploaded or not lags)
+    )
+    if lacking and not (partial and there):
+        told = f"{page} lacks {shown(lacking[0])} and {len(lacking) - 1} more"
+        wrong.setdefault("pages", Difference(told))
+    if lags:
+        return wrong
+    if theirs.status != ours.status:
+        told = f"{page} has the status {shown(theirs.status)}, not {shown(ours.status)}"
+        wrong["project-status"] = Difference(told)
+    elif theirs.status_reason != ours.status_reason:
+        told = f"{page} gives the reason {shown(theirs.status_reason)} for its status"
+        wrong.setdefault("reasons", Difference(told))
+    if more := sorted(there.keys() - expected.keys()):
+        told = f"{page} names {shown(more[0])} and {len(more) - 1} more that the trusted index does not"
+        wrong["withdrawn"] = Difference(told)
     return wrong
+
+
+def _constant(page: str, there: File, expected: File) -> Iterator[tuple[str, Difference]]:
+    name, promised = shown(there.name), there.metadata
+    if there.sha256 != expected.sha256:
+        yield "pages", Difference(f"{page} says that {name} has the sha256 {there.sha256}", tampered=True)
+    if isinstance(promised, str) and isinstance(expected.metadata, str) and promised != expected.metadata:
+        told = f"{page} says that the core metadata of {name} has the sha256 {promised}"
+        yield "core-metadata", Difference(told, tampered=True)
+    if expected.size is not None and there.size != expected.size:
+        yield "size", Difference(f"{page} says that {name} has {there.size} bytes, not {expected.size}")
+    if expected.uploaded and there.uploaded != expected.uploaded:
+        said = clock(there.uploaded) if there.uploaded else "at no time"
+        told = f"{page} says that {name} was uploaded {said}, not {clock(expected.uploaded)}"
+        yield "upload-time", Difference(told)
+
+
+def _changing(page: str, there: File, expected: File) -> Iterator[tuple[str, str]]:
+    name = shown(there.name)
+    if there.yanked != expected.yanked:
+        yield "yanked", f"{page} has yanked {there.yanked} for {name}"
+    elif there.yank_reason != expected.yank_reason:
+        yield "reasons", f"{page} gives the reason {shown(there.yank_reason)} for yanking {name}"
+    if there.requires_python != expected.requires_python:
+        yield "requires-python", f"{page} says requires-python {shown(there.requires_python)} for {name}"
+    if there.provenance and there.provenance != expected.provenance:
+        yield "provenance", f"{page} says that the provenance of {name} is {shown(there.provenance)}"
+    for what in ("metadata", "provenance"):
+        if getattr(expected, what) and not getattr(there, what):
+            yield "left-out", f"{page} tells no {'core metadata' if what == 'metadata' else what} of {name}"
+
+
+def own_metadata(wheel: bytes) -> bytes | None:
+    """METADATA of a wheel's .dist-info folder (the binary distribution format); None when it has none to be read."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(wheel)) as archive:
+            found = [
+                one for one in archive.infolist() if re.fullmatch(r"[^/]+\.dist-info/METADATA", one.filename)
+            ]
+            if len(found) != 1 or found[0].file_size > LARGEST_PAGE:
+                return None
+            return archive.read(found[0])
+    except (zipfile.BadZipFile, zlib.error, OSError, EOFError, ValueError, RuntimeError, NotImplementedError):
+        return None
 
 
 def choose_files(files: list[File], budget: int) -> list[File]:
@@ -96,6 +124,11 @@ def choose_files(files: list[File], budget: int) -> list[File]:
             drawn.append(file)
             left -= file.size
     return drawn or sorted(files, key=lambda file: file.size if file.size is not None else 1 << 60)[:1]
+
+
+def _expect(path: str, body: bytes, sha256: str) -> None:
+    if (got := hashlib.sha256(body).hexdigest()) != sha256:
+        raise TamperedError(f"{path} has the sha256 {got}, the trusted index says {sha256}")
 
 
 class Truth:
@@ -114,41 +147,77 @@ class Truth:
 
     async def run(self, staleness_limit: int) -> None:
         limit, partial = time.time() - staleness_limit, self.record.get("partial", False)
-        named = await self._pages(limit, partial=partial)
+        named, wrong = await self._pages(limit)
         await self._removed()
         everything = [
             file
-            for files in self.trusted.files.values()
-            for file in files
+            for page in self.trusted.pages.values()
+            for file in page.files
             if file.path in named or not partial
         ]
+        budget = min(self.config.audit_bytes, self.record["bandwidth"] * 125_000 * SECONDS_OF_BANDWIDTH)
+        promised = [file for file in everything if file.path in named and named[file.path].metadata]
+        budget -= await self._core_metadata(promised, budget // 2, wrong.get("core-metadata", ""))
         old = [file for file in everything if file.uploaded <= limit] or everything
         await self._complete(_chance.sample(old, min(len(old), MOST_HEADS)))
-        budget = min(self.config.audit_bytes, self.record["bandwidth"] * 125_000 * SECONDS_OF_BANDWIDTH)
         await self._integrity(choose_files(old, budget))
 
     def _line(self) -> Line:
         return _chance.choice(self.lines)
 
-    async def _pages(self, limit: float, *, partial: bool) -> set[str]:
-        """Compares the pages; the paths of all files that they name."""
+    async def _pages(self, limit: float) -> tuple[dict[str, File], dict[str, str]]:
+        """Compares the pages; the files that they name, by path, and what differs, by rule."""
         wrong: dict[str, str] = {}
-        named: set[str] = set()
-        for project in self.trusted.pages:
+        named: dict[str, File] = {}
+        lagging, fresh_as_of = [], await self._fresh_as_of()
+        for project, ours in list(self.trusted.pages.items()):
             try:
-                line, page = self._line(), f"/simple/{project}/"
-                document = (await line.ask(page, PIP)).expect(200, JSON_V1).json()
-                files = files_of(document, project, page, line.place.base)
-                wrong = compare_page(document, files, project, self.trusted, limit, partial=partial) | wrong
-                named |= {file.path for file in files}
-            except TamperedError as error:
-                self.report.wrong.append(str(error))
-                wrong["pages"] = str(error)
+                line, path = self._line(), f"/simple/{project}/"
+                answer = await line.ask(path, PIP)
+                if answer.status == 404 and self._too_large(ours):
+                    continue
+                theirs = page_of(answer, project, path, line.place.base)
             except CheckError as error:
                 wrong.setdefault("pages", str(error))
-        for rule in ("pages", "withdrawn", "yanked", "requires-python"):
-            self.report.tell(rule, rule not in wrong, wrong.get(rule, ""))
-        return named
+                continue
+            named |= {file.path: file for file in theirs.files}
+            found, lag = self._compared(theirs, ours, fresh_as_of, limit)
+            if found:
+                now = await self.trusted.again(project)
+                found, lag = self._compared(theirs, now, fresh_as_of, limit) if now else ({}, "")
+            if lag:
+                lagging.append(f"{path} {lag}")
+            self.report.wrong += [one.told for one in found.values() if one.tampered]
+            wrong = {rule: one.told for rule, one in found.items()} | wrong
+        every = len(lagging) == len(self.trusted.pages)
+        for rule in BY_PAGE:
+            known = rule in wrong or rule in ("pages", "size", "upload-time") or not every
+            told = wrong.get(rule) or (f"not compared: {'; '.join(lagging)}" if lagging else "")
+            self.report.tell(rule, rule not in wrong if known else None, told)
+        return named, wrong
+
+    def _compared(
+        self, theirs: Page, ours: Page, fresh_as_of: float, limit: float
+    ) -> tuple[dict[str, Difference], str]:
+        """What differs, and why what may change may differ: the mirror lags."""
+        partial = self.record.get("partial", False)
+        found = compare_page(theirs, ours, limit, partial=partial)
+        lag = self.trusted.lag(theirs, fresh_as_of, limit) if found else ""
+        return (compare_page(theirs, ours, limit, partial=partial, lags=True), lag) if lag else (found, "")
+
+    def _too_large(self, page: Page) -> bool:
+        """Whether the mirror's selection leaves the whole project out."""
+        limit = self.record.get("left_out", {}).get("max_project_size")
+        return bool(limit) and sum(file.size or 0 for file in page.files) > limit
+
+    async def _fresh_as_of(self) -> float:
+        """When the mirror says that it had everything (seconds since 1970)."""
+        if self.record["mode"] == "cache":
+            return time.time() - CACHE_AGE
+        try:
+            return stamp_of((await self._line().ask("/last-modified", PIP_FILE, limit=100)).expect(200).body)
+        except CheckError:
+            return 0  # a rule of its own
 
     async def _removed(self) -> None:
         removed = self.config.removed_projects
@@ -164,6 +233,36 @@ class Truth:
                 )
                 return
         self.report.tell("removed", True if removed else None)
+
+    async def _core_metadata(self, files: list[File], budget: int, told: str) -> int:
+        """Sidecars of files of which the mirror promises them; pip before 26 installs by them and does not compare.
+        The bytes of wheels that had to be read for it."""
+        report, left = self.report, budget
+        for file in _chance.sample(files, min(len(files), MOST_SIDECARS)):
+            try:
+                path = f"{file.path}.metadata"
+                sidecar = (await self._line().ask(path, PIP_FILE)).expect(200).body
+                if isinstance(file.metadata, str):
+                    _expect(path, sidecar, file.metadata)
+                elif file.name.endswith(".whl") and file.size is not None and file.size <= left:
+                    left -= file.size
+                    wheel = (
+                        (await self._line().ask(file.path, PIP_FILE, limit=file.size + 1)).expect(200).body
+                    )
+                    report.files, report.bytes = report.files + 1, report.bytes + len(wheel)
+                    _expect(file.path, wheel, file.sha256)
+                    if own_metadata(wheel) != sidecar:
+                        # That of an index which has one and tells no hash may not be the wheel's either.
+                        kind = CheckError if file.metadata else TamperedError
+                        raise kind(f"{path} is not the METADATA of its wheel")
+                elif not file.name.endswith(".whl") and not file.metadata:
+                    raise CheckError(f"{path} is there: the trusted index has none, and it is of no wheel")
+            except CheckError as error:
+                if isinstance(error, TamperedError):
+                    report.wrong.append(str(error))
+                told = told or str(error)
+        report.tell("core-metadata", not told, told)
+        return budget - left
 
     async def _complete(self, files: list[File]) -> None:
         report = self.report
@@ -192,8 +291,10 @@ class Truth:
                 continue
             report.files += 1
             report.bytes += len(body)
-            if (got := hashlib.sha256(body).hexdigest()) != file.sha256:
-                report.wrong.append(f"{file.path} has the sha256 {got}, the trusted index says {file.sha256}")
+            try:
+                _expect(file.path, body, file.sha256)
+            except TamperedError as error:
+                report.wrong.append(str(error))
         told = report.wrong[0] if report.wrong else broken or f"{report.files} files, {report.bytes} bytes"
         # A file that could not be had is for completeness, unless no file could be.
         report.tell("integrity", not report.wrong and (report.files > 0 or not files), told)

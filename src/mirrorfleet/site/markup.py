@@ -1,10 +1,12 @@
 """The templates of a fleet's site, and how its pages tell of certificates."""
 
+from collections.abc import Iterable
+
 from markupsafe import Markup
 
 from ..fleet.markup import date, templates
 from ..fleet.registry import page_of
-from ..fleet.standing import span
+from ..fleet.standing import FAMILIES, span
 
 # A certificate that was not renewed by then is likely not to be: 90 days are renewed at 30 by every client we know.
 CERTIFICATE_WARNING = 14 * 86400
@@ -20,8 +22,8 @@ def certificate(ends: int | None, now: int) -> Markup:
     return date(ends) + Markup(' <span class="bad">{}</span>').format("ended" if left <= 0 else "ends soon")
 
 
-def families(names: list[str]) -> str:
-    return ", ".join({"ipv4": "IPv4", "ipv6": "IPv6"}[name] for name in names)
+def families(names: Iterable[str]) -> str:
+    return ", ".join(FAMILIES[name] for name in names)
 
 
 PAGES = templates(__package__)

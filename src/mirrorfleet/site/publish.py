@@ -9,7 +9,7 @@ import ssl
 import subprocess
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,7 +23,7 @@ from ..fleet.availability import FirstDay, first_day
 from ..fleet.evidence import printable
 from ..fleet.health import Findings, read
 from ..fleet.markup import static
-from ..fleet.standing import HIDDEN, Event, Inputs, Settings, Standing, step
+from ..fleet.standing import FAMILIES, HIDDEN, Event, Inputs, Settings, Standing, step
 from . import authority, mirror_page, status_page
 
 log = logging.getLogger(__name__)
@@ -163,7 +163,7 @@ def _publish(
     for name, problem in known.wrong.items():
         log.error("registry: %s: %s", name, problem)
     for event in outcome.events:
-        log.warning("%s %s%s", event.mirror, event.kind, f": {event.reason}" if event.reason else "")
+        log.warning("%s %s%s", event.subject, event.kind, f": {event.reason}" if event.reason else "")
     former = memory.standings
     memory.events = [*memory.events, *outcome.events][-EVENTS_KEPT:]
     for event in outcome.events:
@@ -197,7 +197,7 @@ def _publish(
         "invalid": len(known.wrong),
         "changed": [name for name in changed if "/" not in name],
         "pages": sum("/" in name for name in changed),
-        "events": [f"{event.mirror} {event.kind}" for event in outcome.events],
+        "events": [f"{event.subject} {event.kind}" for event in outcome.events],
         "cut_off": outcome.cut_off,
     }
 
@@ -286,10 +286,7 @@ def _remember(config: ListConfig, known: registry.Registry) -> Memory:
     try:
         document = json.loads(config.state.read_bytes())
         return Memory(
-            {
-                name: Standing(**{**one, "leaves": tuple(one["leaves"])})
-                for name, one in document["standings"].items()
-            },
+            {name: _standing(one) for name, one in document["standings"].items()},
             dict(document["letters"]),
             [Event(**event) for event in document["events"]],
             {
@@ -303,17 +300,31 @@ def _remember(config: ListConfig, known: registry.Registry) -> Memory:
         log.info("%s: not there; the published list says who was listed", config.state)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         log.warning("%s: cannot be used (%s); the published list says who was listed", config.state, error)
+    whole, now = _listed_urls(config, "mirrors.txt"), int(time.time())
+    over = {family: _listed_urls(config, f"mirrors-{family}.txt") for family in FAMILIES}
+    listed, withdrawn = (
+        Standing(True, "listed", "", now, joined=now),
+        Standing(False, "waiting", "not known", now),
+    )
+    standings = {}
+    for name, record in known.mirrors.items():
+        if name not in known.wrong and (url := f"{record['url']}/simple/") in whole:
+            families = {one: listed if url in over[one] else withdrawn for one in record["address_families"]}
+            known_over = any(one.listed for one in families.values())
+            standings[name] = replace(listed, families=families if known_over else {})
+    return Memory(standings)
+
+
+def _standing(told: dict[str, Any]) -> Standing:
+    families = {family: _standing(one) for family, one in told.get("families", {}).items()}
+    return Standing(**told | {"leaves": tuple(told["leaves"]), "families": families})
+
+
+def _listed_urls(config: ListConfig, name: str) -> set[str]:
     try:
-        lines = set((config.documents / "mirrors.txt").read_text("ascii").split())
+        return set((config.documents / name).read_text("ascii").split())
     except (FileNotFoundError, UnicodeDecodeError):
-        lines = set()
-    listed = [
-        name
-        for name, record in known.mirrors.items()
-        if name not in known.wrong and f"{record['url']}/simple/" in lines
-    ]
-    now = int(time.time())
-    return Memory({name: Standing(True, "listed", "", now, joined=now) for name in listed})
+        return set()
 
 
 def _findings(config: ListConfig) -> Findings:
