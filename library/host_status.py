@@ -110,12 +110,15 @@ def tree_of(config: dict[str, Any]) -> dict[str, Any]:
     paths = config.get("paths")
     served = Path(paths["served"]) if isinstance(paths, dict) and "served" in paths else None
     told = document(served / "mirror.json") if served else {}
-    aside = told.get("set_aside")
+    aside, left = told.get("set_aside"), told.get("left_out")
     return {
         "mode": config.get("mode"),
         "last_sync": seconds(told.get("last_success")),
         "serial": told.get("serial"),
         "set_aside": len(aside) if isinstance(aside, list) else 0,
+        "left_out": sum(left.values()) if isinstance(left, dict) else 0,
+        "compared_by_page": told.get("compared_by_page", 0),
+        "refused": told.get("refused"),
     }
 
 

@@ -182,6 +182,9 @@ def _row(name: str, kinds: list[str], answer: Answer, record: Mapping[str, Any],
         "provisioned": status.get("provisioned") is True if status else None,
         "last_sync": _whole(tree.get("last_sync")) or _whole(seen.get("last_modified")),
         "set_aside": _whole(tree.get("set_aside")) or 0,
+        "left_out": _whole(tree.get("left_out")) or 0,
+        "compared_by_page": _whole(tree.get("compared_by_page")) or 0,
+        "refused": _word(tree.get("refused"), 300),
         "lag": _whole(seen.get("lag")),
         # As clients are given it, where somebody looked.
         "certificate_expires": by_news if by_news is not None else _whole(status.get("certificate_expires")),
@@ -274,8 +277,17 @@ def _of_host(row: Row, now: int) -> Iterator[Why]:
         yield 1, "nginx does not run: journalctl -u nginx there"
     elif (row["nginx"] or "running") not in ("running", "stopped"):
         yield NOTE, f"nginx {row['versions']['nginx']} {row['nginx']}: systemctl restart nginx there"
+    if row["refused"]:
+        yield 1, f"its sync is refused: {row['refused']}"
     if row["set_aside"]:
         yield NOTE + 1, f"{row['set_aside']} projects are set aside: docs/sync.md"
+    if row["left_out"]:
+        yield NOTE + 1, f"{row['left_out']} files that upstream lists are left out: docs/sync.md"
+    if row["compared_by_page"]:
+        yield (
+            NOTE + 1,
+            f"each run compares {row['compared_by_page']} pages: serials of upstream tell no changes",
+        )
 
 
 def _of_redirector(row: Row, news: _News) -> Iterator[Why]:
@@ -448,8 +460,8 @@ def _whole(value: Any) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**53 else None
 
 
-def _word(value: Any) -> str | None:
-    return printable(value, 60) or None if isinstance(value, str) else None
+def _word(value: Any, length: int = 60) -> str | None:
+    return printable(value, length) or None if isinstance(value, str) else None
 
 
 # --- the list before and after ---

@@ -26,6 +26,7 @@ from .common.progress import Progress
 from .common.schema import InvalidDocumentError
 from .served import metrics
 from .served.state import State
+from .served.status import write_status
 from .sync.cache import BadTargetError, purge
 from .sync.check import check
 from .sync.context import Context
@@ -84,9 +85,14 @@ def _write_metrics(context: Context) -> None:
 def _sync(context: Context) -> Answer:
     started = time.time()
     good = False
+    context.state.put("refused", None)
     try:
         outcome = sync(context)
         good = outcome.good
+    except RefusedError as error:
+        context.state.put("refused", str(error))
+        write_status(context.config, context.state, int(context.state.get("serial") or 0), None)
+        raise
     finally:
         ended = time.time()
         context.state.put("last_run", {"good": good, "ended": ended, "seconds": ended - started})

@@ -126,12 +126,13 @@ class Project:
 
 
 class Upstream:
-    def __init__(self, seed: int, size: int) -> None:
+    def __init__(self, seed: int, size: int, shape: str | None = None, serials: str | None = None) -> None:
         self.chance = random.Random(seed)
-        self.shape = self.chance.choice(SHAPES)
-        self.serials = self.chance.choice(SERIALS)
+        self.shape = shape or self.chance.choice(SHAPES)
+        self.serials = serials or self.chance.choice(SERIALS)
         self.serial = 1000
         self.files: dict[str, bytes] = {}
+        self.asked: list[str] = []
         self.projects: dict[str, Project] = {}
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self.url = f"http://127.0.0.1:{self.server.server_port}"
@@ -151,6 +152,21 @@ class Upstream:
         for _ in range(self.chance.randrange(1, 6)):
             self.add_file(project)
         self.projects[project.name] = project
+
+    def release(self, display: str, version: str, folder: str = "/packages/aa/bb", **values: Any) -> Project:
+        """A wheel of a project, and nothing odd about it but what `values` of its entry say."""
+        project = self.projects.setdefault(Project(display, 0).name, Project(display, 0))
+        project.former = self._document(project)
+        project.serial = self._next()
+        filename, data = (
+            f"{project.name}-{version}-py3-none-any.whl",
+            wheel(display, version, metadata_of(display, version)),
+        )
+        self.files[f"{folder}/{filename}"] = data
+        entry = {"filename": filename, "url": f"{folder}/{filename}", "hashes": {"sha256": sha256(data)}}
+        project.entries[filename] = {**entry, "size": len(data), "upload-time": TIMES[0], **values}
+        project.versions[filename], project.sizes[filename] = version, len(data)
+        return project
 
     def add_file(self, project: Project) -> None:
         chance, version = self.chance, self.chance.choice(VERSIONS)
@@ -299,6 +315,7 @@ class Upstream:
                 pass
 
             def do_GET(self) -> None:
+                upstream.asked.append(self.path)
                 status, kind, body, serial = upstream.answer(unquote(self.path.partition("?")[0]))
                 tag = f'"{sha256(body)[:16]}"'
                 if (

@@ -5,10 +5,8 @@ The seed of each upstream is in its test's name; DIFFERENTIAL_SEED=n runs that o
 
 from __future__ import annotations
 
-import json
 import os
-import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,52 +24,6 @@ SEEDS = (
     if "DIFFERENTIAL_SEED" in os.environ
     else range(FIRST, FIRST + UPSTREAMS)
 )
-
-
-class Reader:
-    """A client in a process of its own, so that it starts once."""
-
-    def __init__(self) -> None:
-        command = [HOUSE / "build/clients/bin/python", Path(__file__).with_name("reader.py")]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-
-    def read(self, url: str, projects: list[str]) -> dict[str, Any]:
-        assert self._process.stdin is not None and self._process.stdout is not None
-        print(
-            json.dumps({"url": f"{url}/simple/", "projects": projects}), file=self._process.stdin, flush=True
-        )
-        found: dict[str, Any] = json.loads(self._process.stdout.readline())
-        return found
-
-    def stop(self) -> None:
-        self._process.communicate()
-
-
-@pytest.fixture(scope="session")
-def reader() -> Iterator[Reader]:
-    reader = Reader()
-    yield reader
-    reader.stop()
-
-
-@pytest.fixture(autouse=True)
-def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in os.environ:
-        if name.lower().endswith("_proxy"):
-            monkeypatch.delenv(name)
-
-
-@pytest.fixture
-def serve(tmp_path: Path) -> Iterator[Callable[[Path], Site]]:
-    sites: list[Site] = []
-
-    def start(tree: Path) -> Site:
-        sites.append(Site(tree, tmp_path / f"site{len(sites)}"))
-        return sites[-1]
-
-    yield start
-    for site in sites:
-        site.stop()
 
 
 def differences(theirs: dict[str, Any], ours: dict[str, Any]) -> list[str]:
@@ -105,27 +57,18 @@ def differences(theirs: dict[str, Any], ours: dict[str, Any]) -> list[str]:
     return found
 
 
-def left_out(theirs: dict[str, Any]) -> int:
-    return sum(
-        any(rule(name, one) for rule in LEFT_OUT)
-        for project in theirs.values()
-        if project
-        for name, one in project["files"].items()
-    )
-
-
 @pytest.mark.parametrize("seed", SEEDS)
 def test_a_client_gets_here_what_it_gets_upstream(
-    seed: int, tmp_path: Path, reader: Reader, serve: Callable[[Path], Site]
+    seed: int,
+    tmp_path: Path,
+    reader: Any,
+    serve: Callable[[Path], Site],
+    tier1_of: Callable[..., Mirror],
+    origin_of: Callable[..., Host],
 ) -> None:
     upstream = Upstream(seed, SIZE)
-    settings = {"maximum_shrink_share": 1.0, "tries": 1, "timeout": 5}
-    everything = {"everything": True}
-    tier1 = Mirror(tmp_path / "tier1", upstream.url, [], **settings)
-    config = (tier1.root / "bandersnatch.conf").read_text()
-    (tier1.root / "bandersnatch.conf").write_text(config.partition("[plugins]")[0])
-    tier1.configure(selection=everything)
-    origin = Host(tmp_path / "origin", "origin", index_url=f"{upstream.url}/simple/", **settings)
+    tier1 = tier1_of(upstream.url, maximum_shrink_share=1.0)
+    origin = origin_of(upstream.url, sorted(upstream.projects), maximum_shrink_share=1.0)
     tier2 = Tier2(tmp_path / "tier2", str(tier1.served), maximum_shrink_share=1.0)
     hosts: list[Host] = [tier1, origin, tier2]
     sites: dict[str, Site] = {}

@@ -41,6 +41,9 @@ def suffer(host: Host, directory: Path) -> None:
     assert host.run("sync")["good"]
     assert host.names() == PROJECTS
     assert host.broken() == host.leftovers() == []
+    # Nor what bandersnatch began to write.
+    assert list(host.fetched.glob("generation.*")) == []
+    assert [path for path in host.fetched.rglob(".*") if path.name != ".lock"] == []
 
 
 def main() -> None:

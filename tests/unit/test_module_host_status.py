@@ -67,12 +67,27 @@ def test_a_mirror(host: Host, authority: Any) -> None:
     host.runs("bandersnatch", "8.2.0")
     served = host.folder / "srv/mirror/served"
     host.put("etc/mirror.json", {"mode": "bandersnatch", "paths": {"served": str(served)}})
-    told = {"serial": 7, "last_success": "2026-11-27T15:00:00Z", "set_aside": ["six", "idna"]}
+    told = {
+        "serial": 7,
+        "last_success": "2026-11-27T15:00:00Z",
+        "set_aside": ["six", "idna"],
+        "left_out": {"no sha256": 2, "no name": 1},
+        "compared_by_page": 9,
+        "refused": "2 of 3 would disappear",
+    }
     host.put("srv/mirror/served/mirror.json", told)
     found = host.says()
     assert found["provisioned"]
     assert found["versions"]["mirrorfleet"] == "0.1.0" and found["versions"]["bandersnatch"] == "8.2.0"
-    assert found["tree"] == {"mode": "bandersnatch", "last_sync": 1795791600, "serial": 7, "set_aside": 2}
+    assert found["tree"] == {
+        "mode": "bandersnatch",
+        "last_sync": 1795791600,
+        "serial": 7,
+        "set_aside": 2,
+        "left_out": 3,
+        "compared_by_page": 9,
+        "refused": "2 of 3 would disappear",
+    }
     assert found["certificate_expires"] == pytest.approx(time.time() + CERTIFICATE_DAYS * 86400, abs=600)
 
 

@@ -229,6 +229,9 @@ SPOILED: dict[str, tuple[dict[str, Any], str, bool]] = {
     ),
     "old tree": ({"tree": TREE | {"last_sync": NOW - 2 * DAY}}, "last synced 2 d ago", True),
     "aside": ({"tree": TREE | {"set_aside": 3}}, "3 projects are set aside", False),
+    "left out": ({"tree": TREE | {"left_out": 2}}, "2 files that upstream lists are left out", False),
+    "by page": ({"tree": TREE | {"compared_by_page": 9}}, "each run compares 9 pages", False),
+    "refused": ({"tree": TREE | {"refused": "2 of 3 projects"}}, "its sync is refused: 2 of 3 projects", True),
 }  # fmt: skip
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..common.config import Bandersnatch
-from ..common.files import regular_size, remove, write_atomically
+from ..common.files import entries, regular_size, remove, remove_temporaries, write_atomically
 from ..common.guards import RefusedError, require_free_space
 from ..common.names import InvalidNameError, project_name
 from ..common.progress import Progress
@@ -104,6 +104,14 @@ class Client:
 
     def has_todo(self) -> bool:
         return (self._fetched / "todo").exists()
+
+    def tidy(self) -> None:
+        """Remove what a run left half written that was killed or ran out of space."""
+        for entry in entries(self._fetched):
+            if entry.name.startswith(("generation.", "status.", "todo.", ".")) and entry.name != ".lock":
+                remove(Path(entry.path))
+        remove_temporaries(self._fetched / "web/simple")
+        remove_temporaries(self._fetched / "web/json")
 
     # Its runs
 

@@ -119,6 +119,7 @@ class _Projects:
         former = self._seen.get(name, _NEVER)
         now = replace(former, serial=self._serials.get(name, 0), document=self._brought.get(name, ""))
         self._found.asked.add(name)
+        self._fetched.remove_pages(name)
         try:
             said = await self._take(name, former, now, former.validator if unless_same else "")
         except AbsentError as reason:

@@ -26,6 +26,8 @@ def status_document(config: Config, state: State, serial: int) -> dict[str, Any]
         "files": files,
         "bytes": size,
         "last_success": state.get("last_success"),
+        "refused": state.get("refused"),  # by what guard the last run was stopped
+        "compared_by_page": state.get("compared_by_page", 0),
         "left_out": state.left_out_by_reason(),
         "set_aside": sorted(t.name for t in troubles if t.tries >= config.tries_before_set_aside),
         "versions": {

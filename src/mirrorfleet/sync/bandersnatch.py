@@ -71,6 +71,7 @@ class BandersnatchSync:
         missing = sorted(set(self._config.selection.projects) - self._serials.keys())
         if missing:
             log.warning("selected but not at upstream: %s", ", ".join(missing[:20]))
+        self._client.tidy()
         note_what_came(self._state, self._fetched)
         self._let_leave(root)
         self._note_serial(root)

@@ -1,0 +1,209 @@
+"""What made a mirror wrong under a green light, each kind by itself: serials, documents, places, files that are left out."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Callable, Iterator
+
+import pytest
+from differential.hostile import Upstream
+from faults.fleet import Host, Mirror
+
+from mirrorfleet.sync.bandersnatch import _SAMPLE
+
+Tier1 = Callable[..., Mirror]
+
+
+@pytest.fixture
+def upstream(request: pytest.FixtureRequest) -> Iterator[Upstream]:
+    upstream = Upstream(0, 0, *getattr(request, "param", ("both", "rising")))
+    upstream.release("Foo", "1.0")
+    upstream.release("bar", "1.0")
+    yield upstream
+    upstream.stop()
+
+
+def versions(host: Host, name: str) -> list[str]:
+    return sorted(filename.split("-")[1] for filename in host.files(name))
+
+
+def legacy(host: Host, name: str) -> dict[str, dict[str, str]]:
+    found: dict[str, dict[str, str]] = json.loads((host.served / "pypi" / name / "json").read_bytes())
+    return found
+
+
+def change_state(host: Host, statement: str) -> None:
+    with sqlite3.connect(host.state / "mirrorfleet.sqlite") as database:
+        assert database.execute(statement).rowcount > 0
+    database.close()
+
+
+@pytest.mark.parametrize(
+    "upstream", [("both", "constant"), ("no validators", "constant"), ("both", "missing")], indirect=True
+)
+def test_what_changes_under_serials_that_do_not_tell_arrives_and_its_cost_is_said(
+    upstream: Upstream, tier1_of: Tier1
+) -> None:
+    mirror = tier1_of(upstream.url)
+    assert mirror.run("sync")["good"]
+    serial = mirror.page("foo")["meta"]["_last-serial"]
+    upstream.release("Foo", "2.0")
+    assert mirror.run("sync")["good"]
+    assert versions(mirror, "foo") == ["1.0", "2.0"]
+    assert mirror.page("foo")["meta"]["_last-serial"] > serial  # so that the next tier takes it
+    assert mirror.run("sync")["changed"] == 0
+    assert mirror.status()["compared_by_page"] == mirror.metric("compared_by_page") == 2
+
+
+def test_serials_that_tell_changes_cost_a_sample_and_not_every_page(
+    upstream: Upstream, tier1_of: Tier1
+) -> None:
+    for number in range(2 * _SAMPLE):
+        upstream.release(f"many{number}", "1.0")
+    mirror = tier1_of(upstream.url)
+    mirror.run("sync")
+    upstream.asked.clear()
+    mirror.run("sync")
+    pages = [path for path in upstream.asked if path.startswith("/simple/") and path != "/simple/"]
+    assert len(pages) == _SAMPLE
+    assert mirror.status()["compared_by_page"] == 0
+
+
+def test_a_change_that_no_serial_announces_is_found_and_from_then_on_all_are(
+    upstream: Upstream, tier1_of: Tier1
+) -> None:
+    for number in range(2 * _SAMPLE):
+        upstream.release(f"many{number}", "1.0")
+    mirror = tier1_of(upstream.url)
+    mirror.run("sync")
+    for number in range(2 * _SAMPLE):
+        project = upstream.projects[f"many{number}"]
+        serial = project.serial
+        upstream.release(project.display, "2.0")
+        project.serial = serial
+    upstream.serial += 1
+    mirror.run("sync")
+    assert "upstream's serials do not tell changes" in mirror.log
+    assert mirror.run("sync")["good"]
+    assert all(versions(mirror, f"many{number}") == ["1.0", "2.0"] for number in range(2 * _SAMPLE))
+
+
+def test_an_upstream_that_was_restored_is_followed_without_a_person(
+    upstream: Upstream, tier1_of: Tier1
+) -> None:
+    for _ in range(3):
+        upstream.release("Foo", "3.0")
+    mirror = tier1_of(upstream.url)
+    mirror.run("sync")
+    published = mirror.page("foo")["meta"]["_last-serial"]
+    upstream.serial = 1000
+    for project in upstream.projects.values():
+        project.serial = upstream._next()
+    del upstream.projects["foo"].entries["foo-3.0-py3-none-any.whl"]
+    assert mirror.run("sync")["good"]
+    assert "newest serial fell" in mirror.log
+    assert versions(mirror, "foo") == ["1.0"]
+    upstream.release("Foo", "2.0")
+    assert mirror.run("sync")["good"]
+    assert versions(mirror, "foo") == ["1.0", "2.0"]
+    assert mirror.page("foo")["meta"]["_last-serial"] > published + 1
+
+
+@pytest.mark.parametrize("upstream", [("documents behind", "rising")], indirect=True)
+def test_a_document_behind_its_page_heals_when_it_does_at_the_same_serial(
+    upstream: Upstream, tier1_of: Tier1
+) -> None:
+    mirror = tier1_of(upstream.url)
+    mirror.run("sync")
+    upstream.release("Foo", "2.0")
+    assert mirror.run("sync")["good"]
+    assert versions(mirror, "foo") == ["1.0", "2.0"], "the page says so"
+    assert legacy(mirror, "foo")["info"]["name"] == "Foo"
+    assert "md5_digest" not in json.dumps(legacy(mirror, "foo")["releases"]["2.0"])
+    for project in upstream.projects.values():
+        project.former = None
+    change_state(mirror, "UPDATE seen SET again_after = 1 WHERE name = 'foo'")  # an hour has passed
+    assert mirror.run("sync")["good"]
+    assert "md5_digest" in json.dumps(legacy(mirror, "foo")["releases"]["2.0"])
+    assert mirror.run("sync")["changed"] == 0
+
+
+@pytest.mark.parametrize("mode", ["tier1", "origin"])
+def test_a_rotten_file_is_had_again_from_where_upstream_keeps_it(
+    upstream: Upstream, tier1_of: Tier1, origin_of: Callable[..., Host], mode: str
+) -> None:
+    upstream.release("Foo", "2.0", folder="/somewhere/else")
+    host = tier1_of(upstream.url) if mode == "tier1" else origin_of(upstream.url, ["foo", "bar"])
+    host.run("sync")
+    for path in host.state.iterdir():
+        path.unlink()
+    host.run("sync")
+    for path in host.root.rglob("foo-2.0-py3-none-any.whl"):
+        path.unlink()
+    summary = host.run("check")
+    assert [path.rpartition("/")[2] for path in summary["repaired"]] == ["foo-2.0-py3-none-any.whl"]
+    assert host.broken() == []
+
+
+@pytest.mark.parametrize("mode", ["tier1", "origin"])
+def test_what_is_left_out_is_counted_by_reason_and_named(
+    upstream: Upstream, tier1_of: Tier1, origin_of: Callable[..., Host], mode: str
+) -> None:
+    upstream.release("Foo", "2.0", hashes={"sha512": "0" * 128})
+    upstream.release("Foo", "3.0", filename=".foo-3.0-py3-none-any.whl")
+    host = tier1_of(upstream.url) if mode == "tier1" else origin_of(upstream.url, ["foo", "bar"])
+    summary = host.run("sync")
+    reasons = {
+        "it has no sha256, by which alone it could be verified": 1,
+        "its name cannot be a file's on this host": 1,
+    }
+    assert summary["left_out"] == host.status()["left_out"] == reasons
+    assert versions(host, "foo") == ["1.0"]
+    metrics = (host.root / "metrics.prom").read_text()
+    assert (
+        'mirrorfleet_left_out_timestamp_seconds{project="foo",file="\'foo-2.0-py3-none-any.whl\'"' in metrics
+    )
+    since = metrics.partition("mirrorfleet_left_out_timestamp_seconds{")[2]
+    upstream.release("Foo", "2.0")
+    del upstream.projects["foo"].entries["foo-3.0-py3-none-any.whl"]
+    assert host.run("sync")["left_out"] == {}
+    assert since and "mirrorfleet_left_out_timestamp_seconds{" not in (host.root / "metrics.prom").read_text()
+
+
+def test_a_sync_that_a_guard_stops_is_said_where_everybody_looks(upstream: Upstream, tier1_of: Tier1) -> None:
+    mirror = tier1_of(upstream.url)
+    mirror.run("sync")
+    assert mirror.status()["refused"] is None
+    upstream.release("baz", "1.0")
+    gone = {name: upstream.projects.pop(name) for name in ("foo", "bar")}
+    mirror.run("sync", expect=4)
+    assert "2 of 2 projects would disappear" in mirror.status()["refused"]
+    upstream.projects |= gone
+    assert mirror.run("sync")["good"]
+    assert mirror.status()["refused"] is None
+
+
+def test_a_project_that_the_index_names_and_has_no_page_of_leaves_in_the_same_run(
+    upstream: Upstream, tier1_of: Tier1, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mirror = tier1_of(upstream.url)
+    for number in range(10):
+        upstream.release(f"many{number}", "1.0")
+    mirror.run("sync")
+    upstream.release("Foo", "2.0")
+    answer = upstream.answer
+    gone = (404, "text/plain", b"", 0)
+    monkeypatch.setattr(
+        upstream, "answer", lambda path: gone if path in ("/simple/foo/", "/pypi/foo/json") else answer(path)
+    )
+    assert mirror.run("sync")["removed"] == 1
+    assert "foo" not in mirror.names()
+
+
+def test_a_wrong_hash_is_called_one_with_the_files_name(upstream: Upstream, tier1_of: Tier1) -> None:
+    mirror = tier1_of(upstream.url)
+    upstream.release("Foo", "2.0", hashes={"sha256": "0" * 64})
+    failed = mirror.run("sync", expect=1)["failed"]["foo"]
+    assert "foo-2.0-py3-none-any.whl" in failed
+    assert "a wrong hash" in failed
