@@ -158,10 +158,8 @@ class Upstream:
         project = self.projects.setdefault(Project(display, 0).name, Project(display, 0))
         project.former = self._document(project)
         project.serial = self._next()
-        filename, data = (
-            f"{project.name}-{version}-py3-none-any.whl",
-            wheel(display, version, metadata_of(display, version)),
-        )
+        filename = f"{project.name}-{version}-py3-none-any.whl"
+        data = wheel(display, version, metadata_of(display, version))
         self.files[f"{folder}/{filename}"] = data
         entry = {"filename": filename, "url": f"{folder}/{filename}", "hashes": {"sha256": sha256(data)}}
         project.entries[filename] = {**entry, "size": len(data), "upload-time": TIMES[0], **values}

@@ -1,4 +1,4 @@
-"""What made a mirror wrong under a green light, each kind by itself: serials, documents, places, files that are left out."""
+"""What made a mirror wrong under a green light, each kind by itself: serials, documents, places, files left out."""
 
 from __future__ import annotations
 
