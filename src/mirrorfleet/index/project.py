@@ -92,8 +92,10 @@ def _yanked(entry: dict[str, Any]) -> str | bool:
 
 
 def clean_url(value: Any) -> str | None:
+    """Where a file's provenance is (PEP 740): an absolute https URL without user and password; else None."""
     text = clean_text(value)
-    return text if text and re.fullmatch(r"https?://[^\s\"'<>\\]+", text) else None
+    host, path = r"https://[^\s\"'<>\\/?#@]+", r"(?:[/?#][^\s\"'<>\\]*)?"
+    return text if text and re.fullmatch(host + path, text) else None
 
 
 def parse_file(entry: Any, version: str) -> File:
