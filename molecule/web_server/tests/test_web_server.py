@@ -886,7 +886,8 @@ def test_files_of_any_name_come_from_upstream_and_leave_with_it(mirror, other):
     folder = "/srv/mirror/served/packages/odd"
     names = " ".join(shlex.quote(name) for name in ODD)
     other.shell.check_output(
-        f'mkdir -p {folder} && cd {folder} && for name in {names}; do echo -n $name >"$name"; done; : >odd-empty.zip'
+        f'mkdir -p {folder} && cd {folder} && for name in {names}; do printf %s "$name" >"$name"; done; '
+        ": >odd-empty.zip"
     )
     try:
         for name in ODD:

@@ -85,9 +85,9 @@ function byAccept(accept) {
     }
     const ranges = elements.map(mediaRange).filter((range) => range);
     let best = {name: '', weight: 0, specificity: 0};
-    FORMATS.map((format) => wanted(format, ranges)).forEach((format) => {
+    FORMATS.map((format) => wanted(format, ranges)).filter((format) => format.weight > 0).forEach((format) => {
         const better = format.weight - best.weight || format.specificity - best.specificity;
-        if (better > 0 || (better === 0 && format.name === LEGACY && format.weight > 0 && format.specificity === 1)) {
+        if (better > 0 || (better === 0 && format.name === LEGACY && format.specificity === 1)) {
             best = format;
         }
     });
