@@ -508,6 +508,23 @@ def test_what_is_known_is_served_while_upstream_is_down(mirror: Mirror, upstream
     assert mirror.get("/simple/other/").status == 404
 
 
+def test_what_is_known_is_served_while_upstream_hangs(mirror: Mirror, upstream: Upstream) -> None:
+    """Before pip gives up, which is after 15 seconds of silence."""
+    page, file = mirror.page(), mirror.get(WHEEL)
+
+    def hang(request: Any) -> tuple[int, dict[str, str], bytes]:
+        time.sleep(20)
+        return 404, {}, b""
+
+    time.sleep(AGE * 5 + 1.5)
+    upstream.instead = {WHEEL: hang, "/simple/foo/": hang}
+    begun = time.monotonic()
+    with ThreadPoolExecutor(2) as clients:
+        again = clients.submit(mirror.page), clients.submit(mirror.get, WHEEL)
+        assert (again[0].result(), again[1].result().body) == (page, file.body)
+    assert time.monotonic() - begun < 12
+
+
 # --- pages ---
 
 

@@ -21,6 +21,7 @@ from ansible.template import Templar, trust_as_template
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from plugin_utils import wiring
 from plugin_utils.filters import trusted
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -341,3 +342,40 @@ def test_the_package_is_guarded_before_all_packages_are_installed() -> None:
     ]
     wanted = {"name": "nginx", "tasks_from": "guard"}
     assert wanted in [task.get("ansible.builtin.include_role") for task in play["pre_tasks"]]
+
+
+def test_preflight_finds_where_redirects_are_followed() -> None:
+    """Only where a mirror asks upstream at all."""
+    filter_loader.add_directory(str(ROOT / "filter_plugins"))
+    wired = trust_as_template(wiring.TEMPLATES["mirrors"]["web_server_upstream_redirects"])
+
+    def given_to_the_role(**variables: Any) -> Any:
+        return Templar(loader=DataLoader(), variables={"web_server_on_miss": "pass"} | variables).template(
+            wired
+        )
+
+    found = {"__preflight_upstream": {"file_redirects": ["https://store.fleet.test"]}}
+    assert given_to_the_role(**found) == ["https://store.fleet.test"]
+    assert given_to_the_role(**found, web_server_on_miss="not_found") == []
+    assert given_to_the_role() == []
+
+
+@pytest.mark.parametrize(
+    ("host", "met"),
+    [
+        ("https://store.fleet.test", True),
+        ("https://store.fleet.test:8443", True),
+        ("https://192.0.2.1", True),
+        ("http://store.fleet.test", False),
+        ("https://store.fleet.test/", False),
+        ("https://store.fleet.test|https://.*", False),
+        ("https://me:secret@store.fleet.test", False),
+        ("https://.*", False),
+        ('https://a" 1; b "', False),
+    ],
+)
+def test_a_redirect_is_followed_to_hosts_by_tls_only(host: str, met: bool) -> None:
+    conditions = load(ROLE / "tasks/main.yml")[0]["loop"]
+    (condition,) = [one["met"] for one in conditions if one["option"] == "web_server_upstream_redirects"]
+    templar = Templar(loader=DataLoader(), variables={"web_server_upstream_redirects": [host]})
+    assert templar.template(trust_as_template(condition)) is met
