@@ -113,8 +113,9 @@ TEMPLATES: dict[str, dict[str, str]] = {
         ),
         # And where it sends who asks for them.
         "web_server_upstream_redirects": (
-            "{{ (__preflight_upstream | default({})).file_redirects | default([])"
-            " if web_server_on_miss == 'pass' else [] }}"
+            "{{ ((__preflight_upstream | default({})).file_redirects | default([])"
+            " if web_server_on_miss == 'pass' else [])"
+            " | select('match', 'https://[A-Za-z0-9.-]+(:[0-9]+)?$') }}"
         ),
         "sync_client_config": "{{ __fleet_config }}",
         "sync_client_mirrorfleet_version": "{{ fleet_versions.mirrorfleet }}",

@@ -451,6 +451,7 @@ def test_slices_of_a_file_whose_tag_changes_still_make_one_file(mirror: Mirror, 
     assert len(upstream.asked) == 3
 
 
+@pytest.mark.slow
 def test_a_page_that_nobody_asked_for_in_a_while_is_not_served_as_it_was(
     mirror: Mirror, upstream: Upstream
 ) -> None:
@@ -481,6 +482,7 @@ def test_a_page_in_use_is_renewed_behind_its_clients_backs(mirror: Mirror, upstr
     until(lambda: mirror.page()["files"] == [])
 
 
+@pytest.mark.slow
 def test_a_page_that_did_not_change_is_not_fetched_again(mirror: Mirror, upstream: Upstream) -> None:
     page = mirror.page()
     time.sleep(AGE * 5 + 1.5)
@@ -498,6 +500,7 @@ def test_many_clients_of_a_file_that_is_not_there_yet_fetch_it_once(
     assert len(upstream.asked) == 3
 
 
+@pytest.mark.slow
 def test_what_is_known_is_served_while_upstream_is_down(mirror: Mirror, upstream: Upstream) -> None:
     page, file = mirror.page(), mirror.get(WHEEL)
     for path in (WHEEL, "/simple/foo/"):
@@ -508,6 +511,7 @@ def test_what_is_known_is_served_while_upstream_is_down(mirror: Mirror, upstream
     assert mirror.get("/simple/other/").status == 404
 
 
+@pytest.mark.slow
 def test_what_is_known_is_served_while_upstream_hangs(mirror: Mirror, upstream: Upstream) -> None:
     """Before pip gives up, which is after 15 seconds of silence."""
     page, file = mirror.page(), mirror.get(WHEEL)
@@ -708,6 +712,7 @@ def test_a_page_that_is_none_is_no_page(mirror: Mirror, upstream: Upstream, body
     assert "upstream's page /simple/foo/ is none" in mirror.log()
 
 
+@pytest.mark.slow
 def test_a_large_page_is_passed_on(mirror: Mirror, upstream: Upstream) -> None:
     upstream.json(*[upstream.entry() for _ in range(20_000)])
     anchor = f'<a href="{upstream.url}{WHEEL}#sha256=00" data-requires-python=">=3.8">foo</a><br/>\n'

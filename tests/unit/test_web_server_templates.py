@@ -354,10 +354,19 @@ def test_preflight_finds_where_redirects_are_followed() -> None:
             wired
         )
 
-    found = {"__preflight_upstream": {"file_redirects": ["https://store.fleet.test"]}}
+    # the other one is preflight's to report, to a mirror that is nothing but a cache
+    found = {"__preflight_upstream": {"file_redirects": ["http://x.test", "https://store.fleet.test"]}}
     assert given_to_the_role(**found) == ["https://store.fleet.test"]
     assert given_to_the_role(**found, web_server_on_miss="not_found") == []
     assert given_to_the_role() == []
+
+
+def test_the_usual_port_makes_no_difference_to_where_redirects_are_followed(tmp_path: Path) -> None:
+    for port in ("", ":443"):
+        tree = parse(
+            render(tmp_path, options=PASS | {"web_server_upstream_redirects": [f"https://a.test{port}"]})
+        )
+        assert "|https://a[.]test)/" in map_of(tree, "$redirect_1")[1][0]
 
 
 @pytest.mark.parametrize(
