@@ -30,7 +30,7 @@ setup: build/.debian-packages build/.venv build/.collections  ## install what th
 
 setup-sandbox: setup build/.debian-packages-sandbox  ## and what the local fleet needs
 
-setup-tests: setup-sandbox build/promtool build/prometheus build/amtool build/.venv-tests build/.clients  ## and what lint, tests and benchmarks need
+setup-tests: setup-sandbox build/promtool build/prometheus build/amtool build/nginx build/.venv-tests build/.clients  ## and what lint, tests and benchmarks need
 
 build/.debian-packages: PACKAGES = $(DEBIAN_PACKAGES)
 build/.debian-packages-sandbox: PACKAGES = $(SANDBOX_DEBIAN_PACKAGES)
@@ -63,6 +63,15 @@ build/promtool build/prometheus build/amtool: build/.debian-packages-tests
 	    >$@.log 2>&1 || { tail -5 $@.log >&2; exit 1; }
 	dpkg-deb --extract "$$folder"/$(PACKAGE)_*.deb "$$folder"
 	mv "$$folder/usr/bin/$(@F)" $@ && touch $@
+
+build/nginx: PACKAGES = nginx nginx-common libnginx-mod-http-js
+build/nginx: build/.debian-packages-tests
+	@$(call say,taking nginx out of its packages)
+	folder=$$(mktemp -d build/.$(@F)-XXXXXX); trap 'rm -rf "$$folder"' EXIT
+	(cd "$$folder" && { apt-get -q download $(PACKAGES) || { $(SUDO) apt-get -q update && apt-get -q download $(PACKAGES); }; }) \
+	    >$@.log 2>&1 || { tail -5 $@.log >&2; exit 1; }
+	for package in "$$folder"/*.deb; do dpkg-deb --extract "$$package" "$$folder/root"; done
+	rm -rf $@ && mv "$$folder/root" $@ && touch $@
 
 build/.venv: requirements/playbooks.txt | build/.debian-packages
 	@$(call say,installing the pinned Python packages into .venv)

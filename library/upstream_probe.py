@@ -18,6 +18,7 @@ import sys
 import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote, unquote, urljoin, urlsplit
@@ -105,6 +106,19 @@ def ask_pip(python: str) -> dict[str, Any]:
     return found
 
 
+class Redirects(urllib.request.HTTPRedirectHandler):
+    """Follows redirects, and notes in a request's own list where they lead."""
+
+    def redirect_request(  # noqa: PLR0917 (as it is called)
+        self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str
+    ) -> Any:
+        following = super().redirect_request(req, fp, code, msg, headers, newurl)
+        if following is not None:
+            req.hops.append(newurl)
+            following.hops = req.hops  # type: ignore[attr-defined]
+        return following
+
+
 class Index:
     """The index under test."""
 
@@ -146,18 +160,27 @@ class Index:
             urllib.request.HTTPHandler(),
             urllib.request.HTTPSHandler(context=context),
             urllib.request.HTTPBasicAuthHandler(manager),
-            urllib.request.HTTPRedirectHandler(),
+            Redirects(),
             urllib.request.HTTPDefaultErrorHandler(),
             urllib.request.HTTPErrorProcessor(),
             urllib.request.UnknownHandler(),
         ):
             self.opener.add_handler(handler)
 
-    def get(self, url: str, accept: str = "*/*", *, method: str = "GET", limit: int = LARGEST_PAGE) -> Answer:
-        """The answer, of whatever status; ProbeError when there is none."""
+    def get(
+        self,
+        url: str,
+        accept: str = "*/*",
+        *,
+        method: str = "GET",
+        limit: int = LARGEST_PAGE,
+        hops: list[str] | None = None,
+    ) -> Answer:
+        """The answer, of whatever status; ProbeError when there is none. The URLs of redirects are added to hops."""
         request = urllib.request.Request(  # noqa: S310 (the scheme was checked)
             url, method=method, headers={"Accept": accept, "User-Agent": "mirrorfleet-probe"}
         )
+        request.hops = [] if hops is None else hops  # type: ignore[attr-defined]
         try:
             with self.opener.open(request, timeout=self.timeout) as response:
                 return Answer(response.status, response.url, response.headers, response.read(limit))
@@ -254,9 +277,8 @@ def probe(index: Index, project: str, check_root: bool) -> dict[str, Any]:
     return {
         "formats": formats,
         "api_version": version,
-        "file_origins": sorted(
-            {without_credentials("{0.scheme}://{0.netloc}".format(urlsplit(file["url"]))) for file in files}
-        ),
+        "file_origins": sorted({origin_of(file["url"]) for file in files}),
+        "file_redirects": file_redirects(index, files),
         "serial_header": {
             "simple": page.has_serial,
             "legacy": bool(has_legacy and legacy and legacy.has_serial),
@@ -325,6 +347,21 @@ def read_page(page: Answer) -> tuple[list[dict[str, Any]], str]:
     return [{**file, "url": urljoin(page.url, file["url"])} for file in files], version
 
 
+def origin_of(url: str) -> str:
+    """Scheme and host of a URL."""
+    return without_credentials("{0.scheme}://{0.netloc}".format(urlsplit(url)))
+
+
+def file_redirects(index: Index, files: list[dict[str, Any]]) -> list[str]:
+    """Scheme and host of wherever upstream sends who asks it for a file: one file of each host is tried."""
+    hops: list[str] = []
+    for url in {origin_of(file["url"]): file["url"] for file in files}.values():
+        # What comes after the redirect is not looked at: it may be for one request, and for a GET alone.
+        with suppress(ProbeError):
+            index.get(url.partition("#")[0], limit=1, hops=hops)
+    return sorted({origin_of(hop) for hop in hops})
+
+
 def is_json_object(body: bytes, key: str) -> bool:
     try:
         document = json.loads(body)
@@ -371,7 +408,12 @@ def hindrances(index: Index, found: dict[str, Any]) -> dict[str, list[str]]:
     if found["root_serials"] is False:
         bandersnatch.append("the list of projects has no serial for each, so bandersnatch finds 0 projects")
     origin = [] if "v1+json" in found["formats"] else ["the index has no PEP 691 JSON"]
-    return {"bandersnatch": bandersnatch, "cache": [], "origin": origin}
+    cache = [
+        f"files are redirected to {place}, which has no TLS, and a cache does not follow there"
+        for place in found["file_redirects"]
+        if not place.startswith("https://")
+    ]
+    return {"bandersnatch": bandersnatch, "cache": cache, "origin": origin}
 
 
 def result_of(params: dict[str, Any]) -> dict[str, Any]:
@@ -381,6 +423,7 @@ def result_of(params: dict[str, Any]) -> dict[str, Any]:
         "formats": [],
         "api_version": "",
         "file_origins": [],
+        "file_redirects": [],
         "serial_header": {"simple": False, "legacy": False},
         "legacy_json": False,
         "core_metadata": False,

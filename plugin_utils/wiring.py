@@ -111,6 +111,12 @@ TEMPLATES: dict[str, dict[str, str]] = {
             " | reject('equalto', __fleet_config.index_url | regex_search('^[^/]+//[^/]+'))"
             " | map('regex_replace', '$', '/') | first | default('') }}"
         ),
+        # And where it sends who asks for them.
+        "web_server_upstream_redirects": (
+            "{{ ((__preflight_upstream | default({})).file_redirects | default([])"
+            " if web_server_on_miss == 'pass' else [])"
+            " | select('match', 'https://[A-Za-z0-9.-]+(:[0-9]+)?$') }}"
+        ),
         "sync_client_config": "{{ __fleet_config }}",
         "sync_client_mirrorfleet_version": "{{ fleet_versions.mirrorfleet }}",
         "sync_client_bandersnatch_version": "{{ fleet_versions.bandersnatch[__fleet_platform] }}",

@@ -13,6 +13,7 @@ KEYS = {
     "alpha's first slice": f"{ALPHA}bytes=0-1048575",
     "alpha's second slice": f"{ALPHA}bytes=1048576-2097151",
     "alpha's metadata": f"{ALPHA}.metadatabytes=0-1048575",
+    "alpha's odd name": "/packages/ab/cf/alpha_beta-1.2%2Bcu118.zipbytes=0-1048575",
     "alpha's other release": "/packages/ab/ce/alpha_beta-1.1.tar.gzbytes=0-1048575",
     "alpha's page": f"text/html{SITE}/simple/alpha-beta/",
     "alpha's page as JSON": f"application/vnd.pypi.simple.v1+json{SITE}/simple/alpha-beta/",
@@ -47,6 +48,12 @@ def test_a_file_is_forgotten_with_its_metadata(
     assert main(["purge", "--cache", str(cache), what]) == 0
     assert json.loads(capsys.readouterr().out)["removed"] == 3
     assert KEYS.keys() - left(cache) == {"alpha's first slice", "alpha's second slice", "alpha's metadata"}
+
+
+@pytest.mark.parametrize("name", ["alpha_beta-1.2+cu118.zip", "alpha_beta-1.2%2bcu118.zip"])
+def test_a_file_is_forgotten_however_its_name_is_spelt(cache: Path, name: str) -> None:
+    assert main(["purge", "--cache", str(cache), f"/packages/ab/cf/{name}"]) == 0
+    assert KEYS.keys() - left(cache) == {"alpha's odd name"}
 
 
 def test_a_project_is_forgotten_by_any_spelling_of_its_name(cache: Path) -> None:

@@ -8,11 +8,12 @@ from html.parser import HTMLParser
 from typing import Any
 from urllib.parse import unquote
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mirrorfleet.index import pages
-from mirrorfleet.index.project import UNKNOWN_TIME, File, Project, parse_project
+from mirrorfleet.index.project import UNKNOWN_TIME, File, Project, clean_url, parse_project
 
 HASHES = st.binary(max_size=8).map(lambda data: hashlib.sha256(data).hexdigest())
 # What the model lets through: no control characters but tab and line feed, nothing unencodable.
@@ -95,7 +96,7 @@ class Reader(HTMLParser):
 def read_html(page: bytes, project: Project) -> Project:
     reader = Reader(page)
     assert set(reader.tags) <= {"html", "head", "meta", "title", "body", "h1", "a", "br"}
-    assert reader.metas["pypi:repository-version"] == pages.API_VERSION
+    assert reader.metas["pypi:repository-version"] == pages.HTML_API_VERSION
     files = []
     for anchor, text in zip(reader.anchors, reader.texts, strict=True):
         url, _, fragment = str(anchor["href"]).partition("#")
@@ -135,7 +136,7 @@ def test_html_gives_the_project_back(project: Project) -> None:
 
 def read_json(page: bytes, versions: dict[str, str]) -> Project:
     document = json.loads(page)
-    assert document["meta"]["api-version"] == pages.API_VERSION
+    assert document["meta"]["api-version"] == pages.JSON_API_VERSION
     files = []
     for entry in document["files"]:
         assert entry.get("upload-time") != ""
@@ -212,3 +213,45 @@ def test_compressed_pages_are_the_same_bytes_each_time(data: bytes) -> None:
     assert gzip.decompress(pages.compressed(data)) == data
     assert pages.compressed(data) == pages.compressed(data)
     assert pages.compressed(data)[4:8] == b"\0\0\0\0"  # no time stamp
+
+
+@pytest.mark.parametrize(
+    ("constant", "changed"), [("HTML_API_VERSION", "html"), ("JSON_API_VERSION", "json")]
+)
+def test_each_form_says_its_own_version(monkeypatch: pytest.MonkeyPatch, constant: str, changed: str) -> None:
+    """PEP 833: what comes to JSON does not come to HTML."""
+    project = Project(name="six", serial=1, files=(), versions=())
+
+    def rendered() -> dict[str, list[bytes]]:
+        return {
+            "html": [pages.project_html(project), pages.root_html(["six"])],
+            "json": [pages.project_json(project), pages.root_json([("six", 1)], 1)],
+        }
+
+    former = rendered()
+    monkeypatch.setattr(pages, constant, "1.9")
+    now = rendered()
+    assert {form for form in now if now[form] != former[form]} == {changed}
+    assert all(b"1.9" in page for page in now[changed])
+
+
+@pytest.mark.parametrize(
+    ("given_url", "shown"),
+    [
+        ("https://index.test/integrity/x", True),
+        ("https://index.test:8443/x?a=1&b=2", True),
+        ("http://index.test/integrity/x", False),
+        ("HTTP://index.test/x", False),
+        ("//index.test/x", False),
+        ("/integrity/x", False),
+        ("javascript:alert(1)", False),
+        ("https:///x", False),
+        ("https://me:secret@index.test/x", False),
+        ("https://index.test/x y", False),
+        ('https://index.test/"x', False),
+        (7, False),
+    ],
+)
+def test_provenance_is_told_by_https_only(given_url: object, shown: bool) -> None:
+    """PEP 740."""
+    assert (clean_url(given_url) is not None) == shown

@@ -441,3 +441,43 @@ def test_the_size_of_a_selection_is_added_up_from_the_pages(serve: Any) -> None:
     assert probe(index_url=url)["selection_bytes"] == 0
     assert probe(index_url=url, sizes_of=["big", "big", "absent"])["selection_bytes"] == 3000
     assert probe(index_url=url, sizes_of=["big"], releases_kept=2)["selection_bytes"] == 1000
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_where_files_are_redirected_is_seen(status: int, secure: Any, serve: Any, authority: Any) -> None:
+    """Each host on the way; what the last one answers to a second request is not asked."""
+    asked: list[Any] = []
+
+    def refuse(request: Any) -> tuple[int, dict[str, str], bytes]:
+        asked.append(request)
+        return 403, {}, b""
+
+    last = f"https://localhost:{serve(refuse, authority.issue('localhost'))}"
+
+    def send_on(request: Any) -> tuple[int, dict[str, str], bytes]:
+        return 302, {"Location": f"{last}/x?signed"}, b""
+
+    between = f"https://localhost:{serve(send_on, authority.issue('localhost'))}"
+    file = "/packages/six-1.0-py3-none-any.whl"
+    found = secure(Index(replaced={file: (status, {"Location": f"{between}/x"}, b"")}), mode="cache")
+    assert found["file_redirects"] == sorted([between, last])
+    assert found["problems"] == []
+    assert [(request.method, request.path) for request in asked] == [("GET", "/x?signed")]
+
+
+def test_files_that_are_redirected_out_of_tls_are_a_problem_of_caches(secure: Any, serve: Any) -> None:
+    store = f"http://localhost:{serve(lambda _: (200, {}, b'x'))}"
+    file = "/packages/six-1.0-py3-none-any.whl"
+    found = secure(Index(replaced={file: (302, {"Location": f"{store}/x"}, b"")}), mode="cache")
+    assert f"files are redirected to {store}, which has no TLS" in found["problems"][0]["problem"]
+    assert found["modes"]["bandersnatch"] == []
+
+
+def test_files_that_are_not_redirected(secure: Any) -> None:
+    assert secure(Index())["file_redirects"] == []
+    missing = Index(
+        replaced={
+            "/packages/six-1.0-py3-none-any.whl": (302, {"Location": "https://no-such-name.invalid/"}, b"")
+        }
+    )
+    assert secure(missing)["file_redirects"] == ["https://no-such-name.invalid"]

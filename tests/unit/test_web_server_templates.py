@@ -21,6 +21,7 @@ from ansible.template import Templar, trust_as_template
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from plugin_utils import wiring
 from plugin_utils.filters import trusted
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -120,7 +121,7 @@ def map_of(tree: list[Directive], variable: str) -> list[tuple[str, str]]:
 def test_parses(tmp_path: Path, platform: str, options: dict[str, Any]) -> None:
     tree = parse(render(tmp_path, platform, options))
     servers = [directive for directive, _ in walk(tree) if directive["directive"] == "server"]
-    assert len(servers) == 3
+    assert len(servers) == 3 + (options.get("web_server_on_miss") == "pass")
     http2 = any("http2" in listen for listen in values(tree, "listen")), ["on"] in values(tree, "http2")
     assert http2 == ((False, True) if platform == "Debian-13" else (True, False))
     families = options.get(
@@ -145,6 +146,8 @@ def test_only_named_paths_are_public(tmp_path: Path, platform: str, options: dic
     }  # fmt: skip
     for directive, above in walk(parse(render(tmp_path, platform, options))):
         if directive["directive"] != "location" or above[-1]["directive"] != "server":
+            continue
+        if values(above[-1]["block"], "listen") == [["unix:/run/nginx-mirror.sock"]]:
             continue
         where = " ".join(directive["args"])
         inside = [entry["directive"] for entry in directive["block"]]
@@ -207,7 +210,7 @@ def test_a_host_without_ipv6_is_asked_for_no_address_of_it(tmp_path: Path, site:
     """Whatever the inventory says; nor does nginx ask others by it."""
     options = NO_IPV6 | PASS | {"nginx_address_families": ["ipv4", "ipv6"]}
     tree = parse(site(tmp_path, platform, options))
-    assert len(values(tree, "listen")) == 4
+    assert len([args for args in values(tree, "listen") if not args[0].startswith("unix:")]) == 4
     assert not [args for args in values(tree, "listen") if "[" in args[0]]
     for args in values(tree, "resolver"):
         assert args == ["192.0.2.53", "valid=60s", "ipv6=off"]
@@ -339,3 +342,49 @@ def test_the_package_is_guarded_before_all_packages_are_installed() -> None:
     ]
     wanted = {"name": "nginx", "tasks_from": "guard"}
     assert wanted in [task.get("ansible.builtin.include_role") for task in play["pre_tasks"]]
+
+
+def test_preflight_finds_where_redirects_are_followed() -> None:
+    """Only where a mirror asks upstream at all."""
+    filter_loader.add_directory(str(ROOT / "filter_plugins"))
+    wired = trust_as_template(wiring.TEMPLATES["mirrors"]["web_server_upstream_redirects"])
+
+    def given_to_the_role(**variables: Any) -> Any:
+        return Templar(loader=DataLoader(), variables={"web_server_on_miss": "pass"} | variables).template(
+            wired
+        )
+
+    # the other one is preflight's to report, to a mirror that is nothing but a cache
+    found = {"__preflight_upstream": {"file_redirects": ["http://x.test", "https://store.fleet.test"]}}
+    assert given_to_the_role(**found) == ["https://store.fleet.test"]
+    assert given_to_the_role(**found, web_server_on_miss="not_found") == []
+    assert given_to_the_role() == []
+
+
+def test_the_usual_port_makes_no_difference_to_where_redirects_are_followed(tmp_path: Path) -> None:
+    for port in ("", ":443"):
+        tree = parse(
+            render(tmp_path, options=PASS | {"web_server_upstream_redirects": [f"https://a.test{port}"]})
+        )
+        assert "|https://a[.]test)/" in map_of(tree, "$redirect_1")[1][0]
+
+
+@pytest.mark.parametrize(
+    ("host", "met"),
+    [
+        ("https://store.fleet.test", True),
+        ("https://store.fleet.test:8443", True),
+        ("https://192.0.2.1", True),
+        ("http://store.fleet.test", False),
+        ("https://store.fleet.test/", False),
+        ("https://store.fleet.test|https://.*", False),
+        ("https://me:secret@store.fleet.test", False),
+        ("https://.*", False),
+        ('https://a" 1; b "', False),
+    ],
+)
+def test_a_redirect_is_followed_to_hosts_by_tls_only(host: str, met: bool) -> None:
+    conditions = load(ROLE / "tasks/main.yml")[0]["loop"]
+    (condition,) = [one["met"] for one in conditions if one["option"] == "web_server_upstream_redirects"]
+    templar = Templar(loader=DataLoader(), variables={"web_server_upstream_redirects": [host]})
+    assert templar.template(trust_as_template(condition)) is met

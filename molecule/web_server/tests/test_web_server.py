@@ -5,11 +5,12 @@ import hashlib
 import http.client
 import json
 import re
+import shlex
 import socket
 import ssl
 import threading
 import time
-from urllib.parse import urljoin
+from urllib.parse import quote, urljoin
 
 import pytest
 from visitors import Mirror, check_installers
@@ -18,6 +19,7 @@ from visitors import Mirror, check_installers
 PIP = "application/vnd.pypi.simple.v1+json, application/vnd.pypi.simple.v1+html; q=0.1, text/html; q=0.01"
 UV = "application/vnd.pypi.simple.v1+json, application/vnd.pypi.simple.v1+html;q=0.2, text/html;q=0.01"
 HTML, V1_HTML = "text/html; charset=utf-8", "application/vnd.pypi.simple.v1+html; charset=utf-8"
+V1_HTML_TYPE = "application/vnd.pypi.simple.v1+html"
 V1_JSON = "application/vnd.pypi.simple.v1+json"
 BROWSER = "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,image/webp,*/*;q=0.8"
 
@@ -132,6 +134,18 @@ def test_a_download_outlives_reloads(host, mirror, wheel):
     assert answer.partition(b"\r\n\r\n")[2] == content
 
 
+def test_it_comes_back_after_it_was_killed(host, mirror):
+    """Though what was killed leaves its socket, which asks upstream."""
+    former = host.file("/run/nginx.pid").content_string
+    host.check_output("systemctl kill --signal KILL nginx")
+    host.check_output(
+        f'timeout 30 sh -c \'until systemctl is-active nginx && [ "$(cat /run/nginx.pid)" != {former.strip()} ]; '
+        "do sleep 0.2; done' 2>&1"
+    )
+    assert mirror.get("/simple/fleet-sample/").status == 200
+    assert mirror.get("/simple/never-seen-since-it-was-killed/").status == 404
+
+
 def test_an_upgrade_of_the_package_is_not_noticed(host, mirror):
     """What unattended-upgrades makes the packages do, without fetching them."""
     upgrade = "DEBIAN_FRONTEND=noninteractive dpkg-reconfigure nginx-common"
@@ -140,6 +154,8 @@ def test_an_upgrade_of_the_package_is_not_noticed(host, mirror):
         host.check_output(f"{upgrade} nginx")
     assert visitor.served and not visitor.failed
     assert host.file("/run/nginx.pid").content_string != former
+    # nor by who asks upstream
+    assert mirror.get("/simple/never-seen-since-the-upgrade/").status == 404
     host.check_output("echo 'server { nonsense; }' >/etc/nginx/sites-enabled/broken")
     try:
         host.run(upgrade)
@@ -269,7 +285,15 @@ def test_plain_http_redirects_but_for_acme(host, mirror):
         ("text/*", HTML),
         # the highest weight, wherever it stands
         (f"text/html;q=0.2, {V1_JSON};q=0.3", V1_JSON),
-        (f"text/html;q=0.30, {V1_JSON};q=0.3", HTML),
+        # of what is wanted equally, what is named more exactly; then text/html as a last resort (PEP 691)
+        (f"text/html;q=0.30, {V1_JSON};q=0.3", V1_JSON),
+        (f"text/html, {V1_JSON}", V1_JSON),
+        (f"text/html, {V1_HTML_TYPE}", V1_HTML),
+        (f"{V1_HTML_TYPE}, {V1_JSON}, text/html", V1_JSON),
+        ("text/*, application/*", V1_JSON),
+        ("text/html, */*", HTML),
+        (f"{V1_JSON}, */*", V1_JSON),
+        ("*/*;q=0.5", HTML),
         (f"{V1_JSON};q=0.001, text/html;q=0.002", HTML),
         # the most specific range decides for a type, not the most generous one
         ("text/html;q=0.1, */*;q=0.5", V1_JSON),
@@ -852,6 +876,33 @@ def test_files_come_from_upstream_in_slices(host, mirror, lacking):
     assert b"Metadata-Version" in metadata.body
     # from now on without upstream
     assert mirror.get(path).headers["Cache-Control"] == "public, max-age=31536000, immutable"
+
+
+ODD = ["odd 1.0.tar.gz", "odd-\u00e9.zip", "odd@,=(;'#?%41!+~.zip", "odd-empty.zip"]
+
+
+def test_files_of_any_name_come_from_upstream_and_leave_with_it(mirror, other):
+    """An empty one, too."""
+    folder = "/srv/mirror/served/packages/odd"
+    names = " ".join(shlex.quote(name) for name in ODD)
+    other.shell.check_output(
+        f'mkdir -p {folder} && cd {folder} && for name in {names}; do printf %s "$name" >"$name"; done; '
+        ": >odd-empty.zip"
+    )
+    try:
+        for name in ODD:
+            for method in ("GET", "HEAD", "GET"):
+                answer = mirror.request(method, f"/packages/odd/{quote(name)}")
+                content = b"" if "empty" in name else name.encode()
+                assert (answer.status, answer.headers["Content-Length"]) == (200, str(len(content))), name
+                assert answer.body == (content if method == "GET" else b"")
+    finally:
+        # what workers there remember of the open files goes with them
+        other.shell.check_output(f"rm -r {folder} && systemctl reload nginx")
+    deadline = time.monotonic() + 20
+    while any(mirror.get(f"/packages/odd/{quote(name)}").status != 404 for name in ODD):
+        assert time.monotonic() < deadline
+        time.sleep(0.5)
 
 
 def test_what_is_known_survives_upstream(mirror, lacking, cut_off):

@@ -2,13 +2,16 @@
 // and name normalisation (PEP 503). nginx calls this only for headers its map of common clients does not know.
 // Runs on njs 0.7 (Debian 12) and later: plain ECMAScript 5 with const, let and arrow functions.
 
-// In the server's order of preference, which decides between equal weights: text/html first, as PEP 691 asks for
-// clients that say nothing or */*. "latest" is PEP 691's alias for people; the answer names the version it is.
+// In the server's order of preference, which decides between what a client wants equally and names equally: the most
+// expressive first, text/html as a last resort (PEP 691, "Recommendations"). "latest" is PEP 691's alias for people; the
+// answer names the version it is.
 const FORMATS = [
-    {name: 'html', types: ['text/html']},
     {name: 'v1_json', types: ['application/vnd.pypi.simple.v1+json', 'application/vnd.pypi.simple.latest+json']},
     {name: 'v1_html', types: ['application/vnd.pypi.simple.v1+html', 'application/vnd.pypi.simple.latest+html']},
+    {name: 'html', types: ['text/html']},
 ];
+// Who says nothing, or */*, is older than that choice, or a person.
+const LEGACY = 'html';
 
 const WEIGHT = /^(?:0(?:\.[0-9]{0,3})?|1(?:\.0{0,3})?)$/;
 
@@ -54,7 +57,7 @@ function mediaRange(element) {
 }
 
 // The weight of a format is that of the most specific range that matches it, whatever their order.
-function weightOf(format, ranges) {
+function wanted(format, ranges) {
     let weight = 0;
     let specificity = 0;
     ranges.forEach((range) => {
@@ -71,26 +74,24 @@ function weightOf(format, ranges) {
             weight = range.weight;
         }
     });
-    return weight;
+    return {name: format.name, weight: weight, specificity: specificity};
 }
 
 // The best acceptable format's name, or '' when none is.
 function byAccept(accept) {
     const elements = split(accept, ',').filter((element) => element !== '');
     if (!elements.length) {
-        return FORMATS[0].name;
+        return LEGACY;
     }
     const ranges = elements.map(mediaRange).filter((range) => range);
-    let best = '';
-    let bestWeight = 0;
-    FORMATS.forEach((format) => {
-        const weight = weightOf(format, ranges);
-        if (weight > bestWeight) {
-            best = format.name;
-            bestWeight = weight;
+    let best = {name: '', weight: 0, specificity: 0};
+    FORMATS.map((format) => wanted(format, ranges)).filter((format) => format.weight > 0).forEach((format) => {
+        const better = format.weight - best.weight || format.specificity - best.specificity;
+        if (better > 0 || (better === 0 && format.name === LEGACY && format.specificity === 1)) {
+            best = format;
         }
     });
-    return best;
+    return best.name;
 }
 
 // PEP 691's URL parameter: ?format=application/vnd.pypi.simple.v1+json, its plus sign encoded or not.

@@ -14,7 +14,9 @@ from urllib.parse import quote
 
 from .project import UNKNOWN_TIME, File, Project
 
-API_VERSION = "1.4"
+# Each form has a version of its own: HTML's is frozen (PEP 833), JSON's goes on (PEP 792 is the last that we know).
+HTML_API_VERSION = "1.4"
+JSON_API_VERSION = "1.4"
 # Part of what identifies a published page: raise it when the same project must render differently.
 RENDERING = 1
 
@@ -57,7 +59,7 @@ def _anchor(file: File) -> str:
 
 def project_html(project: Project) -> bytes:
     title = f"Links for {html.escape(project.name)}"
-    page = [_HEAD.format(version=API_VERSION)]
+    page = [_HEAD.format(version=HTML_API_VERSION)]
     page.append(
         f"    <meta{_attribute('name', 'pypi:project-status')}{_attribute('content', project.status)}>\n"
     )
@@ -92,7 +94,7 @@ def project_json(project: Project) -> bytes:
         status["reason"] = project.status_reason
     return _json(
         {
-            "meta": {"api-version": API_VERSION, "_last-serial": project.serial},
+            "meta": {"api-version": JSON_API_VERSION, "_last-serial": project.serial},
             "name": project.name,
             "project-status": status,
             "versions": list(project.versions),
@@ -140,7 +142,7 @@ def project_legacy(project: Project) -> bytes:
 
 
 def root_html(names: Iterable[str]) -> bytes:
-    page = [_HEAD.format(version=API_VERSION), "    <title>Simple index</title>\n  </head>\n  <body>\n"]
+    page = [_HEAD.format(version=HTML_API_VERSION), "    <title>Simple index</title>\n  </head>\n  <body>\n"]
     page.extend(f'    <a href="{name}/">{name}</a><br>\n' for name in names)
     page.append("  </body>\n</html>\n")
     return "".join(page).encode()
@@ -149,7 +151,7 @@ def root_html(names: Iterable[str]) -> bytes:
 def root_json(serials: Iterable[tuple[str, int]], serial: int) -> bytes:
     return _json(
         {
-            "meta": {"api-version": API_VERSION, "_last-serial": serial},
+            "meta": {"api-version": JSON_API_VERSION, "_last-serial": serial},
             "projects": [{"name": name, "_last-serial": project_serial} for name, project_serial in serials],
         }
     )

@@ -94,10 +94,11 @@ def _yanked(entry: dict[str, Any]) -> str | bool:
     return clean_text(reason) or True
 
 
-def secure_url(value: Any) -> str | None:
-    """What provenance is fetched from proves nothing when anybody on the way could have changed it."""
+def clean_url(value: Any) -> str | None:
+    """Where a file's provenance is (PEP 740): an absolute https URL without user and password; else None."""
     text = clean_text(value)
-    return text if text and re.fullmatch(r"https://[^\s\"'<>\\]+", text) else None
+    host, path = r"https://[^\s\"'<>\\/?#@]+", r"(?:[/?#][^\s\"'<>\\]*)?"
+    return text if text and re.fullmatch(host + path, text) else None
 
 
 def parse_file(entry: Any, version: str) -> File:
@@ -127,7 +128,7 @@ def parse_file(entry: Any, version: str) -> File:
         yanked=_yanked(entry),
         upload_time=_upload_time(entry),
         core_metadata=core if isinstance(core, str) and _SHA256.fullmatch(core) else None,
-        provenance=secure_url(entry.get("provenance")),
+        provenance=clean_url(entry.get("provenance")),
         source=clean_text(entry.get("source")),
         legacy={key: value for key, value in entry.items() if key != "source"},
     )

@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from ..common.files import remove
 from ..common.names import SIDECAR, InvalidNameError, project_name, shown
@@ -30,7 +30,7 @@ def target(raw: str) -> tuple[str, str]:
     """What is to be forgotten: ("file", its path) or ("project", its name)."""
     path = urlsplit(raw).path if "//" in raw else raw
     if path.startswith("/packages/") and len(path) > len("/packages/"):
-        return "file", path
+        return "file", unquote(path)
     try:
         return "project", project_name(raw)
     except InvalidNameError as error:
@@ -54,7 +54,7 @@ def _answers(directory: Path) -> Iterator[tuple[str, str]]:
             key = _key(path)
             # "/packages/…bytes=0-1048575" for a slice of a file, "text/html" and a URL for a page.
             asked = urlsplit(key[key.find("http") :]).path if "://" in key else key.partition("bytes=")[0]
-            yield path, asked
+            yield path, unquote(asked)
 
 
 def _is_of(asked: str, files: set[str], projects: set[str]) -> bool:
