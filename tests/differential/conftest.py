@@ -5,19 +5,24 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from faults.fleet import Host, Mirror, Site
+from faults.fleet import Host, Mirror
 
-HOUSE = Path(__file__).parents[2]
+ROOT = Path(__file__).resolve().parents[2]
+# Templates are rendered with the project's own plugins, which Ansible loads by file.
+sys.path[:0] = [str(ROOT), str(ROOT / "filter_plugins")]
+
+from tests.nginx_material import Nginx  # noqa: E402
 
 
 class Reader:
     def __init__(self) -> None:
-        command = [HOUSE / "build/clients/bin/python", Path(__file__).with_name("reader.py")]
+        command = [ROOT / "build/clients/bin/python", Path(__file__).with_name("reader.py")]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def read(self, url: str, projects: list[str]) -> dict[str, Any]:
@@ -46,17 +51,45 @@ def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
             monkeypatch.delenv(name)
 
 
-@pytest.fixture
-def serve(tmp_path: Path) -> Iterator[Callable[[Path], Site]]:
-    sites: list[Site] = []
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """For nginx to start with; what is asked here is asked over plain HTTP."""
+    path = tmp_path_factory.mktemp("certificate") / "key-and-certificate.pem"
+    command = [
+        "openssl",
+        "req",
+        "-x509",
+        "-newkey",
+        "ec",
+        "-pkeyopt",
+        "ec_paramgen_curve:P-256",
+        "-nodes",
+        "-days",
+        "2",
+    ]
+    subprocess.run(
+        [*command, "-subj", "/CN=localhost", "-keyout", path, "-out", path.with_suffix(".crt")],
+        check=True,
+        capture_output=True,
+    )
+    path.write_text(path.read_text() + path.with_suffix(".crt").read_text())
+    return path
 
-    def start(tree: Path) -> Site:
-        sites.append(Site(tree, tmp_path / f"site{len(sites)}"))
-        return sites[-1]
+
+@pytest.fixture
+def serve(tmp_path: Path, certificate: Path) -> Iterator[Callable[[Path], str]]:
+    """The URL of a web server over a tree, as a mirror has one; all of them stop with the test."""
+    started: list[Nginx] = []
+
+    def start(tree: Path) -> str:
+        folder = tmp_path / f"nginx{len(started)}"
+        folder.mkdir()
+        started.append(Nginx(folder, certificate, name="localhost", web_server_served=str(tree)))
+        return f"http://localhost:{started[-1].port}"
 
     yield start
-    for site in sites:
-        site.stop()
+    for server in started:
+        server.stop()
 
 
 @pytest.fixture

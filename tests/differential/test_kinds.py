@@ -103,7 +103,9 @@ def test_an_upstream_that_was_restored_is_followed_without_a_person(
     del upstream.projects["foo"].entries["foo-3.0-py3-none-any.whl"]
     assert mirror.run("sync")["good"]
     assert "newest serial fell" in mirror.log
-    assert int((mirror.fetched / "status").read_text()) <= upstream.serial, "bandersnatch brings what comes after"
+    assert int((mirror.fetched / "status").read_text()) <= upstream.serial, (
+        "bandersnatch brings what comes after"
+    )
     assert versions(mirror, "foo") == ["1.0"]
     upstream.release("Foo", "2.0")
     assert mirror.run("sync")["good"]

@@ -11,7 +11,6 @@ import os
 import re
 import socket
 import struct
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -23,10 +22,9 @@ from urllib.parse import quote, unquote
 
 import pytest
 
-from tests.unit.test_web_server_templates import render
+from tests.nginx_material import Nginx
 
 ROOT = Path(__file__).resolve().parents[2]
-NGINX = ROOT / "build/nginx"
 V1_JSON = "application/vnd.pypi.simple.v1+json"
 V1_HTML = "application/vnd.pypi.simple.v1+html"
 FOLDER = "/packages/ab/cd"
@@ -175,74 +173,26 @@ class Mirror:
         return (self.folder / "error.log").read_text()
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
-
-
 @pytest.fixture
-def start(tmp_path: Path, authority: Any, names: Names, serve: Any) -> Iterator[Callable[..., Mirror]]:
-    """Starts nginx as the role configures it, with other paths and ports, and plain HTTP for files."""
-    running = []
+def start(tmp_path: Path, authority: Any, names: Names) -> Iterator[Callable[..., Mirror]]:
+    """Starts nginx as the role configures it, with plain HTTP for files."""
+    running: list[Nginx] = []
 
     def begin(upstream: Upstream | None, **options: Any) -> Mirror:
-        certificate = authority.issue("mirror.fleet.test")
-        given = {
-            "web_server_names": ["mirror.fleet.test"],
-            "web_server_served": str(tmp_path / "served"),
-            "web_server_plain_http": True,
-            "web_server_cache_path": str(tmp_path / "cache"),
-            "web_server_cache_size": "100m",
-            "web_server_cache_min_free": "1m",
+        given: dict[str, Any] = {
             "web_server_page_max_age": AGE,
             "web_server_file_max_age": AGE,
             "web_server_upstream_ca": str(authority.pem),
-            "nginx_address_families": ["ipv4"],
-            "nginx_certificate": str(certificate),
-            "nginx_certificate_key": str(certificate),
         }
         if upstream:
             given |= {"web_server_on_miss": "pass", "web_server_upstream_index": f"{upstream.url}/simple/"}
-        main = render(tmp_path / "etc", "Debian-12", given | options)
-        ports = {80: free_port(), 443: free_port()}
-        for path in (tmp_path / "etc").rglob("*"):
-            if path.is_file() and path.suffix in ("", ".conf"):
-                text = path.read_text()
-                for port, ours in ports.items():
-                    text = text.replace(f"listen {port}", f"listen 127.0.0.1:{ours}")
-                text = text.replace("/var/log/nginx", str(tmp_path)).replace(
-                    "/run/nginx", f"{tmp_path}/nginx"
-                )
-                text = re.sub(r"resolver .*? valid", f"resolver 127.0.0.1:{names.port} valid", text)
-                path.write_text(text)
-        kinds = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
-        below = "".join(f"{kind}_temp_path {tmp_path}/{kind};\n" for kind in kinds)
-        text = main.read_text().replace(
-            "user www-data;", f"daemon off;\nload_module {NGINX}/usr/lib/nginx/modules/ngx_http_js_module.so;"
-        )
-        text = text.replace("include /etc/nginx/modules-enabled/*.conf;", "").replace(
-            "http {", f"http {{\n{below}", 1
-        )
-        main.write_text(text if os.geteuid() else f"user root;\n{text}")
-        (tmp_path / "cache").mkdir()
-        (tmp_path / "served").mkdir(exist_ok=True)
-        server = subprocess.Popen(
-            [NGINX / "usr/sbin/nginx", "-p", tmp_path, "-c", main, "-e", tmp_path / "start.log"],
-            stderr=subprocess.DEVNULL,
-        )
-        running.append(server)
-        for _ in range(100):
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", ports[80])) == 0:
-                    break
-            assert server.poll() is None, (tmp_path / "start.log").read_text()
-            time.sleep(0.05)
-        return Mirror(tmp_path, ports[80])
+        certificate = authority.issue("mirror.fleet.test")
+        running.append(Nginx(tmp_path, certificate, names.port, **(given | options)))
+        return Mirror(tmp_path, running[-1].port)
 
     yield begin
     for server in running:
-        server.terminate()
-        server.wait(10)
+        server.stop()
 
 
 @pytest.fixture
