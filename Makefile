@@ -132,7 +132,7 @@ faults: setup-tests  ## the fault tests on this machine; `make test` runs them o
 
 unit: setup-tests  ## everything that needs no host: unit, property, template and browser tests
 	@$(call say,tests without hosts)
-	$(BIN)/pytest tests/unit tests/browser --numprocesses 2 --quiet
+	$(BIN)/pytest tests/unit tests/browser tests/differential --numprocesses 2 --quiet
 
 # What runs whole playbooks is marked slow, and left to `make unit`.
 test-quick: setup-tests  ## for the loop of work, three minutes at most: what needs no host and is not slow
@@ -140,14 +140,15 @@ test-quick: setup-tests  ## for the loop of work, three minutes at most: what ne
 
 # By chance a fault may need many tries: as many as fit into some 90 minutes on two cores.
 test-long: export TIMES ?= 20
-test-long: setup-tests  ## tests of chance, TIMES=20 as many kills and examples: up to 90 minutes, not for CI
+test-long: export UPSTREAMS ?= 250
+test-long: setup-tests  ## tests of chance, TIMES=20 as many kills and examples, 250 made-up upstreams: not for CI
 	@$(call say,$(TIMES) times as many kills and examples of properties)
-	$(BIN)/pytest tests/faults/test_kills.py tests/unit --numprocesses 2 --quiet -m 'chance'
+	$(BIN)/pytest tests/faults/test_kills.py tests/unit tests/differential --numprocesses 2 --quiet -m 'chance'
 
 # The longest first, two at a time: the fleet, the fault tests and the roles' scenarios, lint, everything without hosts.
 test: setup-tests  ## everything: lint, tests without hosts, fault tests, a scenario per role, the whole fleet
 	@$(call say,tests; logs of the scenarios are in build/log)
-	$(BIN)/pytest tests/scenarios tests/lint tests/unit tests/browser --numprocesses 2 --dist worksteal --durations 15
+	$(BIN)/pytest tests/scenarios tests/lint tests/unit tests/differential tests/browser --numprocesses 2 --dist worksteal --durations 15
 
 picture: setup-tests  ## docs/status-page.png, for the README: the status page of a made-up fleet
 	@PYTHONPATH=src:tests $(BIN)/python tests/browser/picture.py
