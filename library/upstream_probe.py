@@ -391,22 +391,20 @@ def has_root_serials(index: Index) -> bool:
 
 def hindrances(index: Index, found: dict[str, Any]) -> dict[str, list[str]]:
     """By mode, why it would not work."""
-    bandersnatch = []
+    bandersnatch, pages = [], "v1+json" in found["formats"]
     if not index.url.startswith("https://"):
         bandersnatch.append("the index has no TLS, which bandersnatch demands")
     if not index.site:
         bandersnatch.append("the index is not at SITE/simple/, where bandersnatch looks for it")
-    elif not found["legacy_json"]:
+    elif not found["legacy_json"] and not pages:
         bandersnatch.append(
-            "/pypi/NAME/json does not answer: this is an index, but none that bandersnatch can copy"
+            "/pypi/NAME/json does not answer, nor does the index have PEP 691 JSON: nothing says what there is to copy"
         )
-    elif not found["serial_header"]["legacy"]:
+    elif found["legacy_json"] and not found["serial_header"]["legacy"]:
         bandersnatch.append(
             "X-PyPI-Last-Serial does not come with /pypi/NAME/json: a proxy or cache in front of the index strips it, "
             "and bandersnatch takes every page for stale"
         )
-    if found["root_serials"] is False:
-        bandersnatch.append("the list of projects has no serial for each, so bandersnatch finds 0 projects")
     origin = [] if "v1+json" in found["formats"] else ["the index has no PEP 691 JSON"]
     cache = [
         f"files are redirected to {place}, which has no TLS, and a cache does not follow there"
@@ -414,6 +412,25 @@ def hindrances(index: Index, found: dict[str, Any]) -> dict[str, list[str]]:
         if not place.startswith("https://")
     ]
     return {"bandersnatch": bandersnatch, "cache": cache, "origin": origin}
+
+
+def losses(found: dict[str, Any]) -> dict[str, list[str]]:
+    """By mode, what works otherwise than with an index that has all there is."""
+    copied = []
+    if "v1+json" not in found["formats"]:
+        copied.append(
+            "the index has no PEP 691 JSON: status and provenance of projects and core metadata of source distributions "
+            "are lost, and what its documents lack"
+        )
+    if not found["legacy_json"]:
+        copied.append("/pypi/NAME/json does not answer: descriptions of projects are lost")
+    mirrored = []
+    if found["root_serials"] is False:
+        mirrored.append(
+            "the list of projects has no serial for each: every run compares the page of every selected project, "
+            "a request each"
+        )
+    return {"bandersnatch": copied + mirrored, "cache": [], "origin": copied}
 
 
 def result_of(params: dict[str, Any]) -> dict[str, Any]:
@@ -431,6 +448,7 @@ def result_of(params: dict[str, Any]) -> dict[str, Any]:
         "root_serials": None,
         "selection_bytes": 0,
         "modes": {},
+        "losses": {},
         "problems": [],
     }
     try:
@@ -456,7 +474,7 @@ def result_of(params: dict[str, Any]) -> dict[str, Any]:
             }
         )
         return result
-    result["modes"] = hindrances(index, result)
+    result["modes"], result["losses"] = hindrances(index, result), losses(result)
     working = [mode for mode, reasons in result["modes"].items() if not reasons]
     for reason in result["modes"].get(params["mode"], []):
         result["problems"].append(
@@ -495,7 +513,10 @@ def main() -> None:
         module.fail_json(msg=f"probe_project is {module.params['probe_project']!a}, expected a project name")
     # What was run is told with its arguments.
     module.no_log_values |= credentials_of(module.params["index_url"] or "")
-    module.exit_json(changed=False, **result_of(module.params))
+    result = result_of(module.params)
+    for loss in result["losses"].get(module.params["mode"], []):
+        module.warn(f"{result['index_url']}: {loss} (docs/sync.md)")
+    module.exit_json(changed=False, **result)
 
 
 if __name__ == "__main__":

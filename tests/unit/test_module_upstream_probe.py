@@ -158,24 +158,6 @@ def test_only_the_beginning_of_the_list_of_projects_is_read(authority: Any) -> N
             Index(serial={"X-PyPI-Last-Serial": "none"}),
             "X-PyPI-Last-Serial does not come with /pypi/NAME/json",
         ),
-        (Index(replaced={"/pypi/six/json": (404, {}, b"")}), "/pypi/NAME/json does not answer"),
-        (Index(replaced={"/pypi/six/json": (200, {}, b"[]")}), "/pypi/NAME/json does not answer"),
-        (
-            Index(replaced={"/simple/": (200, {"Content-Type": V1_JSON}, b'{"projects": [{"name": "x"}]}')}),
-            "0 projects",
-        ),
-        (
-            Index(
-                replaced={
-                    "/simple/": (
-                        200,
-                        {"Content-Type": V1_JSON},
-                        b'{"meta": {"_last-serial": 1}, "projects": []}',
-                    )
-                }
-            ),
-            "0 projects",
-        ),
     ],
 )
 def test_what_keeps_bandersnatch_from_working(index: Index, hindrance: str, secure: Any) -> None:
@@ -188,6 +170,36 @@ def test_what_keeps_bandersnatch_from_working(index: Index, hindrance: str, secu
     )
     assert set(problem) == {"key", "problem", "allowed", "next_step"}
     assert secure(index, mode="cache")["problems"] == []
+
+
+def test_an_index_that_says_nothing_to_programs_can_only_be_cached(secure: Any) -> None:
+    index = Index(formats=("text/html",), replaced={"/pypi/six/json": (404, {}, b"")})
+    (problem,) = secure(index, mode="bandersnatch")["problems"]
+    assert "nor does the index have PEP 691 JSON" in problem["problem"]
+    assert problem["next_step"] == "name another upstream, or set mirror_mode: cache"
+
+
+NO_SERIALS = (200, {"Content-Type": V1_JSON}, b'{"meta": {"_last-serial": 1}, "projects": [{"name": "x"}]}')
+
+
+@pytest.mark.parametrize(
+    ("index", "loss"),
+    [
+        (Index(replaced={"/pypi/six/json": (404, {}, b"")}), "descriptions of projects are lost"),
+        (Index(replaced={"/pypi/six/json": (200, {}, b"[]")}), "descriptions of projects are lost"),
+        (
+            Index(replaced={"/simple/": NO_SERIALS}),
+            "compares the page of every selected project, a request each",
+        ),
+        (Index(formats=("text/html",)), "status and provenance of projects"),
+    ],
+)
+def test_what_is_lost_with_an_index_that_lacks_something(index: Index, loss: str, secure: Any) -> None:
+    found = secure(index, mode="bandersnatch", check_root=True)
+    assert found["problems"] == []
+    assert any(loss in told for told in found["losses"]["bandersnatch"])
+    assert found["losses"]["cache"] == []
+    assert secure(Index(), check_root=True)["losses"] == {"bandersnatch": [], "cache": [], "origin": []}
 
 
 def test_an_old_index_of_html_only(secure: Any) -> None:
