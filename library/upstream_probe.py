@@ -419,8 +419,8 @@ def losses(found: dict[str, Any]) -> dict[str, list[str]]:
     copied = []
     if "v1+json" not in found["formats"]:
         copied.append(
-            "the index has no PEP 691 JSON: status and provenance of projects and core metadata of source distributions "
-            "are lost, and what its documents lack"
+            "the index has no PEP 691 JSON: status and provenance of projects are lost, and core metadata of source "
+            "distributions"
         )
     if not found["legacy_json"]:
         copied.append("/pypi/NAME/json does not answer: descriptions of projects are lost")
