@@ -19,12 +19,12 @@ def names_no_file_can_have(name: str, described: dict[str, Any]) -> bool:
     )
 
 
-def no_sha256(name: str, described: dict[str, Any]) -> bool:
-    """It could not be verified, on this mirror, the next tier or by an audit; PEP 691 has it optional."""
-    return "sha256" not in described["hashes"]
+def no_hash(name: str, described: dict[str, Any]) -> bool:
+    """What calls itself a sha256 and is none can be verified by nobody; to have no hash at all is allowed (PEP 691)."""
+    return not re.fullmatch(r"[0-9a-f]{64}", described["hashes"].get("sha256", "0" * 64))
 
 
-LEFT_OUT = (names_no_file_can_have, no_sha256)
+LEFT_OUT = (names_no_file_can_have, no_hash)
 
 
 def text(value: str | None) -> str | None:
@@ -47,8 +47,8 @@ def same_file(name: str, theirs: dict[str, Any], ours: dict[str, Any]) -> list[s
     """What differs between a file here and upstream."""
     expected = {
         "bytes": theirs["bytes"],
-        # Of hashes the one is served that every reader knows.
-        "hashes": {"sha256": theirs["hashes"]["sha256"]},
+        # Of hashes the one is served that every reader knows, also where upstream has others or none.
+        "hashes": {"sha256": theirs["bytes"]},
         "requires_python": text(theirs["requires_python"]),
         "yanked": theirs["yanked"] if theirs["yanked"] is None else text(theirs["yanked"]) or "",
         # Upstream may not say (PEP 691); here it is known (PEP 700).

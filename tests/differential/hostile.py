@@ -211,7 +211,10 @@ class Upstream:
                 [
                     {"sha256": sha256(data).upper()},
                     {**hashes, "md5": hashlib.md5(data).hexdigest()},
-                    {"sha512": "00" * 64},
+                    {"sha512": hashlib.sha512(data).hexdigest()},
+                    {"md5": hashlib.md5(data).hexdigest()},
+                    {},
+                    {"sha256": "none"},
                 ]
             )
         entry: dict[str, Any] = {

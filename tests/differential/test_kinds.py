@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sqlite3
 from collections.abc import Callable, Iterator
@@ -153,13 +154,13 @@ def test_a_rotten_file_is_had_again_from_where_upstream_keeps_it(
 def test_what_is_left_out_is_counted_by_reason_and_named(
     upstream: Upstream, tier1_of: Tier1, origin_of: Callable[..., Host], mode: str
 ) -> None:
-    upstream.release("Foo", "2.0", hashes={"sha512": "0" * 128})
+    upstream.release("Foo", "2.0", hashes={"sha256": "none"})
     upstream.release("Foo", "3.0", filename=".foo-3.0-py3-none-any.whl")
     host = tier1_of(upstream.url) if mode == "tier1" else origin_of(upstream.url, ["foo", "bar"])
     summary = host.run("sync")
     reasons = {
-        "it has no sha256, by which alone it could be verified": 1,
         "its name cannot be a file's on this host": 1,
+        "its sha256 is none": 1,
     }
     assert summary["left_out"] == host.status()["left_out"] == reasons
     assert versions(host, "foo") == ["1.0"]
@@ -172,6 +173,31 @@ def test_what_is_left_out_is_counted_by_reason_and_named(
     del upstream.projects["foo"].entries["foo-3.0-py3-none-any.whl"]
     assert host.run("sync")["left_out"] == {}
     assert since and "mirrorfleet_left_out_timestamp_seconds{" not in (host.root / "metrics.prom").read_text()
+
+
+@pytest.mark.parametrize("folder", ["/packages/aa/bb", "/elsewhere"])
+@pytest.mark.parametrize("kind", ["sha512", "md5", None])
+def test_a_file_without_sha256_is_verified_by_what_there_is_and_fetched_once(
+    upstream: Upstream, tier1_of: Tier1, kind: str | None, folder: str
+) -> None:
+    project = upstream.release("Foo", "2.0", folder=folder)
+    filename = "foo-2.0-py3-none-any.whl"
+    data = upstream.files[f"{folder}/{filename}"]
+    entry = project.entries[filename]
+    entry["hashes"] = {kind: hashlib.new(kind, data).hexdigest()} if kind else {}
+    mirror = tier1_of(upstream.url)
+    mirror.run("sync")
+    assert mirror.files("foo")[filename]["hashes"] == {"sha256": hashlib.sha256(data).hexdigest()}
+    upstream.asked.clear()
+    upstream.release("Foo", "3.0")
+    assert mirror.run("sync")["good"]
+    assert versions(mirror, "foo") == ["1.0", "2.0", "3.0"]
+    assert f"{folder}/{filename}" not in upstream.asked
+    mirror.run("sync")
+    assert mirror.broken() == mirror.leftovers() == []
+    if kind:
+        upstream.release("Foo", "4.0", hashes={kind: "0" * 32})
+        assert f"a wrong hash: {kind}" in mirror.run("sync", expect=1)["failed"]["foo"]
 
 
 def test_a_sync_that_a_guard_stops_is_said_where_everybody_looks(upstream: Upstream, tier1_of: Tier1) -> None:

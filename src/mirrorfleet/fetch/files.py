@@ -1,9 +1,12 @@
 """Bringing the files of one project into the private tree: each gets its name there once its hash is right."""
 
+from __future__ import annotations
+
 import asyncio
 import hashlib
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
@@ -42,11 +45,15 @@ def entries_of(document: Any) -> Iterator[Any]:
 
 
 def place(entry: dict[str, Any]) -> str:
-    """Where a file is kept and served: upstream's own path where that has the usual layout, else one by its hash."""
+    """Where a file is kept and served: upstream's own path where that has the usual layout, else one by its hash.
+
+    Where upstream gives no sha256, which is optional (PEP 691), the hash of its URL does as well to tell places apart.
+    """
     try:
         return served_path(entry["url"], entry["filename"])
     except InvalidNameError:
-        return addressed_path(entry["digests"]["sha256"], entry["filename"])
+        address = entry["digests"].get("sha256") or hashlib.sha256(entry["url"].encode()).hexdigest()
+        return addressed_path(address, entry["filename"])
 
 
 class Files:
@@ -65,10 +72,12 @@ class Files:
         What the `former` document named was right when it came, and so was what bandersnatch `brought` since. In the
         document each file's `url` becomes its place here, and `source` says where it is from.
         """
-        before = _by_name(former)
-        known = before | _by_name(brought)
-        wanted = list(entries_of(document))
-        size, limit = sum(entry["size"] or 0 for entry in wanted), self._config.selection.max_project_size
+        before, since = _by_name(former), _by_name(brought)
+        wanted = [
+            _Wanted(entry, place(entry), before.get(entry["filename"], {}), since.get(entry["filename"], {}))
+            for entry in entries_of(document)
+        ]
+        size, limit = sum(one.entry["size"] or 0 for one in wanted), self._config.selection.max_project_size
         if limit is not None and size > limit:
             raise TooLargeError(f"{size} bytes, more than the {limit} of max_project_size")
         received = 0
@@ -78,45 +87,57 @@ class Files:
             received += chunk
             self._progress.add_bytes(chunk)
 
-        lacking = [entry for entry in wanted if not self._is_here(entry, known.get(entry["filename"], {}))]
+        lacking = [one for one in wanted if not self._is_here(one)]
         with self._state.transaction():
-            self._state.begin_fetching(name, (place(entry) for entry in lacking))
-        await _all(self._take(entry, count) for entry in lacking)
-        new = [entry for entry in wanted if not _is_alike(entry, before.get(entry["filename"], {}))]
-        had = await _all(self._take_metadata(entry, count) for entry in new)
-        without = {entry["filename"] + SIDECAR for entry, here in zip(new, had, strict=True) if not here}
+            self._state.begin_fetching(name, (one.place for one in lacking))
+        await _all(self._take(one, count) for one in lacking)
+        new = [one for one in wanted if not one.is_as_before]
+        had = await _all(self._take_metadata(one, count) for one in new)
+        without = {one.entry["filename"] + SIDECAR for one, here in zip(new, had, strict=True) if not here}
         if without:
             reasons = dict.fromkeys(without, "upstream announces core metadata and does not give it")
             document["left-out"] = dict(sorted({**document.get("left-out", {}), **reasons}.items()))
-        for entry in wanted:
-            here = f"/{quote(place(entry))}"
-            if entry["url"] != here:
-                entry["source"], entry["url"] = entry["url"], here
+        for one in wanted:
+            here = f"/{quote(one.place)}"
+            if one.entry["url"] != here:
+                one.entry["source"], one.entry["url"] = one.entry["url"], here
         return received
 
-    def _is_here(self, entry: dict[str, Any], known: dict[str, Any]) -> bool:
-        path, sha256 = self._web / place(entry), entry["digests"]["sha256"]
+    def _is_here(self, one: _Wanted) -> bool:
+        entry, path = one.entry, self._web / one.place
         present = regular_size(path)
         if present is None or entry["size"] not in (None, present):
             return False
-        if _sha256(known) != sha256 and sha256_of(path) != sha256:
+        wanted = _digests(entry)
+        former = _digests(one.former)
+        known = _digests(one.brought) or former
+        if "sha256" not in wanted:
+            # Without it a file is the one that came from there, by what else upstream says of it.
+            if not one.from_former_place or not wanted.items() <= former.items() or "sha256" not in former:
+                return False
+            entry["digests"] = {**wanted, "sha256": former["sha256"]}
+        elif known.get("sha256") != wanted["sha256"] and sha256_of(path) != wanted["sha256"]:
             return False
         entry["size"] = present
         return True
 
-    async def _take(self, entry: dict[str, Any], count: Callable[[int], None]) -> None:
+    async def _take(self, one: _Wanted, count: Callable[[int], None]) -> None:
+        entry = one.entry
         free = self._config.minimum_free_bytes + (entry["size"] or 0)
         require_free_space(self._config.paths.fetched, free)
-        target, sha256 = self._web / place(entry), entry["digests"]["sha256"]
-        entry["size"] = await self._client.download(entry["url"], target, sha256, entry["size"], count)
+        digests = _digests(entry)
+        entry["size"], sha256 = await self._client.download(
+            entry["url"], self._web / one.place, digests, entry["size"], count
+        )
+        entry["digests"] = {**digests, "sha256": sha256}
 
-    async def _take_metadata(self, entry: dict[str, Any], count: Callable[[int], None]) -> bool:
+    async def _take_metadata(self, one: _Wanted, count: Callable[[int], None]) -> bool:
         """Upstream's own sidecar (PEP 658) where the file's own would be another; false when it cannot be had."""
+        entry, path = one.entry, self._web / one.place
         announced = entry.get("core-metadata")
         sha256 = announced.get("sha256") if isinstance(announced, dict) else None
         if not isinstance(sha256, str) or not fits_a_sidecar(entry["filename"]):
             return True
-        path = self._web / place(entry)
         sidecar = path.with_name(path.name + SIDECAR)
         if regular_size(sidecar) is not None and sha256_of(sidecar) == sha256:
             return True
@@ -125,11 +146,31 @@ class Files:
         parts = urlsplit(entry["url"])
         url = parts._replace(path=parts.path + SIDECAR, fragment="").geturl()
         try:
-            await self._client.download(url, sidecar, sha256, None, count, at_most=MAX_METADATA)
+            await self._client.download(url, sidecar, {"sha256": sha256}, None, count, at_most=MAX_METADATA)
         except FetchError as error:
             log.warning("%s has no core metadata as upstream announces it: %s", entry["filename"], error)
             return False
         return True
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    entry: dict[str, Any]
+    place: str
+    former: dict[str, Any]  # its entry when it was last served
+    brought: dict[str, Any]  # its entry as bandersnatch had it
+
+    @property
+    def from_former_place(self) -> bool:
+        return self.former.get("source", self.former.get("url")) in (
+            self.entry["url"],
+            f"/{quote(self.place)}",
+        )
+
+    @property
+    def is_as_before(self) -> bool:
+        same = _digests(self.entry).get("sha256") == _digests(self.former).get("sha256")
+        return same and self.entry.get("core-metadata") == self.former.get("core-metadata", ...)
 
 
 def _by_name(document: Any) -> dict[str, dict[str, Any]]:
@@ -140,13 +181,9 @@ def _by_name(document: Any) -> dict[str, dict[str, Any]]:
     }
 
 
-def _sha256(entry: Mapping[str, Any]) -> object:
+def _digests(entry: Mapping[str, Any]) -> dict[str, Any]:
     digests = entry.get("digests")
-    return digests.get("sha256") if isinstance(digests, dict) else None
-
-
-def _is_alike(entry: dict[str, Any], known: dict[str, Any]) -> bool:
-    return _sha256(entry) == _sha256(known) and entry.get("core-metadata") == known.get("core-metadata", ...)
+    return digests if isinstance(digests, dict) else {}
 
 
 def _own_metadata(wheel: Path, filename: str) -> str:

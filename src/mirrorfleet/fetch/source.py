@@ -6,12 +6,13 @@ document decides.
 """
 
 import logging
+import re
 from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import urljoin
 
 from ..common.config import Config
-from ..common.names import InvalidNameError, addressed_path, file_name, shown
+from ..common.names import InvalidNameError, file_name, shown
 from ..index.project import clean_text
 from ..index.versions import newest_releases, release_among, spelled_alike
 from .filters import kept_releases
@@ -20,6 +21,7 @@ from .upstream import SIMPLE_JSON, AbsentError, FetchError, Upstream
 log = logging.getLogger(__name__)
 
 Releases = dict[str, list[dict[str, Any]]]
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 _ACCEPT = f"{SIMPLE_JSON}, text/html;q=0.1"
 # Not of what is to be served: each fetcher counts its own serials, and `urls` is said by `releases`.
 _NOT_KEPT = ("last_serial", "urls", "left-out", "versions")
@@ -133,18 +135,11 @@ def usable_entries(name: str, entries: Any, base: str, left_out: LeftOut) -> lis
             left_out.add(name, filename, "its URL is none of http")
         elif size is not None and (type(size) is not int or size < 0):
             left_out.add(name, filename, "its size is none")
-        elif not _is_sha256(sha256, filename):
-            left_out.add(name, filename, "it has no sha256, by which alone it could be verified")
+        elif sha256 is not None and not _SHA256.fullmatch(str(sha256)):
+            left_out.add(name, filename, "its sha256 is none")
         else:
-            usable.append({**entry, "url": url, "size": size})
+            usable.append({**entry, "url": url, "size": size, "digests": _digests(entry)})
     return usable
-
-
-def _is_sha256(value: Any, filename: str) -> bool:
-    try:
-        return isinstance(value, str) and bool(addressed_path(value, filename))
-    except InvalidNameError:
-        return False
 
 
 class Source:

@@ -12,7 +12,7 @@ import logging
 import os
 import random
 import re
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +28,18 @@ log = logging.getLogger(__name__)
 
 SIMPLE_JSON = "application/vnd.pypi.simple.v1+json"
 MAX_PAGE = 256 << 20
+_HASHES = {
+    "sha512",
+    "sha384",
+    "sha3_256",
+    "sha3_384",
+    "sha3_512",
+    "blake2b",
+    "blake2s",
+    "sha224",
+    "sha1",
+    "md5",
+}
 _SERIAL = re.compile(r"[0-9]{1,18}")
 
 
@@ -108,49 +120,58 @@ class Upstream:
         self,
         url: str,
         target: Path,
-        sha256: str,
+        digests: Mapping[str, str],
         size: int | None,
         on_bytes: Callable[[int], None],
         *,
         at_most: int | None = None,
-    ) -> int:
-        """Store a file under its final name only when its hash is right; returns its size."""
+    ) -> tuple[int, str]:
+        """Store a file under its final name only when its hashes are right; returns its size and sha256.
 
-        async def attempt() -> int:
+        Of upstream's hashes sha256 counts, else every other one that is known here; where there is none, what TLS
+        vouches for is believed.
+        """
+        kinds = ["sha256"] if "sha256" in digests else sorted(digests.keys() & _HASHES)
+
+        async def attempt() -> tuple[int, str]:
             target.parent.mkdir(parents=True, exist_ok=True)
             temporary = temporary_for(target)
             try:
                 with temporary.open("wb") as stream:
                     most = at_most if size is None else size
-                    received, digest = await self._receive(url, stream, most, on_bytes)
+                    received, found = await self._receive(url, stream, most, kinds, on_bytes)
                     if size is not None and received != size:
                         raise FetchError(f"{url}: {received} bytes instead of {size}")
-                    if digest != sha256:
-                        raise FetchError(f"{url}: a wrong hash: sha256 {digest} instead of {sha256}")
+                    for kind in kinds:
+                        if found[kind] != digests[kind]:
+                            raise FetchError(
+                                f"{url}: a wrong hash: {kind} {found[kind]} instead of {digests[kind]}"
+                            )
                     os.fchmod(stream.fileno(), 0o644)
                     stream.flush()
                     os.fsync(stream.fileno())
                 os.replace(temporary, target)
-                return received
+                return received, found["sha256"]
             except BaseException:
                 with suppress(OSError):
                     os.unlink(temporary)
                 raise
 
         try:
-            received: int = await self._retried(attempt, url)
+            came: tuple[int, str] = await self._retried(attempt, url)
         except AbsentError as error:
             # A page named it: its absence is upstream's fault, and says nothing about the project.
             raise FetchError(str(error)) from error
-        return received
+        return came
 
     async def _receive(
-        self, url: str, stream: Any, most: int | None, on_bytes: Callable[[int], None]
-    ) -> tuple[int, str]:
-        """How many bytes came, and their sha256."""
+        self, url: str, stream: Any, most: int | None, kinds: Iterable[str], on_bytes: Callable[[int], None]
+    ) -> tuple[int, dict[str, str]]:
+        """How many bytes came, and their hashes."""
         from ..common import http  # noqa: PLC0415 - see above
 
-        digest, received = hashlib.sha256(), 0
+        hashes = {kind: hashlib.new(kind, usedforsecurity=False) for kind in {"sha256", *kinds}}
+        received = 0
         headers = {"Accept-Encoding": "identity"}
         async with self._session.get(http.as_written(url), headers=headers) as response:
             self._check(response, url)
@@ -158,10 +179,11 @@ class Upstream:
                 received += len(chunk)
                 if most is not None and received > most:
                     raise FetchError(f"{url}: longer than the {most} bytes announced")
-                digest.update(chunk)
+                for one in hashes.values():
+                    one.update(chunk)
                 stream.write(chunk)
                 on_bytes(len(chunk))
-        return received, digest.hexdigest()
+        return received, {kind: one.hexdigest() for kind, one in hashes.items()}
 
     @staticmethod
     def _check(response: aiohttp.ClientResponse, url: str) -> None:

@@ -222,7 +222,7 @@ class Checker:
     async def _download(self, url: str, target: Path, sha256: str, size: int | None) -> None:
         config = self._config
         async with upstream(workers=1, timeout=config.timeout, tries=config.tries) as client:
-            await client.download(url, target, sha256, size, lambda _: None)
+            await client.download(url, target, {"sha256": sha256}, size, lambda _: None)
 
     # Files that nobody names
 
