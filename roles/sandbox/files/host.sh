@@ -36,6 +36,15 @@ fi
 podman exec -i "$container" sh -s "$key" "$login" "$port" "$bare" <<'EOF'
 set -eu
 login=$2 port=$3 bare=$4
+# Wait until systemd has come up and sshd listens: a minute at the most, on a machine that does other things too.
+up() {
+    for _ in $(seq 600); do
+        systemctl is-active --quiet ssh.service 2>/dev/null && [ -s /etc/ssh/ssh_host_ed25519_key.pub ] && return
+        sleep 0.1
+    done
+    { echo "sshd did not start:"; systemctl status ssh.service; } >&2
+    exit 1
+}
 # podman mounts these over the files, which makes hostnamectl and dhcp clients fail with "busy".
 for file in /etc/hostname /etc/hosts; do
     if mountpoint -q $file; then
@@ -60,15 +69,11 @@ install -d -o "$login" -g "$login" -m 0700 "$home/.ssh"
     fi
     if [ "$port" != 22 ]; then
         echo "Port $port" >/etc/ssh/sshd_config.d/port.conf
+        up
         systemctl restart ssh.service
     fi
 }
-# Wait until systemd has come up and sshd listens: 30 seconds at the most.
-for _ in $(seq 300); do
-    systemctl is-active --quiet ssh.service && [ -s /etc/ssh/ssh_host_ed25519_key.pub ] && break
-    sleep 0.1
-done
-systemctl is-active --quiet ssh.service || { echo "sshd did not start:"; systemctl status ssh.service; exit 1; } >&2
+up
 EOF
 podman exec "$container" cat /etc/ssh/ssh_host_ed25519_key.pub | while read -r type public _; do
     for name in "$ipv4" "$fqdn"; do
