@@ -20,7 +20,7 @@ from ..fetch.rsync import Transfer
 from ..index.project import BadDocumentError, Project, parse_simple
 from ..served.journal import Line
 from ..served.state import State
-from ..served.tree import BATCH, PAGES, Ready, ServedTree, snapshot_name
+from ..served.tree import BATCH, PAGES, Ready, ServedTree, serial_of, snapshot_name
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ class Stage:
             if regular_size(directory / page) is None:
                 raise BadDocumentError(f"{page} did not come")
             contents[page] = (directory / page).read_bytes()
-        if snapshot_name(_serial(snapshot), contents) != snapshot:
+        if snapshot_name(serial_of(snapshot), contents) != snapshot:
             raise BadDocumentError("its pages have another hash")
         return contents
 
@@ -156,10 +156,6 @@ class Stage:
         return ("file", path, part.size if size is None else size, part.sha256)
 
 
-def _serial(snapshot: str) -> int:
-    return int(snapshot.split("-")[1])
-
-
 def _parts(project: Project) -> dict[str, Part]:
     """Everything that a project's pages name: files and sidecars."""
     parts = {}
@@ -172,6 +168,6 @@ def _parts(project: Project) -> dict[str, Part]:
 
 def _project(name: str, snapshot: str, contents: dict[str, bytes]) -> Project:
     project = parse_simple(decode_json(contents["simple/index.v1_json"]))
-    if (project.name, project.serial) != (name, _serial(snapshot)):
+    if (project.name, project.serial) != (name, serial_of(snapshot)):
         raise BadDocumentError(f"it is of {shown(project.name)} at serial {project.serial}")
     return project
