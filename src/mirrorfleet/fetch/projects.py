@@ -22,14 +22,14 @@ from .upstream import AbsentError, FetchError, Upstream, upstream
 log = logging.getLogger(__name__)
 
 _HOUR = 3600.0
-_DAY = 24 * _HOUR
+LONGEST = 24 * _HOUR  # that anything waits to be asked for again
 _AT_ONCE = 1000  # so that hundreds of thousands of names are not as many tasks
 _NEVER = Seen(0, "")
 
 
 def later(tries: int) -> float:
     """Seconds until something is asked for again that was wanting so often: ever more, up to a day."""
-    return min(_DAY, _HOUR * 2.0 ** min(tries, 10))
+    return min(LONGEST, _HOUR * 2.0 ** min(tries, 10))
 
 
 @dataclass
