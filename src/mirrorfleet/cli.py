@@ -84,7 +84,7 @@ def _write_metrics(context: Context) -> None:
 
 
 def _sync(context: Context) -> Answer:
-    started = time.time()
+    started = time.monotonic()
     good = False
     context.state.put("refused", None)
     try:
@@ -95,8 +95,8 @@ def _sync(context: Context) -> Answer:
         write_status(context.config, context.state, int(context.state.get("serial") or 0), None)
         raise
     finally:
-        ended = time.time()
-        context.state.put("last_run", {"good": good, "ended": ended, "seconds": ended - started})
+        seconds = time.monotonic() - started
+        context.state.put("last_run", {"good": good, "ended": time.time(), "seconds": seconds})
         _write_metrics(context)
     return good, outcome.summary
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urljoin
 
+from ..common.clock import elapsed
 from ..common.config import Config
 from ..common.files import (
     link_file,
@@ -72,21 +73,26 @@ class Checker:
         projects, files, _ = self._state.totals()
         now, last = time.time(), float(self._state.get("checked_at", 0))
         share = self._config.check_share_per_day
-        passed = now - last if last else 0.0
-        count = files if everything else due(share, files, passed)
+        passed = elapsed(last, now) if last else 0.0
+        # After a pause, or a jump of the clock, a run is not to read everything at once.
+        seconds = min(passed or 0.0, _DAY)
+        count = files if everything else due(share, files, seconds)
         for path in self._state.get("broken_files", []):
             for item in self._state.checked_file(path):
                 self._check_file(item)
         for item in self._next_files(count, everything=everything):
             self._check_file(item)
-        for name in self._next_projects(projects if everything else due(share, projects, passed)):
+        for name in self._next_projects(projects if everything else due(share, projects, seconds)):
             self._check_pages(name)
         swept = float(self._state.get("swept_at", 0))
+        if swept > now:  # by a clock that was ahead
+            swept = now
+            self._state.put("swept_at", now)
         if sweep and (everything or now - swept > _SWEEP_DAYS * _DAY):
             if swept or everything:
                 self._sweep()
             self._state.put("swept_at", now)
-        if everything or count or not last:
+        if everything or count or not last or passed is None:
             # What was due but less than one file goes on adding up.
             self._state.put("checked_at", now)
         self._state.put("broken_files", sorted(self.report.broken))
