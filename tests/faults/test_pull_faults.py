@@ -262,6 +262,34 @@ def test_what_fails_at_once_is_the_tier1s_fault_and_stops_the_clock(origin: Orig
         assert tier2.status()["last_success"] == before["last_success"]
 
 
+def test_what_is_larger_than_announced_never_reaches_the_disk(
+    origin: Origin, tier2: Tier2, tmp_path: Path
+) -> None:
+    """A hostile tier-1: a file that its page announces as some bytes, and a sidecar, are of hundreds of megabytes."""
+    most = tmp_path / "most"
+    watched = tmp_path / "rsync"
+    # What the stage holds after each transfer, and a partial file is kept to be seen.
+    watched.write_text(
+        f'#!/bin/sh\nrsync --partial "$@"; code=$?\ndu -sb {tier2.fetched} | cut -f1 >> {most}\nexit $code\n'
+    )
+    watched.chmod(0o755)
+    tier2.configure(rsync={**tier2.document["rsync"], "program": str(watched)})
+    tier2.run("sync")
+    for name in PROJECTS:
+        origin.release(name, "3.0")
+    origin.release("gamma-delta", "4.0", size=1_000_000)
+    origin.publish()
+    for pattern in ("alpha-3.0.tar.gz", "beta-3.0-py3-none-any.whl.metadata"):
+        path = next((origin.served / "packages").rglob(pattern))
+        path.unlink()
+        with path.open("wb") as stream:
+            stream.truncate(300 << 20)
+    assert sorted(tier2.run("sync", expect=1)["incomplete"]) == ["alpha", "beta"]
+    assert "gamma_delta-4.0.tar.gz" in tier2.files("gamma-delta")
+    assert max(map(int, most.read_text().split())) < 3_000_000
+    assert tier2.broken() == []
+
+
 def snapshot_of(origin: Origin, name: str) -> Path:
     return origin.served / "pages" / name / os.readlink(origin.served / "pages" / name / "cur")
 

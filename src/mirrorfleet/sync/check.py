@@ -32,7 +32,7 @@ from ..common.names import SIDECAR
 from ..fetch.fetched import Fetched, IncompleteError
 from ..fetch.rsync import Transfer, TransferError
 from ..fetch.upstream import FetchError, upstream
-from ..index.wheels import NoMetadataError, wheel_metadata
+from ..index.wheels import MAX_METADATA, NoMetadataError, wheel_metadata
 from ..served.state import Checked, State
 from ..served.tree import snapshot_problem
 
@@ -167,7 +167,7 @@ class Checker:
         if path.endswith(SIDECAR) and self._write_sidecar(path, sha256):
             return
         if self._transfer:
-            self._pull_again(path, sha256)
+            self._pull_again(path, sha256, item.size if path == item.path else MAX_METADATA)
         elif self._private:
             self._fetch_again(item, path, sha256)
             link_file(self._private / path, self._served / path)
@@ -184,12 +184,12 @@ class Checker:
         write_atomically(self._served / path, data)
         return True
 
-    def _pull_again(self, path: str, sha256: str) -> None:
+    def _pull_again(self, path: str, sha256: str, largest: int) -> None:
         assert self._transfer is not None
         stage = self._config.paths.fetched / "stage"
         remove(stage)
         try:
-            self._transfer.fetch([path], stage)
+            self._transfer.fetch([path], stage, f"--max-size={max(largest, 1)}")
             if regular_size(stage / path) is None or sha256_of(stage / path) != sha256:
                 raise UnrepairedError("the tier above has no good copy either")
             (self._served / path).parent.mkdir(parents=True, exist_ok=True)
