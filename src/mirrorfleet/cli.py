@@ -25,7 +25,8 @@ from .common.log import set_up
 from .common.progress import Progress
 from .common.schema import InvalidDocumentError
 from .served import metrics
-from .served.state import State
+from .served.agreement import agree
+from .served.state import State, is_corrupt, set_aside
 from .served.status import write_status
 from .sync.cache import BadTargetError, purge
 from .sync.check import check
@@ -83,7 +84,7 @@ def _write_metrics(context: Context) -> None:
 
 
 def _sync(context: Context) -> Answer:
-    started = time.time()
+    started = time.monotonic()
     good = False
     context.state.put("refused", None)
     try:
@@ -94,8 +95,8 @@ def _sync(context: Context) -> Answer:
         write_status(context.config, context.state, int(context.state.get("serial") or 0), None)
         raise
     finally:
-        ended = time.time()
-        context.state.put("last_run", {"good": good, "ended": ended, "seconds": ended - started})
+        seconds = time.monotonic() - started
+        context.state.put("last_run", {"good": good, "ended": time.time(), "seconds": seconds})
         _write_metrics(context)
     return good, outcome.summary
 
@@ -194,14 +195,38 @@ def _write(config: Config, options: argparse.Namespace) -> int:
     started = time.monotonic()
     if config.mode not in MODES.get(options.verb, (config.mode,)):
         raise ConfigError(f"{options.config}: mode: {options.verb} is not for mode {config.mode}")
-    with only_one(config.paths.state / "lock") as lock, State(config.database) as state:
+
+    def work(state: State, lock: int) -> Answer:
         progress = Progress(1 if options.progress else 60, lambda now: state.put("progress", now))
         full = getattr(options, "full", False)
-        context = Context(config, state, progress, lock, options.allow_shrink, full)
-        good, summary = WRITING[options.verb](context)
+        agree(config, state)
+        return WRITING[options.verb](Context(config, state, progress, lock, options.allow_shrink, full))
+
+    with only_one(config.paths.state / "lock") as lock:
+        good, summary = _with_state(config, lambda state: work(state, lock))
     seconds = round(time.monotonic() - started, 3)
     print(json.dumps({"verb": options.verb, "good": good, "seconds": seconds, **summary}), flush=True)
     return 0 if good else FAILED
+
+
+def _with_state(config: Config, work: Callable[[State], Answer]) -> Answer:
+    """A corrupt state is set aside, and the work done once more with a new one."""
+    try:
+        with State(config.database) as state:
+            return work(state)
+    except (sqlite3.DatabaseError, ExceptionGroup) as error:
+        if not is_corrupt(error):
+            raise
+        aside = set_aside(config.database)
+        log.error(
+            "state: %s is corrupt and set aside as %s; it is made anew from what is served: %s",
+            config.database,
+            aside,
+            error,
+        )
+    with State(config.database) as state:
+        state.put("set_aside_at", time.time())
+        return work(state)
 
 
 def _purge(directory: Path, what: list[str]) -> int:

@@ -61,8 +61,10 @@ def change(origin: Origin, chance: random.Random, version: int) -> None:
             case 1 if (origin.local / name).exists():
                 origin.facts(name, status="quarantined", reason="malware")
             case 2 if (origin.local / name).exists():
-                origin.facts(name, yanked={f"{version - 1}.0": "because"})
+                for path in sorted((origin.local / name).glob("*-[0-9]*"))[:1]:
+                    origin.facts(name, yanked={path.name: "because"})
             case 3 if (origin.local / name).exists():
+                (origin.local / name / "project.json").unlink(missing_ok=True)
                 for path in sorted((origin.local / name).glob("*-[0-9]*"))[:2]:
                     path.unlink()
             case _:

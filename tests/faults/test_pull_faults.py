@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import sqlite3
+import time
 from pathlib import Path
 from typing import Any
 
@@ -176,6 +177,119 @@ def test_bad_files_at_the_tier1_keep_their_projects_pages(origin: Origin, tier2:
     assert tier2.leftovers() == []
 
 
+def test_a_rotten_project_at_the_tier1_is_set_aside_and_the_clock_goes_on(
+    origin: Origin, tier2: Tier2
+) -> None:
+    tier2.configure(tries_before_set_aside=2)
+    tier2.run("sync")
+    before = tier2.status()
+    for name in ("alpha", "beta"):
+        origin.release(name, "3.0")
+    time.sleep(1.1)  # last-modified has a resolution of a second
+    origin.publish()
+    lost = next((origin.served / "packages").rglob("alpha-3.0.tar.gz"))
+    data = lost.read_bytes()
+    lost.unlink()
+    assert list(tier2.run("sync", expect=1)["incomplete"]) == ["alpha"]
+    assert tier2.status()["last_success"] == before["last_success"]
+    assert tier2.metric("failing_projects") == 1
+    summary = tier2.run("sync")
+    assert list(summary["incomplete"]) == ["alpha"]
+    assert tier2.status()["set_aside"] == ["alpha"]
+    assert tier2.metric("stuck_projects") == 1
+    assert "project alpha is set aside after 2 tries: packages/" in tier2.log
+    assert tier2.status()["last_success"] == origin.status()["last_success"] > before["last_success"]
+    assert tier2.status()["serial"] == origin.status()["serial"]
+    assert "beta-3.0.tar.gz" in tier2.files("beta")
+    assert "alpha-3.0.tar.gz" not in tier2.files("alpha")
+    time.sleep(1.1)
+    origin.release("gamma-delta", "3.0")
+    origin.publish()
+    assert tier2.run("sync")["incomplete"] == {}  # it is not asked for at each run
+    assert "gamma_delta-3.0.tar.gz" in tier2.files("gamma-delta")
+    assert tier2.status()["set_aside"] == ["alpha"]
+    assert tier2.status()["last_success"] == origin.status()["last_success"]
+    lost.write_bytes(data)
+    assert tier2.run("pull", "--full")["changed"] == 1
+    assert tier2.status()["set_aside"] == []
+    same(tier2, origin)
+
+
+def test_a_project_that_is_set_aside_is_tried_again_when_it_changes_or_is_due_and_forgotten_when_gone(
+    origin: Origin, tier2: Tier2, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tier2.configure(tries_before_set_aside=1)
+    tier2.run("sync")
+    for name in PROJECTS:
+        origin.release(name, "3.0")
+    origin.publish()
+    lost = [
+        path
+        for name in ("alpha", "beta", "gamma_delta")
+        for path in origin.served.rglob(f"{name}-3.0.tar.gz")
+    ]
+    kept = [path.read_bytes() for path in lost]
+    for path in lost:
+        path.unlink()
+    assert sorted(tier2.run("sync")["incomplete"]) == PROJECTS
+    for path, data in zip(lost, kept, strict=True):
+        path.write_bytes(data)
+    origin.release("alpha", "4.0")
+    origin.delete("gamma-delta")
+    origin.publish()
+    assert tier2.run("sync")["changed"] == 1
+    assert tier2.status()["set_aside"] == ["beta"]
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + 7300.0)
+    assert tier2.run("sync")["changed"] == 1
+    assert tier2.status()["set_aside"] == []
+    same(tier2, origin)
+
+
+def test_what_fails_at_once_is_the_tier1s_fault_and_stops_the_clock(origin: Origin, tier2: Tier2) -> None:
+    tier2.configure(tries_before_set_aside=1)
+    tier2.run("sync")
+    before = tier2.status()
+    names = [f"many-{number}" for number in range(11)]
+    for name in names:
+        origin.release(name, "1.0")
+    origin.publish()
+    for path in list((origin.served / "packages").rglob("many_*.tar.gz")):
+        path.unlink()
+    for _ in range(2):
+        assert sorted(tier2.run("sync", expect=1)["incomplete"]) == sorted(names)
+        assert tier2.status()["set_aside"] == []
+        assert tier2.status()["last_success"] == before["last_success"]
+
+
+def test_what_is_larger_than_announced_never_reaches_the_disk(
+    origin: Origin, tier2: Tier2, tmp_path: Path
+) -> None:
+    """A hostile tier-1: a file that its page announces as some bytes, and a sidecar, are of hundreds of megabytes."""
+    most = tmp_path / "most"
+    watched = tmp_path / "rsync"
+    # What the stage holds after each transfer, and a partial file is kept to be seen.
+    watched.write_text(
+        f'#!/bin/sh\nrsync --partial "$@"; code=$?\ndu -sb {tier2.fetched} | cut -f1 >> {most}\nexit $code\n'
+    )
+    watched.chmod(0o755)
+    tier2.configure(rsync={**tier2.document["rsync"], "program": str(watched)})
+    tier2.run("sync")
+    for name in PROJECTS:
+        origin.release(name, "3.0")
+    origin.release("gamma-delta", "4.0", size=1_000_000)
+    origin.publish()
+    for pattern in ("alpha-3.0.tar.gz", "beta-3.0-py3-none-any.whl.metadata"):
+        path = next((origin.served / "packages").rglob(pattern))
+        path.unlink()
+        with path.open("wb") as stream:
+            stream.truncate(300 << 20)
+    assert sorted(tier2.run("sync", expect=1)["incomplete"]) == ["alpha", "beta"]
+    assert "gamma_delta-4.0.tar.gz" in tier2.files("gamma-delta")
+    assert max(map(int, most.read_text().split())) < 3_000_000
+    assert tier2.broken() == []
+
+
 def snapshot_of(origin: Origin, name: str) -> Path:
     return origin.served / "pages" / name / os.readlink(origin.served / "pages" / name / "cur")
 
@@ -261,7 +375,7 @@ def test_a_tier1_that_is_down_changes_nothing(tier2: Tier2, daemon: Daemon) -> N
     assert tier2.status()["last_success"] == fresh
 
 
-def test_a_project_that_a_kill_left_switched_but_not_noted_is_taken_again(
+def test_a_project_that_a_kill_left_switched_but_not_noted_is_noted_as_it_is_served(
     origin: Origin, tier2: Tier2
 ) -> None:
     tier2.run("sync")
@@ -277,7 +391,8 @@ def test_a_project_that_a_kill_left_switched_but_not_noted_is_taken_again(
         path.unlink()
     before.rename(state)
     (tier2.served / "pages/_root/cur").unlink()
-    assert tier2.run("sync")["changed"] == 1
+    tier2.run("sync")
+    assert "1 projects are noted as they are served, 0 are not" in tier2.log
     same(tier2, origin)
     tier2.run("sync")
     assert tier2.leftovers() == []

@@ -23,7 +23,7 @@ from mirrorfleet.index.pages import project_json
 from mirrorfleet.index.project import parse_project
 from mirrorfleet.index.versions import newest_versions, release_of
 from mirrorfleet.index.wheels import NoMetadataError, sdist_metadata, wheel_metadata
-from mirrorfleet.sync.bandersnatch import retry_after
+from mirrorfleet.sync.trouble import retry_after
 
 
 def test_the_newest_versions_are_kept_by_pep_440() -> None:

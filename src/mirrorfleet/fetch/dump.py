@@ -132,11 +132,11 @@ class Dump:
 
     def _store(self, name: str, document: dict[str, Any]) -> bool:
         former = self._fetched.document(name)
-        former.pop("last_serial", None)
-        if former == document:
+        last, given = former.pop("last_serial", 0), self._state.serial_given(name)
+        if former == document and last >= given:
             return False
-        # A lost counter restarts at the clock, so that it never falls below what mirrors have seen.
-        serial = int(self._state.get("origin_serial", time.time())) + 1
+        # Never below the clock: should all be lost or restored, mirrors have seen no later one.
+        serial = max(int(self._state.get("origin_serial", 0)), last, given, int(time.time())) + 1
         self._state.put("origin_serial", serial)
         self._fetched.store(name, document, serial)
         return True

@@ -22,14 +22,14 @@ from .upstream import AbsentError, FetchError, Upstream, upstream
 log = logging.getLogger(__name__)
 
 _HOUR = 3600.0
-_DAY = 24 * _HOUR
+LONGEST = 24 * _HOUR  # that anything waits to be asked for again
 _AT_ONCE = 1000  # so that hundreds of thousands of names are not as many tasks
 _NEVER = Seen(0, "")
 
 
 def later(tries: int) -> float:
     """Seconds until something is asked for again that was wanting so often: ever more, up to a day."""
-    return min(_DAY, _HOUR * 2.0 ** min(tries, 10))
+    return min(LONGEST, _HOUR * 2.0 ** min(tries, 10))
 
 
 @dataclass
@@ -113,7 +113,6 @@ class _Projects:
         self._source = Source(means.config, client)
         self._files = Files(means.config, means.state, client, means.progress)
         self._seen, self._brought = means.state.seen(), means.fetched.brought_identities()
-        self._published = means.state.projects()
 
     async def attempt(self, name: str, *, unless_same: bool) -> None:
         former = self._seen.get(name, _NEVER)
@@ -160,11 +159,10 @@ class _Projects:
         """A serial is never given again to other content, whatever upstream does with its own."""
         former = self._fetched.document(name)
         last = former.pop("last_serial", 0)
-        published = self._published.get(name)
-        floor = max(last, published.serial if published else 0)
+        floor = max(last, self._state.serial_given(name))
         if former == document and serial <= floor == last:
             return False
-        changed = former != document
+        changed = former != document or last < floor  # what was published at `floor` is not this document
         given = max(serial, floor + 1 if changed and floor else floor, 1)
         self._fetched.store(name, document, given)
         self._found.newest = max(self._found.newest, given)

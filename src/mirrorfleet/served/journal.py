@@ -16,7 +16,7 @@ middle of a line leaves a broken one, which readers skip: what it announced has 
 import json
 import os
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -112,6 +112,17 @@ class Journal:
         write_atomically(self._root / "head.json", self.head.encode())
         for number in range(former.oldest, oldest):
             remove(self._segment(number))
+
+
+def announced_snapshots(root: Path) -> Iterator[tuple[str, str]]:
+    """Every project and snapshot that a journal announced; the root index has no name. Order and repeats as written."""
+    for segment in sorted(root.glob("*.jsonl")):
+        for line in read_lines(segment.read_bytes())[0]:
+            match line:
+                case ["page", str(name), str(snapshot)]:
+                    yield name, snapshot
+                case ["root", str(snapshot)]:
+                    yield "", snapshot
 
 
 def read_lines(data: bytes) -> tuple[list[list[Any]], int, int]:

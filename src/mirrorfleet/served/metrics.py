@@ -99,6 +99,11 @@ def collect(config: Config, state: State) -> Iterator[Family]:
     yield one(
         "broken_files", "Files found lost or rotten and not yet repaired.", len(state.get("broken_files", []))
     )
+    yield one(
+        "state_set_aside_timestamp_seconds",
+        "When the state was last found corrupt, set aside and made anew.",
+        state.get("set_aside_at"),
+    )
     progress = state.get("progress")
     if progress:
         yield one("run_projects", "Projects that the running or last run has to do.", progress["total"])

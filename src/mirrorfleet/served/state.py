@@ -1,10 +1,11 @@
 """What was published and what is still to do, in one SQLite file that survives a kill at any moment.
 
 The served tree is the truth about pages; the state only says what need not be looked at again and
-what is to be removed. Losing it costs one full pass, never a wrong page.
+what is to be removed. Losing it costs one full pass, never a wrong page (`agreement`).
 """
 
 import json
+import os
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator
@@ -39,6 +40,8 @@ CREATE TABLE IF NOT EXISTS fetching (path TEXT PRIMARY KEY, project TEXT NOT NUL
 CREATE TABLE IF NOT EXISTS seen (
     name TEXT PRIMARY KEY, serial INTEGER NOT NULL, document TEXT NOT NULL, validator TEXT NOT NULL,
     again_after REAL, tries INTEGER NOT NULL) WITHOUT ROWID;
+-- The newest serial of a project that is given and is not that of what is published.
+CREATE TABLE IF NOT EXISTS given (name TEXT PRIMARY KEY, serial INTEGER NOT NULL) WITHOUT ROWID;
 -- Files that upstream lists and that are not served, and since when.
 CREATE TABLE IF NOT EXISTS left_out (
     project TEXT NOT NULL, filename TEXT NOT NULL, reason TEXT NOT NULL, since REAL NOT NULL,
@@ -98,6 +101,29 @@ class LeftOut:
     filename: str
     reason: str
     since: float
+
+
+def is_corrupt(error: BaseException) -> bool:
+    """Whether SQLite says that a file is no database or a spoilt one."""
+    if isinstance(error, BaseExceptionGroup):
+        return any(map(is_corrupt, error.exceptions))
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    return isinstance(error, sqlite3.DatabaseError) and code in (
+        sqlite3.SQLITE_CORRUPT,
+        sqlite3.SQLITE_NOTADB,
+    )
+
+
+def set_aside(path: Path) -> Path:
+    """Keep a corrupt database, and no other than the last, under another name; who calls holds the lock of all runs."""
+    aside = path.with_name(f"{path.name}.corrupt")
+    # Its log first: a new database must not find it.
+    for end in ("-wal", "-shm", ""):
+        there, then = path.with_name(path.name + end), aside.with_name(aside.name + end)
+        then.unlink(missing_ok=True)
+        if there.exists():
+            os.replace(there, then)
+    return aside
 
 
 class State:
@@ -171,7 +197,27 @@ class State:
             (name, published.identity, published.serial, published.snapshot, files, size),
         )
 
+    def note_given(self, name: str, serial: int) -> None:
+        self._db.execute(
+            "INSERT INTO given VALUES (?, ?) ON CONFLICT DO UPDATE SET serial = max(serial, excluded.serial)",
+            (name, serial),
+        )
+
+    def serial_given(self, name: str) -> int:
+        """The newest serial that a project ever had here, 0 where it had none."""
+        row = self._db.execute(
+            "SELECT max(serial) FROM (SELECT serial FROM project WHERE name = :name"
+            " UNION ALL SELECT serial FROM given WHERE name = :name)",
+            {"name": name},
+        ).fetchone()
+        return int(row[0] or 0)
+
     def drop_project(self, name: str) -> None:
+        self._db.execute(
+            "INSERT INTO given SELECT name, serial FROM project WHERE name = ?"
+            " ON CONFLICT DO UPDATE SET serial = max(serial, excluded.serial)",
+            (name,),
+        )
         self._db.execute("DELETE FROM project WHERE name = ?", (name,))
         self._db.execute("DELETE FROM left_out WHERE project = ?", (name,))
 

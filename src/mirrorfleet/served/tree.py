@@ -10,6 +10,7 @@ import hashlib
 import logging
 import os
 import re
+import secrets
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -37,6 +38,9 @@ log = logging.getLogger(__name__)
 BATCH = 256
 ROOT = "_root"
 PAGES = ("simple/index.html", "simple/index.v1_json", "pypi/json")
+_MOMENT = (
+    "journal/moment"  # the word that the last run left in the state, too; empty while a run changes the tree
+)
 
 
 @dataclass
@@ -72,6 +76,33 @@ def snapshot_name(serial: int, contents: dict[str, bytes]) -> str:
     return f"s-{serial}-{digest.hexdigest()[:16]}"
 
 
+def serial_of(snapshot: str) -> int:
+    return int(snapshot.split("-")[1])
+
+
+def current_snapshot(tree: Path, name: str) -> str | None:
+    """The snapshot that a project's `cur` leads to; of ROOT likewise."""
+    try:
+        found = os.readlink(tree / "pages" / name / "cur")
+    except OSError:
+        return None
+    return found if SNAPSHOT.fullmatch(found) else None
+
+
+def leads_to_pages(tree: Path, name: str) -> bool:
+    """Whether who asks for a project is led to its current pages."""
+    return all((tree / directory / name).is_symlink() for directory in ("simple", "pypi"))
+
+
+def are_of_one_moment(tree: Path, state: State) -> bool:
+    """Whether the run that last changed the tree came to its end, and this state is what it left."""
+    try:
+        word = (tree / _MOMENT).read_bytes().decode("ascii", "replace")
+    except FileNotFoundError:
+        return False
+    return word != "" and word == state.get("moment")
+
+
 def _with_compressed(contents: dict[str, bytes]) -> dict[str, bytes]:
     return contents | {f"{page}.gz": pages.compressed(data) for page, data in contents.items()}
 
@@ -90,7 +121,7 @@ def snapshot_problem(directory: Path) -> str | None:
     try:
         snapshot = os.readlink(directory / "cur")
         contents = {page: (directory / snapshot / page).read_bytes() for page in PAGES}
-        if snapshot_name(int(snapshot.split("-")[1]), contents) != snapshot:
+        if snapshot_name(serial_of(snapshot), contents) != snapshot:
             return "rotten"
         for page, data in _with_compressed(contents).items():
             if (directory / snapshot / page).read_bytes() != data:
@@ -113,8 +144,8 @@ class ServedTree:
             (self.root / directory).mkdir(parents=True, exist_ok=True)
         self._journal = Journal(self.root / "journal")
         self._run = state.next_run()
-        self.unfinished = bool(state.get("unfinished"))
-        state.put("unfinished", True)
+        self.unfinished = not are_of_one_moment(self.root, state)
+        self._changing = False
         if self.unfinished:
             for directory in ("", "simple", "pypi", "journal"):
                 remove_temporaries(self.root / directory)
@@ -122,8 +153,24 @@ class ServedTree:
 
     # Projects that come or change
 
+    def _begin(self) -> None:
+        """Before the first change."""
+        if not self._changing:
+            write_atomically(self.root / _MOMENT, b"")
+            self._changing = True
+
+    def _end(self) -> None:
+        """After the last one: what the state is told to be done is on the disk."""
+        if self._changing:
+            sync_file_system(self.root)
+            word = secrets.token_hex(8)
+            write_atomically(self.root / _MOMENT, word.encode())
+            self._state.put("moment", word)
+            self._changing = False
+
     def claim(self, projects: Iterable[Project]) -> None:
         """Note what is about to be linked, so that a kill forgets none of it."""
+        self._begin()
         with self._state.transaction():
             for project in projects:
                 wanted = [Wanted(f.path, f.size, f.sha256) for f in project.files]
@@ -204,10 +251,7 @@ class ServedTree:
         ]
 
     def current(self, name: str) -> str | None:
-        try:
-            return os.readlink(self.pages / name / "cur")
-        except OSError:
-            return None
+        return current_snapshot(self.root, name)
 
     # What left, the root index, deletions
 
@@ -230,7 +274,7 @@ class ServedTree:
         self._remove_projects(gone)
         self._delete_what_is_due()
         self._delete_what_was_never_used()
-        self._state.put("unfinished", False)
+        self._end()
         return self.result
 
     def _publish_root(self, gone: set[str], serial: int) -> None:
@@ -238,6 +282,7 @@ class ServedTree:
         quiet = not (gone or self.result.changed or self.unfinished)
         if quiet and current and self._state.get("root") == [current, serial, pages.RENDERING]:
             return
+        self._begin()
         serials = [(name, project) for name, project in self._state.serials() if name not in gone]
         snapshot = self.write_snapshot(
             ROOT,
@@ -281,6 +326,8 @@ class ServedTree:
 
     def _delete_what_is_due(self) -> None:
         due = [path for path in self._state.due_removals(self._run) if not self._in_use(path)]
+        if due:
+            self._begin()
         self._journal.append(("delete", path) for path in due if path.startswith("packages/"))
         for path in due:
             self.result.deleted += remove(self.root / path)

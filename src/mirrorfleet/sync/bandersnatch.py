@@ -12,11 +12,12 @@ import logging
 import time
 from dataclasses import asdict, replace
 
+from ..common.clock import is_due
 from ..common.guards import RefusedError
 from ..common.names import shown
 from ..fetch.bandersnatch import Client, Run
 from ..fetch.fetched import Fetched
-from ..fetch.projects import Found, Means, ask_for, later, note_what_came
+from ..fetch.projects import LONGEST, Found, Means, ask_for, note_what_came
 from ..fetch.upstream import FetchError, upstream
 from ..fetch.upstream_root import Root, fetch_root
 from ..served.state import Seen
@@ -24,18 +25,12 @@ from ..served.status import write_status
 from ..served.tree import Result
 from .context import Context, Outcome, summary
 from .publish import publish
+from .trouble import is_to_be_tried, many, retry_after
 
 log = logging.getLogger(__name__)
 
-# Above both, failures are upstream's as a whole and no project's own.
-_FEW, _FEW_SHARE = 10, 0.05
 _SAMPLE = 20  # projects a run whose pages are compared although nothing announces a change
 _DISTRUSTED = 7 * 86400.0  # seconds for which every page is compared after one changed unannounced
-
-
-def retry_after(tries: int, allowed: int) -> float:
-    """At every run while tries are left, then ever more rarely, down to once a day."""
-    return 0.0 if tries < allowed else time.time() + later(tries - allowed)
 
 
 class BandersnatchSync:
@@ -205,11 +200,11 @@ class BandersnatchSync:
             if (known := seen.get(name, never)).serial != serial or known.document != brought.get(name, "")
         }
         if ended:
-            due |= {name for name, trouble in troubles.items() if trouble.retry_after <= now}
+            due |= {name for name, trouble in troubles.items() if is_to_be_tried(trouble)}
             due |= {
                 name
                 for name in self._serials
-                if (after := (seen.get(name, never)).again_after) and after <= now
+                if (after := (seen.get(name, never)).again_after) and is_due(after, now, LONGEST)
             }
             due |= {name for name in self._state.projects() if name not in present and name in self._serials}
             rest = self._rest(root, due)
@@ -236,8 +231,10 @@ class BandersnatchSync:
     def _rest(self, root: Root, due: set[str]) -> set[str]:
         """What nothing announces: of serials that tell changes a sample that goes around, else everything."""
         others = sorted(self._serials.keys() - due - self._state.troubles().keys())
-        passed = time.time() - float(self._state.get("serials_distrusted", 0))
-        trusted = root.tells_changes() and not 0 <= passed < _DISTRUSTED
+        now, since = time.time(), float(self._state.get("serials_distrusted", 0))
+        if since > now:  # by a clock that was ahead
+            self._state.put("serials_distrusted", now)
+        trusted = root.tells_changes() and now - since >= _DISTRUSTED
         self._state.put("compared_by_page", 0 if trusted else len(others))
         if not trusted:
             log.info(
@@ -253,7 +250,7 @@ class BandersnatchSync:
     # The judgement
 
     def _many(self) -> float:
-        return max(_FEW, _FEW_SHARE * len(self._serials))
+        return many(len(self._serials))
 
     def _settle(self, ended: bool, found: Found, result: Result) -> bool:
         """Account for every project that is wanting; false when that is impossible and the run just failed."""

@@ -98,7 +98,8 @@ class Above:
         numbers = range(first, head.newest + 1)
         # Asked for with the head; unless it was rotated meanwhile, and then it may have grown before.
         if not (whole and first == head.newest):
-            self._transfer.fetch([f"journal/{segment_name(number)}" for number in numbers], self._copy)
+            segments = (f"journal/{segment_name(number)}" for number in numbers)
+            self._transfer.fetch(segments, self._copy, f"--max-size={MAX_DOCUMENT}")
         changes, consumed, broken = Changes(), 0, 0
         for number in numbers:
             try:

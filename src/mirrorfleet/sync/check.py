@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urljoin
 
+from ..common.clock import elapsed
 from ..common.config import Config
 from ..common.files import (
     link_file,
@@ -31,7 +32,7 @@ from ..common.names import SIDECAR
 from ..fetch.fetched import Fetched, IncompleteError
 from ..fetch.rsync import Transfer, TransferError
 from ..fetch.upstream import FetchError, upstream
-from ..index.wheels import NoMetadataError, wheel_metadata
+from ..index.wheels import MAX_METADATA, NoMetadataError, wheel_metadata
 from ..served.state import Checked, State
 from ..served.tree import snapshot_problem
 
@@ -72,21 +73,26 @@ class Checker:
         projects, files, _ = self._state.totals()
         now, last = time.time(), float(self._state.get("checked_at", 0))
         share = self._config.check_share_per_day
-        passed = now - last if last else 0.0
-        count = files if everything else due(share, files, passed)
+        passed = elapsed(last, now) if last else 0.0
+        # After a pause, or a jump of the clock, a run is not to read everything at once.
+        seconds = min(passed or 0.0, _DAY)
+        count = files if everything else due(share, files, seconds)
         for path in self._state.get("broken_files", []):
             for item in self._state.checked_file(path):
                 self._check_file(item)
         for item in self._next_files(count, everything=everything):
             self._check_file(item)
-        for name in self._next_projects(projects if everything else due(share, projects, passed)):
+        for name in self._next_projects(projects if everything else due(share, projects, seconds)):
             self._check_pages(name)
         swept = float(self._state.get("swept_at", 0))
+        if swept > now:  # by a clock that was ahead
+            swept = now
+            self._state.put("swept_at", now)
         if sweep and (everything or now - swept > _SWEEP_DAYS * _DAY):
             if swept or everything:
                 self._sweep()
             self._state.put("swept_at", now)
-        if everything or count or not last:
+        if everything or count or not last or passed is None:
             # What was due but less than one file goes on adding up.
             self._state.put("checked_at", now)
         self._state.put("broken_files", sorted(self.report.broken))
@@ -161,7 +167,7 @@ class Checker:
         if path.endswith(SIDECAR) and self._write_sidecar(path, sha256):
             return
         if self._transfer:
-            self._pull_again(path, sha256)
+            self._pull_again(path, sha256, item.size if path == item.path else MAX_METADATA)
         elif self._private:
             self._fetch_again(item, path, sha256)
             link_file(self._private / path, self._served / path)
@@ -178,12 +184,12 @@ class Checker:
         write_atomically(self._served / path, data)
         return True
 
-    def _pull_again(self, path: str, sha256: str) -> None:
+    def _pull_again(self, path: str, sha256: str, largest: int) -> None:
         assert self._transfer is not None
         stage = self._config.paths.fetched / "stage"
         remove(stage)
         try:
-            self._transfer.fetch([path], stage)
+            self._transfer.fetch([path], stage, f"--max-size={max(largest, 1)}")
             if regular_size(stage / path) is None or sha256_of(stage / path) != sha256:
                 raise UnrepairedError("the tier above has no good copy either")
             (self._served / path).parent.mkdir(parents=True, exist_ok=True)

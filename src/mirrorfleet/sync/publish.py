@@ -87,7 +87,7 @@ class Publisher:
             if (
                 former
                 and project.serial < former.serial
-                and former.identity.startswith(self._identity_prefix)
+                and (not former.identity or former.identity.startswith(self._identity_prefix))
             ):
                 raise IncompleteError(f"serial {project.serial} is older than the published {former.serial}")
             for file in project.files:

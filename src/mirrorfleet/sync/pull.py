@@ -11,6 +11,7 @@ import json
 import logging
 import time
 
+from ..common.clock import elapsed
 from ..common.config import Config
 from ..common.files import regular_size
 from ..common.guards import require_free_space
@@ -22,6 +23,7 @@ from ..served.status import write_status
 from ..served.tree import Result, ServedTree
 from .changes import Above, Changes
 from .snapshots import Stage
+from .trouble import count, is_to_be_tried, many
 
 log = logging.getLogger(__name__)
 
@@ -38,11 +40,11 @@ class Puller:
         self._above = Above(self._source, self._transfer, config.paths.fetched / "upstream", state)
         self._stage = Stage(config, state, self._transfer, progress)
 
-    def run(self, *, full: bool, allow_shrink: bool) -> Result:
+    def run(self, *, full: bool, allow_shrink: bool) -> tuple[Result, bool]:
         with self._stage:
             return self._pass(full=full, allow_shrink=allow_shrink)
 
-    def _pass(self, *, full: bool, allow_shrink: bool) -> Result:
+    def _pass(self, *, full: bool, allow_shrink: bool) -> tuple[Result, bool]:
         above = self._above.ask()
         self._tree = ServedTree(self._config, self._state, None)
         before = self._state.totals()[0]
@@ -56,8 +58,14 @@ class Puller:
             damaged = self._damaged()
             self._state.put("full_pass_at", time.time())
         else:
-            damaged = set(self._state.get("pull_again", []))
+            failed = {t.name for t in self._state.troubles().values() if is_to_be_tried(t)}
+            damaged = failed | set(self._state.get("pull_again", []))
             changes.pages |= self._transfer.current_snapshots(damaged) if damaged else {}
+            for name in failed - changes.pages.keys() - changes.gone:
+                if self._state.is_published(name):
+                    self._tree.set_back(name, "the tier above has no page of it")
+                else:
+                    changes.gone.add(name)
         gone = {name for name in changes.gone if self._state.is_published(name)} | self._deselected()
         # Refused before anything changes.
         leavers = self._tree.leavers(gone, before, allow_shrink=allow_shrink, what=self._source)
@@ -69,13 +77,30 @@ class Puller:
         self._stage.take(wanted, self._tree)
         leavers += self._tree.strays(lambda: self._state.projects().keys() | changes.pages.keys())
         incomplete = self._tree.result.incomplete
-        serial = self._state.get("serial") if incomplete else above.serial
+        good = self._settle(changes.pages.keys() | changes.gone | set(leavers), incomplete)
+        serial = above.serial if good else self._state.get("serial")
         result = self._tree.finish(leavers, int(serial or 0))
-        self._state.put("pull_again", sorted(incomplete))
         self._state.put("pull_position", position)
         self._state.put("pull_wish", self._wish())
-        write_status(self._config, self._state, int(serial or 0), None if incomplete else above.fetched_at)
-        return result
+        write_status(self._config, self._state, int(serial or 0), above.fetched_at if good else None)
+        return result, good
+
+    def _settle(self, looked_at: set[str], failing: dict[str, str]) -> bool:
+        """Account for every project that is wanting; whether all the others are here, but for those set aside."""
+        allowed = self._config.tries_before_set_aside
+        with self._state.transaction():
+            self._state.clear_trouble(looked_at - failing.keys())
+        if len(failing) > many(self._state.totals()[0]):
+            log.error(
+                "%d projects failed at once: the fault of the tier above, none is counted against",
+                len(failing),
+            )
+            self._state.put("pull_again", sorted(failing))
+            return False
+        self._state.put("pull_again", [])
+        for name, reason in sorted(failing.items()):
+            count(self._state, name, reason, allowed)
+        return all(trouble.tries >= allowed for trouble in self._state.troubles().values())
 
     def _deselected(self) -> set[str]:
         """Looked for among all projects only when the selection is another than at the last pass."""
@@ -101,7 +126,8 @@ class Puller:
         return self._tree.current(name) == snapshot == self._state.published_snapshot(name)
 
     def _full_pass_is_due(self) -> bool:
-        return time.time() - float(self._state.get("full_pass_at", 0)) > self._full_pass_seconds
+        passed = elapsed(float(self._state.get("full_pass_at", 0)), time.time())
+        return passed is None or passed > self._full_pass_seconds
 
     def _damaged(self) -> set[str]:
         """Projects whose own files are not all there: a full pass is an audit too."""
@@ -125,6 +151,7 @@ def pull(
     *,
     full: bool = False,
     allow_shrink: bool = False,
-) -> Result:
+) -> tuple[Result, bool]:
+    """What was changed, and whether everything that the tier above had is here, but for what is set aside."""
     require_free_space(config.paths.served, config.minimum_free_bytes)
     return Puller(config, state, progress, lock).run(full=full, allow_shrink=allow_shrink)

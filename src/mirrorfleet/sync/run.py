@@ -63,7 +63,7 @@ def _sync_origin(context: Context) -> Outcome:
 def _sync_rsync(context: Context) -> Outcome:
     config, state = context.config, context.state
     try:
-        result = pull(
+        result, good = pull(
             config,
             state,
             context.progress,
@@ -75,7 +75,7 @@ def _sync_rsync(context: Context) -> Outcome:
         log.error("%s", error)
         write_status(config, state, int(state.get("serial") or 0), None)
         return Outcome(False, {"error": str(error)})
-    return Outcome(not result.incomplete, summary(result, state))
+    return Outcome(good, summary(result, state))
 
 
 # Cache

@@ -11,16 +11,19 @@ from pathlib import Path
 from typing import Self
 
 from ..common.config import Config
-from ..common.files import regular_size, remove, sha256_of
+from ..common.files import free_bytes, regular_size, remove, sha256_of
 from ..common.guards import require_free_space
 from ..common.names import SIDECAR, shown
 from ..common.progress import Progress
 from ..fetch.fetched import MAX_DOCUMENT, decode_json
 from ..fetch.rsync import Transfer
 from ..index.project import BadDocumentError, Project, parse_simple
+from ..index.wheels import MAX_METADATA
 from ..served.journal import Line
 from ..served.state import State
-from ..served.tree import BATCH, PAGES, Ready, ServedTree, snapshot_name
+from ..served.tree import BATCH, PAGES, Ready, ServedTree, serial_of, snapshot_name
+
+_SMALL = 1 << 16  # bytes; files up to here go together, so that not each size is a transfer of its own
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,11 @@ class Part:
     sha256: str
     size: int
     is_sidecar: bool = False
+
+    @property
+    def largest(self) -> int:
+        """The bytes that it may have on its way here."""
+        return MAX_METADATA if self.is_sidecar else max(self.size, _SMALL)
 
 
 class Stage:
@@ -90,19 +98,33 @@ class Stage:
         self._tree.commit(ready, announced)
 
     def _fetch_parts(self, needed: dict[str, Part]) -> None:
-        """Into one flat directory, which spares both sides three directories a file."""
+        """Into one flat directory, which spares both sides three directories a file.
+
+        What is of about the same size comes together: rsync takes one bound for all that it brings.
+        """
         self._staged: dict[str, Path] = {}
-        flat, names, nested = self._stage / "flat", set[str](), []
-        for path in needed:
+        flat, names = self._stage / "flat", set[str]()
+        alike: dict[tuple[int, bool], list[str]] = {}
+        for path, part in needed.items():
             name = path.rpartition("/")[2]
-            if name in names:
-                nested.append(path)
-                self._staged[path] = self._stage / path
+            self._staged[path] = self._stage / path if name in names else flat / name
+            alike.setdefault((part.largest.bit_length(), name in names), []).append(path)
+            names.add(name)
+        for (_, nested), paths in sorted(alike.items()):
+            largest = max(needed[path].largest for path in paths)
+            if nested:
+                self._fetch(paths, largest, self._stage)
             else:
-                names.add(name)
-                self._staged[path] = flat / name
-        self._transfer.fetch((p for p in needed if p not in nested), flat, "--no-relative")
-        self._transfer.fetch(nested, self._stage)
+                self._fetch(paths, largest, flat, "--no-relative")
+
+    def _fetch(self, paths: list[str], largest: int, target: Path, *options: str) -> None:
+        """Bring files of at most so many bytes, and at once no more than there is room for should all be as large."""
+        served, minimum = self._config.paths.served, self._config.minimum_free_bytes
+        while paths:
+            require_free_space(served, minimum)
+            count = max(1, (free_bytes(served) - minimum) // largest)
+            self._transfer.fetch(paths[:count], target, f"--max-size={largest}", *options)
+            paths = paths[count:]
 
     def _staged_snapshot(self, name: str, snapshot: str) -> Path:
         return self._stage / "pages" / name / snapshot
@@ -114,7 +136,7 @@ class Stage:
             if regular_size(directory / page) is None:
                 raise BadDocumentError(f"{page} did not come")
             contents[page] = (directory / page).read_bytes()
-        if snapshot_name(_serial(snapshot), contents) != snapshot:
+        if snapshot_name(serial_of(snapshot), contents) != snapshot:
             raise BadDocumentError("its pages have another hash")
         return contents
 
@@ -156,10 +178,6 @@ class Stage:
         return ("file", path, part.size if size is None else size, part.sha256)
 
 
-def _serial(snapshot: str) -> int:
-    return int(snapshot.split("-")[1])
-
-
 def _parts(project: Project) -> dict[str, Part]:
     """Everything that a project's pages name: files and sidecars."""
     parts = {}
@@ -172,6 +190,6 @@ def _parts(project: Project) -> dict[str, Part]:
 
 def _project(name: str, snapshot: str, contents: dict[str, bytes]) -> Project:
     project = parse_simple(decode_json(contents["simple/index.v1_json"]))
-    if (project.name, project.serial) != (name, _serial(snapshot)):
+    if (project.name, project.serial) != (name, serial_of(snapshot)):
         raise BadDocumentError(f"it is of {shown(project.name)} at serial {project.serial}")
     return project

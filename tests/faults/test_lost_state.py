@@ -1,0 +1,144 @@
+"""The state is lost, of another moment than the tree, or corrupt: a run makes it anew from what is served."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from faults.fleet import Host, Mirror, Origin, Tier2
+
+PROJECTS = ["alpha", "beta", "gamma-delta"]
+
+
+class Pair:
+    """An origin and what follows it."""
+
+    def __init__(self, origin: Origin, host: Host) -> None:
+        self.origin, self.host = origin, host
+
+    def run(self) -> None:
+        if self.host is not self.origin:
+            self.origin.publish()
+        self.host.run("sync")
+
+
+@pytest.fixture(params=["origin", "mirror", "tier2"])
+def pair(request: pytest.FixtureRequest, origin: Origin) -> Pair:
+    for host in {request.param, "origin"}:
+        request.getfixturevalue(host).configure(maximum_shrink_share=0.5)
+    pair = Pair(origin, request.getfixturevalue(request.param))
+    if isinstance(pair.host, Mirror):
+        pair.host.select([*PROJECTS, "delta"])
+    pair.run()
+    return pair
+
+
+def keep(folder: Path, where: Path) -> Callable[[], None]:
+    """A copy of what is there; and how it comes back."""
+    shutil.copytree(folder, where, symlinks=True)
+
+    def bring_back() -> None:
+        shutil.rmtree(folder)
+        shutil.copytree(where, folder, symlinks=True)
+
+    return bring_back
+
+
+def ends_as_the_origin(pair: Pair) -> None:
+    host, origin = pair.host, pair.origin
+    expected = sorted(path.name for path in origin.local.iterdir())
+    assert host.names() == expected == sorted(link.name for link in (host.served / "simple").glob("[!i]*"))
+    for name in expected:
+        assert sorted(host.files(name)) == sorted(path.name for path in (origin.local / name).glob("*[lz]"))
+    assert host.broken() == []
+    for _ in range(2):
+        pair.run()
+    assert host.broken() == []
+    host.run("check")
+    assert host.broken() == host.leftovers() == []
+
+
+def change(origin: Origin) -> None:
+    origin.release("alpha", "3.0")
+    origin.withdraw("alpha", "1.0")
+    origin.delete("beta")
+
+
+def test_a_state_that_is_lost_is_made_anew_and_what_upstream_removed_leaves(pair: Pair) -> None:
+    change(pair.origin)
+    fresh = pair.host.status()["last_success"]
+    serial = pair.host.status()["serial"]
+    shutil.rmtree(pair.host.state)
+    pair.run()
+    assert "3 projects are noted as they are served" in pair.host.log
+    assert pair.host.status()["serial"] > serial
+    assert pair.host.status()["last_success"] >= fresh
+    ends_as_the_origin(pair)
+
+
+def test_an_older_state_that_is_restored_takes_nothing_away(pair: Pair, tmp_path: Path) -> None:
+    pair.origin.withdraw("gamma-delta", "1.0")
+    pair.run()  # its files are about to be deleted
+    bring_back = keep(pair.host.state, tmp_path / "kept")
+    pair.origin.release("gamma-delta", "1.0")
+    change(pair.origin)
+    pair.run()
+    bring_back()
+    pair.run()
+    ends_as_the_origin(pair)
+
+
+def test_an_older_tree_that_is_restored_is_brought_up_to_date(pair: Pair, tmp_path: Path) -> None:
+    bring_back = keep(pair.host.served, tmp_path / "kept")
+    change(pair.origin)
+    pair.origin.release("delta", "1.0")
+    pair.run()
+    pair.run()
+    bring_back()
+    pair.run()
+    ends_as_the_origin(pair)
+
+
+def test_a_lost_state_keeps_what_a_mirror_says_of_itself_while_upstream_is_away(
+    mirror: Mirror, site: object
+) -> None:
+    mirror.run("sync")
+    before = mirror.status()
+    shutil.rmtree(mirror.state)
+    site.stop()  # type: ignore[attr-defined]
+    mirror.run("sync", expect=1)
+    assert mirror.names() == PROJECTS
+    after = mirror.status()
+    for key in ("serial", "projects", "files", "bytes", "last_success"):
+        assert after[key] == before[key]
+    root = json.loads((mirror.served / "simple/index.v1_json").read_bytes())
+    assert root["meta"]["_last-serial"] == before["serial"]
+
+
+@pytest.mark.parametrize("damage", ["no database", "a page of it", "at its end"])
+def test_a_corrupt_state_is_set_aside_and_made_anew(pair: Pair, damage: str) -> None:
+    database = pair.host.state / "mirrorfleet.sqlite"
+    data = database.read_bytes()
+    for beside in pair.host.state.glob("mirrorfleet.sqlite-*"):
+        beside.unlink()
+    if damage == "no database":
+        spoilt = b"\xff" * len(data)
+    elif damage == "a page of it":
+        spoilt = data[:8192] + b"\xa5" * (len(data) - 8192)
+    else:
+        spoilt = data[: len(data) // 2 // 4096 * 4096]
+    database.write_bytes(spoilt)
+    change(pair.origin)
+    pair.run()
+    assert (pair.host.state / "mirrorfleet.sqlite.corrupt").read_bytes()[:100] == spoilt[:100]
+    assert "is corrupt and set aside" in pair.host.log
+    assert pair.host.metric("state_set_aside_timestamp_seconds") > 0
+    ends_as_the_origin(pair)
+
+
+def test_a_tree_and_a_state_of_one_moment_are_not_compared(tier2: Tier2) -> None:
+    tier2.run("sync")
+    tier2.run("sync")
+    assert "noted as they are served" not in tier2.log
+    assert "full pass" not in tier2.log
