@@ -90,6 +90,8 @@ def _of_a_mirror(folder: Path) -> set[str]:
     )
     with State(config.database) as state:
         state.put("last_run", {"good": True, "ended": 5.0, "seconds": 1.0})
+        state.record_trouble("six", "a wrong hash", 0.0)
+        state.leave_out("six", {"six-1.0.egg": "its sha256 is none"})
         state.put("last_success_at", 5.0)
         metrics.write(config, state)
     return set(re.findall(r"^# TYPE (\w+)", (folder / "m.prom").read_text(), re.MULTILINE))

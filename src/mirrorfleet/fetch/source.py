@@ -183,7 +183,7 @@ class Source:
                 behind = True
         releases = listed if legacy is None else merged(legacy["releases"], listed)
         document = self._document(name, legacy, releases, left_out)
-        if isinstance(versions := given.get("versions"), list) and self._keeps_all():
+        if isinstance(versions := given.get("versions"), list) and versions and self._keeps_all():
             document["versions"] = sorted(spelled_alike(versions).values())
         status = given.get("project-status")
         if isinstance(status, dict) and status.get("status"):
