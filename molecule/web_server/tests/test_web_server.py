@@ -757,13 +757,13 @@ def test_slow_clients_do_not_stop_others(host, mirror, other):
     # as a unit, so that it ends whatever happens
     unit = "slow-clients"
     start = (
-        f"systemd-run --quiet --collect --unit {unit} --property LimitNOFILE=4096 --property RuntimeMaxSec=60 "
+        f"systemd-run --quiet --collect --unit {unit} --property LimitNOFILE=4096 --property RuntimeMaxSec=150 "
         f"python3 /opt/slow_clients.py {mirror.address} {first} {number}"
     )
     held = f"journalctl --unit {unit} --output cat --lines 1 --no-pager"
     try:
         other.shell.check_output(start)
-        deadline = time.monotonic() + 25
+        deadline = time.monotonic() + 100  # on a machine that does other things too
         while not (said := other.shell.check_output(held)).isdigit() or int(said) < number * 0.95:
             assert time.monotonic() < deadline, said
             time.sleep(0.5)
