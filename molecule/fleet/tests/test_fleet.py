@@ -301,7 +301,8 @@ def test_the_status_of_the_fleet_is_one_table_in_which_a_dead_host_is_a_row(clie
         assert (first["name"], first["ssh"]["answers"], first["listed"]) == ("mirror2", False, True)
         (told,) = [line for line in run.output.splitlines() if "no answer by SSH" in line]
         assert re.fullmatch(
-            r"    no answer by SSH since .*: Connection (refused|timed out); redirector saw it serve well \d+ (s|min) ago",
+            r"    no answer by SSH since .*: Connection (refused|timed out); "
+            r"redirector saw it serve well \d+ (s|min) ago",
             told,
         ), told
 
