@@ -118,7 +118,7 @@ class Client:
     def mirror(self) -> Run:
         return self._run("mirror")
 
-    def _require_plugins(self) -> None:
+    def require_plugins(self) -> None:
         """Raise `RefusedError` when a plugin of the configuration is not there.
 
         bandersnatch passes over its name, and fetches what it would leave out. Ours are where our programs are
@@ -142,7 +142,6 @@ class Client:
             )
 
     def _run(self, *arguments: str) -> Run:
-        self._require_plugins()
         return asyncio.run(
             self._supervise([str(self._settings.program), "-c", str(self._settings.config), *arguments])
         )

@@ -51,6 +51,7 @@ class BandersnatchSync:
 
     def run(self) -> Outcome:
         started = time.time()
+        self._client.require_plugins()
         if self._state.get("bandersnatch") != self._client.identity():
             self._state.put("versions", {"bandersnatch": self._client.version()})
             self._state.put("bandersnatch", self._client.identity())
