@@ -214,7 +214,7 @@ def answered_by(shells, path):
     """Where the cache has the answer to this request from, by its log."""
     url = f"https://cache.fleet.test{path}"
     shells["origin"].check_output("curl --silent --fail --output /dev/null --cacert %s %s", CA, url)
-    for _ in range(20):
+    for _ in range(60):
         said = shells["cache"].check_output(
             "grep -F %s /var/log/nginx/access.log | tail -n 1", f'"uri":"{path}"'
         )
