@@ -47,6 +47,11 @@ def own_name(raw: object) -> str:
     return raw
 
 
+def is_sha256(value: object) -> bool:
+    """Whether it is one as pages write it, in lower case."""
+    return isinstance(value, str) and _SHA256.fullmatch(value) is not None
+
+
 def _component(part: str) -> str:
     if part in ("", ".", "..") or "/" in part or "\\" in part:
         raise InvalidNameError(f"not a path component: {shown(part)}")
@@ -94,6 +99,6 @@ def served_path(url: str, filename: str) -> str:
 
 def addressed_path(sha256: str, filename: str) -> str:
     """The path of a file whose upstream has no /packages/ layout, or no upstream at all."""
-    if not _SHA256.fullmatch(sha256):
+    if not is_sha256(sha256):
         raise InvalidNameError(f"not a sha256: {shown(sha256)}")
     return f"packages/{sha256[:2]}/{sha256[2:4]}/{sha256[4:]}/{file_name(filename)}"

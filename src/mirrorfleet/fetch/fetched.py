@@ -45,7 +45,6 @@ class Fetched:
     """bandersnatch brings documents and files for us; what is to be served of them, and of what we brought, is ours."""
 
     def __init__(self, root: Path, *, by_bandersnatch: bool) -> None:
-        self.root = root
         self.web = root / "web"
         self.brought = self.web / "json" if by_bandersnatch else None
         self.documents = self.web / ("project" if by_bandersnatch else "json")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from ..common.progress import Progress
 from ..index.project import BadDocumentError
 from ..index.wheels import MAX_METADATA, NoMetadataError, wheel_metadata
 from ..served.state import State
+from .source import digests_of, entries_of
 from .upstream import FetchError, Upstream
 
 log = logging.getLogger(__name__)
@@ -36,12 +37,6 @@ PROBLEMS = (
 
 class TooLargeError(Exception):
     """The project's kept files exceed max_project_size."""
-
-
-def entries_of(document: Any) -> Iterator[Any]:
-    releases = document.get("releases") if isinstance(document, Mapping) else None
-    for entries in releases.values() if isinstance(releases, dict) else ():
-        yield from entries if isinstance(entries, list) else ()
 
 
 def place(entry: dict[str, Any]) -> str:
@@ -108,9 +103,9 @@ class Files:
         present = regular_size(path)
         if present is None or entry["size"] not in (None, present):
             return False
-        wanted = _digests(entry)
-        former = _digests(one.former)
-        known = _digests(one.brought) or former
+        wanted = digests_of(entry)
+        former = digests_of(one.former)
+        known = digests_of(one.brought) or former
         if "sha256" not in wanted:
             # Without it a file is the one that came from there, by what else upstream says of it.
             if not one.from_former_place or not wanted.items() <= former.items() or "sha256" not in former:
@@ -125,7 +120,7 @@ class Files:
         entry = one.entry
         free = self._config.minimum_free_bytes + (entry["size"] or 0)
         require_free_space(self._config.paths.fetched, free)
-        digests = _digests(entry)
+        digests = digests_of(entry)
         entry["size"], sha256 = await self._client.download(
             entry["url"], self._web / one.place, digests, entry["size"], count
         )
@@ -169,7 +164,7 @@ class _Wanted:
 
     @property
     def is_as_before(self) -> bool:
-        same = _digests(self.entry).get("sha256") == _digests(self.former).get("sha256")
+        same = digests_of(self.entry).get("sha256") == digests_of(self.former).get("sha256")
         return same and self.entry.get("core-metadata") == self.former.get("core-metadata", ...)
 
 
@@ -179,11 +174,6 @@ def _by_name(document: Any) -> dict[str, dict[str, Any]]:
         for entry in entries_of(document)
         if isinstance(entry, dict) and isinstance(entry.get("filename"), str)
     }
-
-
-def _digests(entry: Mapping[str, Any]) -> dict[str, Any]:
-    digests = entry.get("digests")
-    return digests if isinstance(digests, dict) else {}
 
 
 def _own_metadata(wheel: Path, filename: str) -> str:

@@ -15,8 +15,8 @@ from ..common.names import InvalidNameError
 from ..common.progress import Progress
 from ..served.state import Seen, State
 from .fetched import Fetched
-from .files import PROBLEMS, Files, TooLargeError, entries_of, place
-from .source import Said, Source
+from .files import PROBLEMS, Files, TooLargeError, place
+from .source import Said, Source, entries_of
 from .upstream import AbsentError, FetchError, Upstream, upstream
 
 log = logging.getLogger(__name__)

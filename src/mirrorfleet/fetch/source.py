@@ -6,13 +6,13 @@ document decides.
 """
 
 import logging
-import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import urljoin
 
 from ..common.config import Config
-from ..common.names import InvalidNameError, file_name, shown
+from ..common.names import InvalidNameError, file_name, is_sha256, shown
 from ..index.project import clean_text
 from ..index.versions import newest_releases, release_among, spelled_alike
 from .filters import kept_releases
@@ -21,7 +21,6 @@ from .upstream import SIMPLE_JSON, AbsentError, FetchError, Upstream
 log = logging.getLogger(__name__)
 
 Releases = dict[str, list[dict[str, Any]]]
-_SHA256 = re.compile(r"[0-9a-f]{64}")
 _ACCEPT = f"{SIMPLE_JSON}, text/html;q=0.1"
 # Not of what is to be served: each fetcher counts its own serials, and `urls` is said by `releases`.
 _NOT_KEPT = ("last_serial", "urls", "left-out", "versions")
@@ -102,7 +101,7 @@ def merged(legacy: dict[str, Any], simple: Releases) -> Releases:
         for entry in entries if isinstance(entries, list) else ():
             other = listed.pop(entry.get("filename"), None) if isinstance(entry, dict) else None
             if other:
-                digests = {**_digests(entry), **other["digests"]}
+                digests = {**digests_of(entry), **other["digests"]}
                 releases.setdefault(version, []).append({**entry, **other, "digests": digests})
     for version, entries in simple.items():
         for entry in entries:
@@ -111,7 +110,14 @@ def merged(legacy: dict[str, Any], simple: Releases) -> Releases:
     return releases
 
 
-def _digests(entry: dict[str, Any]) -> dict[str, Any]:
+def entries_of(document: Any) -> Iterator[Any]:
+    """The entries of a legacy document's files, whatever they are."""
+    releases = document.get("releases") if isinstance(document, Mapping) else None
+    for entries in releases.values() if isinstance(releases, dict) else ():
+        yield from entries if isinstance(entries, list) else ()
+
+
+def digests_of(entry: Mapping[str, Any]) -> dict[str, Any]:
     digests = entry.get("digests")
     return digests if isinstance(digests, dict) else {}
 
@@ -123,7 +129,7 @@ def usable_entries(name: str, entries: Any, base: str, left_out: LeftOut) -> lis
         filename: Any = entry.get("filename") if isinstance(entry, dict) else entry
         try:
             url = urljoin(base, entry["url"])
-            sha256, size = _digests(entry).get("sha256"), entry.get("size")
+            sha256, size = digests_of(entry).get("sha256"), entry.get("size")
             file_name(filename)
         except InvalidNameError:
             left_out.add(name, filename, "its name cannot be a file's on this host")
@@ -135,10 +141,10 @@ def usable_entries(name: str, entries: Any, base: str, left_out: LeftOut) -> lis
             left_out.add(name, filename, "its URL is none of http")
         elif size is not None and (type(size) is not int or size < 0):
             left_out.add(name, filename, "its size is none")
-        elif sha256 is not None and not _SHA256.fullmatch(str(sha256)):
+        elif sha256 is not None and not is_sha256(sha256):
             left_out.add(name, filename, "its sha256 is none")
         else:
-            usable.append({**entry, "url": url, "size": size, "digests": _digests(entry)})
+            usable.append({**entry, "url": url, "size": size, "digests": digests_of(entry)})
     return usable
 
 
@@ -249,11 +255,5 @@ def _covers(legacy: dict[str, Any] | None, listed: Releases, serial: int | None)
     """Whether a legacy document is as new as the page that lists these files, by its serial and by its files."""
     if legacy is None or (_serial(legacy.get("last_serial")) or 0) < (serial or 0):
         return False
-    named = {
-        entry.get("filename")
-        for entries in legacy["releases"].values()
-        if isinstance(entries, list)
-        for entry in entries
-        if isinstance(entry, dict)
-    }
+    named = {entry.get("filename") for entry in entries_of(legacy) if isinstance(entry, dict)}
     return all(entry["filename"] in named for entries in listed.values() for entry in entries)

@@ -10,11 +10,10 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..common.names import InvalidNameError, served_path, shown
+from ..common.names import InvalidNameError, is_sha256, served_path, shown
 
 log = logging.getLogger(__name__)
 
-_SHA256 = re.compile(r"[0-9a-f]{64}")
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,6})?Z")
 # bandersnatch cannot read an entry without upload time, so the legacy document says this for "unknown".
 UNKNOWN_TIME = "1970-01-01T00:00:00.000000Z"
@@ -111,7 +110,7 @@ def parse_file(entry: Any, version: str) -> File:
     path = served_path(url, filename)
     digests = entry.get("digests")
     sha256 = digests.get("sha256") if isinstance(digests, dict) else None
-    if not isinstance(sha256, str) or not _SHA256.fullmatch(sha256):
+    if not isinstance(sha256, str) or not is_sha256(sha256):
         raise BadDocumentError(f"no sha256 for {shown(filename)}")
     size = entry.get("size")
     if type(size) is not int or size < 0:
@@ -127,7 +126,7 @@ def parse_file(entry: Any, version: str) -> File:
         requires_python=clean_text(entry.get("requires_python")),
         yanked=_yanked(entry),
         upload_time=_upload_time(entry),
-        core_metadata=core if isinstance(core, str) and _SHA256.fullmatch(core) else None,
+        core_metadata=core if is_sha256(core) else None,
         provenance=clean_url(entry.get("provenance")),
         source=clean_text(entry.get("source")),
         legacy={key: value for key, value in entry.items() if key != "source"},
@@ -193,11 +192,7 @@ def _simple_file(entry: Any) -> File:
         core_metadata=core.get("sha256"),
     )
     digests = [file.sha256] if file.core_metadata is None else [file.sha256, file.core_metadata]
-    if (
-        type(file.size) is not int
-        or file.size < 0
-        or not all(_SHA256.fullmatch(digest) for digest in digests)
-    ):
+    if type(file.size) is not int or file.size < 0 or not all(is_sha256(digest) for digest in digests):
         raise BadDocumentError(f"size or hash of {shown(filename)}")
     return file
 

@@ -95,6 +95,9 @@ class Seen:
     tries: int = 0
 
 
+NEVER = Seen(-1, "")  # of what was not asked for yet; no index gives such a serial
+
+
 @dataclass(frozen=True)
 class LeftOut:
     project: str
