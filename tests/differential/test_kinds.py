@@ -25,6 +25,12 @@ def upstream(request: pytest.FixtureRequest) -> Iterator[Upstream]:
     upstream.stop()
 
 
+@pytest.fixture
+def many(upstream: Upstream) -> list[str]:
+    """More projects than a sample has."""
+    return [upstream.release(f"many{number}", "1.0").name for number in range(2 * _SAMPLE)]
+
+
 def versions(host: Host, name: str) -> list[str]:
     return sorted(filename.split("-")[1] for filename in host.files(name))
 
@@ -58,10 +64,8 @@ def test_what_changes_under_serials_that_do_not_tell_arrives_and_its_cost_is_sai
 
 
 def test_serials_that_tell_changes_cost_a_sample_and_not_every_page(
-    upstream: Upstream, tier1_of: Tier1
+    upstream: Upstream, many: list[str], tier1_of: Tier1
 ) -> None:
-    for number in range(2 * _SAMPLE):
-        upstream.release(f"many{number}", "1.0")
     mirror = tier1_of(upstream.url)
     mirror.run("sync")
     upstream.asked.clear()
@@ -72,14 +76,12 @@ def test_serials_that_tell_changes_cost_a_sample_and_not_every_page(
 
 
 def test_a_change_that_no_serial_announces_is_found_and_from_then_on_all_are(
-    upstream: Upstream, tier1_of: Tier1
+    upstream: Upstream, many: list[str], tier1_of: Tier1
 ) -> None:
-    for number in range(2 * _SAMPLE):
-        upstream.release(f"many{number}", "1.0")
     mirror = tier1_of(upstream.url)
     mirror.run("sync")
-    for number in range(2 * _SAMPLE):
-        project = upstream.projects[f"many{number}"]
+    for name in many:
+        project = upstream.projects[name]
         serial = project.serial
         upstream.release(project.display, "2.0")
         project.serial = serial
@@ -87,7 +89,7 @@ def test_a_change_that_no_serial_announces_is_found_and_from_then_on_all_are(
     mirror.run("sync")
     assert "upstream's serials do not tell changes" in mirror.log
     assert mirror.run("sync")["good"]
-    assert all(versions(mirror, f"many{number}") == ["1.0", "2.0"] for number in range(2 * _SAMPLE))
+    assert all(versions(mirror, name) == ["1.0", "2.0"] for name in many)
 
 
 def test_an_upstream_that_was_restored_is_followed_without_a_person(

@@ -13,7 +13,7 @@ from typing import Any
 from ..common.config import Config
 from ..common.names import InvalidNameError
 from ..common.progress import Progress
-from ..served.state import Seen, State
+from ..served.state import NEVER, Seen, State
 from .fetched import Fetched
 from .files import PROBLEMS, Files, TooLargeError, place
 from .source import Said, Source, entries_of
@@ -24,7 +24,6 @@ log = logging.getLogger(__name__)
 _HOUR = 3600.0
 LONGEST = 24 * _HOUR  # that anything waits to be asked for again
 _AT_ONCE = 1000  # so that hundreds of thousands of names are not as many tasks
-_NEVER = Seen(0, "")
 
 
 def later(tries: int) -> float:
@@ -101,9 +100,13 @@ def note_what_came(state: State, fetched: Fetched) -> None:
     """Of what bandersnatch brought and nobody looked at yet: what of it will not be served is to leave again."""
     seen = state.seen()
     for name, stamp in fetched.brought_identities().items():
-        if seen.get(name, _NEVER).document != stamp:
-            with state.transaction():
-                state.begin_fetching(name, _places(fetched.brought_document(name)))
+        if seen.get(name, NEVER).document != stamp:
+            _note(state, name, fetched.brought_document(name))
+
+
+def _note(state: State, name: str, brought: Any) -> None:
+    with state.transaction():
+        state.begin_fetching(name, _places(brought))
 
 
 class _Projects:
@@ -115,7 +118,7 @@ class _Projects:
         self._seen, self._brought = means.state.seen(), means.fetched.brought_identities()
 
     async def attempt(self, name: str, *, unless_same: bool) -> None:
-        former = self._seen.get(name, _NEVER)
+        former = self._seen.get(name, NEVER)
         now = replace(former, serial=self._serials.get(name, 0), document=self._brought.get(name, ""))
         self._found.asked.add(name)
         self._fetched.remove_pages(name)
@@ -143,6 +146,8 @@ class _Projects:
     async def _take(self, name: str, former: Seen, now: Seen, validator: str) -> Said | None:
         """What upstream says, with all its files here and what is to be served of it stored."""
         brought = self._fetched.brought_document(name)
+        if now.document != former.document:
+            _note(self._state, name, brought)
         said = await self._source.ask(name, brought, validator)
         if said is None:
             return None

@@ -316,6 +316,12 @@ class State:
         rows = self._db.execute("SELECT name, tries, since, retry_after, reason FROM trouble")
         return {row[0]: Trouble(*row) for row in rows}
 
+    def trouble(self, name: str) -> Trouble | None:
+        row = self._db.execute(
+            "SELECT name, tries, since, retry_after, reason FROM trouble WHERE name = ?", (name,)
+        ).fetchone()
+        return None if row is None else Trouble(*row)
+
     def record_trouble(self, name: str, reason: str, retry_after: float) -> None:
         self._db.execute(
             "INSERT INTO trouble VALUES (?, 1, ?, ?, ?) ON CONFLICT DO UPDATE SET tries = tries + 1,"

@@ -20,12 +20,12 @@ from ..fetch.fetched import Fetched
 from ..fetch.projects import LONGEST, Found, Means, ask_for, note_what_came
 from ..fetch.upstream import FetchError, upstream
 from ..fetch.upstream_root import Root, fetch_root
-from ..served.state import Seen
+from ..served.state import NEVER
 from ..served.status import write_status
 from ..served.tree import Result
 from .context import Context, Outcome, summary
 from .publish import publish
-from .trouble import is_to_be_tried, many, retry_after
+from .trouble import count, is_to_be_tried, many
 
 log = logging.getLogger(__name__)
 
@@ -73,7 +73,6 @@ class BandersnatchSync:
         self._note_serial(root)
         self._restart_when_the_wish_changed()
         whole, ended = self._mirror(root)
-        note_what_came(self._state, self._fetched)
         found = self._ask(root, ended)
         refused = self._let_absent_leave(found)
         if ended and len(found.failed) <= self._many():
@@ -170,9 +169,8 @@ class BandersnatchSync:
         resumed = self._client.has_todo()
         run = self._client.mirror()
         if resumed and self._reached(run, 0):
-            note_what_came(
-                self._state, self._fetched
-            )  # the next one may replace documents that this one brought
+            # The next one may replace documents that this one brought.
+            note_what_came(self._state, self._fetched)
             run = self._client.mirror()
         if self._reached(run, newest):
             return True, True
@@ -194,18 +192,17 @@ class BandersnatchSync:
         seen, brought = self._state.seen(), self._fetched.brought_identities()
         present, now = self._fetched.identities()[0], time.time()
         troubles = self._state.troubles()
-        never = Seen(-1, "")
         due = {
             name
             for name, serial in self._serials.items()
-            if (known := seen.get(name, never)).serial != serial or known.document != brought.get(name, "")
+            if (known := seen.get(name, NEVER)).serial != serial or known.document != brought.get(name, "")
         }
         if ended:
             due |= {name for name, trouble in troubles.items() if is_to_be_tried(trouble)}
             due |= {
                 name
                 for name in self._serials
-                if (after := (seen.get(name, never)).again_after) and is_due(after, now, LONGEST)
+                if (after := (seen.get(name, NEVER)).again_after) and is_due(after, now, LONGEST)
             }
             due |= {name for name in self._state.projects() if name not in present and name in self._serials}
             rest = self._rest(root, due)
@@ -272,23 +269,17 @@ class BandersnatchSync:
         return True
 
     def _count(self, failing: dict[str, str]) -> None:
-        allowed, brought = self._config.tries_before_set_aside, self._fetched.brought_identities()
-        troubles, seen = self._state.troubles(), self._state.seen()
+        seen, brought = self._state.seen(), self._fetched.brought_identities()
         for name, reason in sorted(failing.items()):
-            former = troubles.get(name)
-            tries = former.tries + 1 if former else 1
             self._failures[name] = reason
-            now = Seen(self._serials.get(name, 0), brought.get(name, ""))
+            count(self._state, name, reason, self._config.tries_before_set_aside)
+            former = seen.get(name, NEVER)
+            now = replace(
+                former, serial=self._serials.get(name, 0), document=brought.get(name, ""), validator=""
+            )
             with self._state.transaction():
-                self._state.record_trouble(name, reason, retry_after(tries, allowed))
                 # From here on it is its trouble that has it asked for, or a change.
-                self._state.see(
-                    name, replace(seen.get(name, now), serial=now.serial, document=now.document, validator="")
-                )
-            if tries >= allowed:
-                log.error("project %s is set aside after %d tries: %s", name, tries, reason)
-            else:
-                log.warning("project %s failed, try %d of %d: %s", name, tries, allowed, reason)
+                self._state.see(name, now)
 
     def _pending(self) -> set[str]:
         """Projects that failed and still have tries left."""

@@ -29,7 +29,7 @@ def is_to_be_tried(trouble: Trouble) -> bool:
 
 def count(state: State, name: str, reason: str, allowed: int) -> None:
     """Note that a project failed once more, and say so."""
-    former = state.troubles().get(name)
+    former = state.trouble(name)
     tries = former.tries + 1 if former else 1
     with state.transaction():
         state.record_trouble(name, reason, retry_after(tries, allowed))
