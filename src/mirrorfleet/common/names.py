@@ -47,9 +47,9 @@ def own_name(raw: object) -> str:
     return raw
 
 
-def is_sha256(value: object) -> bool:
-    """Whether it is one as pages write it, in lower case."""
-    return isinstance(value, str) and _SHA256.fullmatch(value) is not None
+def is_sha256(text: str) -> bool:
+    """Whether it is one as pages write it, in lower case; TypeError for what is no text."""
+    return _SHA256.fullmatch(text) is not None
 
 
 def _component(part: str) -> str:

@@ -141,7 +141,7 @@ def usable_entries(name: str, entries: Any, base: str, left_out: LeftOut) -> lis
             left_out.add(name, filename, "its URL is none of http")
         elif size is not None and (type(size) is not int or size < 0):
             left_out.add(name, filename, "its size is none")
-        elif sha256 is not None and not is_sha256(sha256):
+        elif sha256 is not None and not is_sha256(str(sha256)):
             left_out.add(name, filename, "its sha256 is none")
         else:
             usable.append({**entry, "url": url, "size": size, "digests": digests_of(entry)})

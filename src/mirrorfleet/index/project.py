@@ -126,7 +126,7 @@ def parse_file(entry: Any, version: str) -> File:
         requires_python=clean_text(entry.get("requires_python")),
         yanked=_yanked(entry),
         upload_time=_upload_time(entry),
-        core_metadata=core if is_sha256(core) else None,
+        core_metadata=core if isinstance(core, str) and is_sha256(core) else None,
         provenance=clean_url(entry.get("provenance")),
         source=clean_text(entry.get("source")),
         legacy={key: value for key, value in entry.items() if key != "source"},
