@@ -405,7 +405,7 @@ def hindrances(index: Index, found: dict[str, Any]) -> dict[str, list[str]]:
             "X-PyPI-Last-Serial does not come with /pypi/NAME/json: a proxy or cache in front of the index strips it, "
             "and bandersnatch takes every page for stale"
         )
-    origin = [] if "v1+json" in found["formats"] else ["the index has no PEP 691 JSON"]
+    origin = [] if pages else ["the index has no PEP 691 JSON"]
     cache = [
         f"files are redirected to {place}, which has no TLS, and a cache does not follow there"
         for place in found["file_redirects"]

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from ..common.names import is_sha256
 from .client import (
     HTML,
     HTML_V1,
@@ -119,7 +120,7 @@ class Conformance:
         found = Links(answer.content().decode("utf-8", "replace"))
         self.links, self.html_version = found.files, found.version
         for name, given in self.links.items():
-            if not re.fullmatch(r"[0-9a-f]{64}", given["sha256"] or ""):
+            if not is_sha256(given["sha256"] or ""):
                 raise CheckError(f"{self.page} links to {shown(name)} without sha256")
 
     async def _same_files(self) -> None:

@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import Any
 from urllib.parse import unquote, urljoin, urlsplit
 
+from ..common.names import is_sha256
 from .client import JSON_V1, Answer, CheckError, Line, shown
 from .reach import Reach
 
@@ -86,7 +87,7 @@ def files_of(document: dict[str, Any], project: str, page: str, base: str = "") 
     for entry in entries:
         hashes = entry.get("hashes") if isinstance(entry, dict) else None
         sha256 = str(hashes.get("sha256")) if isinstance(hashes, dict) else ""
-        if not re.fullmatch(r"[0-9a-f]{64}", sha256):
+        if not is_sha256(sha256):
             raise CheckError(f"{page} names a file without sha256: {shown(entry)}")
         url, name, size = entry.get("url"), entry.get("filename"), entry.get("size")
         if not isinstance(url, str) or not isinstance(name, str):

@@ -5,11 +5,9 @@ either was told. A run that changes something leaves a word in both that no othe
 same one, every project's current pages are compared with what is noted.
 """
 
-import calendar
 import json
 import logging
 import time
-from pathlib import Path
 
 from ..common.config import Config
 from ..common.files import entries
@@ -17,6 +15,7 @@ from ..common.names import InvalidNameError, own_name
 from ..index.project import BadDocumentError, Project, parse_simple
 from .journal import announced_snapshots
 from .state import Published, State, Wanted
+from .status import last_modified
 from .tree import (
     PAGES,
     ROOT,
@@ -146,7 +145,7 @@ class _Agreement:
         state, published = self._state, dict(self._state.serials())
         reached = serial_of(root) if root else 0
         newest = max(self._given.values(), default=0)
-        stamp = _last_modified(self._tree)
+        stamp = last_modified(self._tree)
         with state.transaction():
             for name, serial in self._given.items():
                 if name != ROOT and serial > published.get(name, 0):
@@ -163,11 +162,3 @@ class _Agreement:
                 state.put("last_success", time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(stamp)))
             if not state.get("swept_at"):
                 state.put("swept_at", 1.0)  # what a lost state was to remove nobody names
-
-
-def _last_modified(tree: Path) -> float | None:
-    try:
-        stamp = (tree / "last-modified").read_text("ascii").strip()
-        return float(calendar.timegm(time.strptime(stamp, "%Y%m%dT%H:%M:%S")))
-    except (OSError, ValueError):
-        return None

@@ -1,8 +1,10 @@
 """The public status documents: last-modified (PEP 381) and mirror.json."""
 
+import calendar
 import json
 import platform
 import time
+from pathlib import Path
 from typing import Any
 
 from .. import __version__
@@ -38,6 +40,19 @@ def status_document(config: Config, state: State, serial: int) -> dict[str, Any]
     }
 
 
+_STAMP = "%Y%m%dT%H:%M:%S"  # PEP 381
+
+
+def last_modified(tree: Path) -> float | None:
+    """When whose tree this is last had everything, in Unix seconds; None where it does not say."""
+    try:
+        return float(
+            calendar.timegm(time.strptime((tree / "last-modified").read_text("ascii").strip(), _STAMP))
+        )
+    except (OSError, ValueError):
+        return None
+
+
 def write_status(config: Config, state: State, serial: int, fetched_at: float | None) -> None:
     """Only a run that reached upstream, begun at `fetched_at`, moves last-modified."""
     served = config.paths.served
@@ -46,7 +61,7 @@ def write_status(config: Config, state: State, serial: int, fetched_at: float | 
     if fetched_at is not None:
         state.put("last_success_at", fetched_at)
         state.put("last_success", time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(fetched_at)))
-        stamp = time.strftime("%Y%m%dT%H:%M:%S\n", time.gmtime(fetched_at))
+        stamp = time.strftime(f"{_STAMP}\n", time.gmtime(fetched_at))
         write_atomically(served / "last-modified", stamp.encode())
     document = status_document(config, state, serial)
     write_atomically(served / "mirror.json", json.dumps(document, indent=2).encode() + b"\n")

@@ -1,6 +1,5 @@
 """What changed at the tier above since the last pass, by its change journal."""
 
-import calendar
 import json
 import logging
 import time
@@ -15,6 +14,7 @@ from ..fetch.fetched import MAX_DOCUMENT
 from ..fetch.rsync import Transfer, TransferError
 from ..served.journal import BadJournalError, Head, parse_head, read_lines, segment_name
 from ..served.state import State
+from ..served.status import last_modified
 from ..served.tree import SNAPSHOT
 
 log = logging.getLogger(__name__)
@@ -80,12 +80,8 @@ class Above:
 
     def _last_modified(self) -> float | None:
         """When the tier above last had everything: later is impossible for us, and for it as well."""
-        try:
-            stamp = (self._copy / "last-modified").read_text("ascii").strip()
-            at = calendar.timegm(time.strptime(stamp, "%Y%m%dT%H:%M:%S"))
-        except (OSError, ValueError):
-            return None
-        return min(float(at), time.time())
+        at = last_modified(self._copy)
+        return None if at is None else min(at, time.time())
 
     def follow(self, head: Head) -> tuple[Changes | None, dict[str, Any]]:
         """The changes since the last pass, None when the journal does not tell; and where to go on."""
