@@ -27,13 +27,14 @@ def sha256(data: bytes) -> str:
 METADATA = b"Metadata-Version: 2.4\nName: six\nVersion: 1.0\n"
 
 
-def wheel(metadata: bytes = METADATA) -> bytes:
+def wheel(metadata: bytes = METADATA, **others: bytes) -> bytes:
     """The same bytes each time."""
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w") as archive:
         for name, data in (
             ("six.py", b"a module of some bytes " * 20),
             ("six-1.0.dist-info/METADATA", metadata),
+            *others.items(),
         ):
             archive.writestr(zipfile.ZipInfo(name), data)
     return file.getvalue()

@@ -262,10 +262,11 @@ def test_core_metadata_that_the_trusted_index_lacks_is_the_wheels_own(sandbox: S
         (b"no wheel", None),
         (wheel().replace(b"six-1.0.dist-info/METADATA", b"six-1.0.dist-info/METATADA"), None),
         (wheel().replace(b"six.py", b"s/x.py"), METADATA),
+        (wheel(**{"vendored-2.dist-info/METADATA": b"of another"}), METADATA),
     ],
 )
 def test_the_metadata_of_a_wheel(data: bytes, found: bytes | None) -> None:
-    assert own_metadata(data) == found
+    assert own_metadata(data, WHEEL) == found
 
 
 def test_html_says_what_json_says(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,7 @@ from mirrorfleet.common.files import prune_empty_parents, replace_symlink, write
 from mirrorfleet.common.guards import BusyError, RefusedError, Shrinking, only_one, require_free_space
 from mirrorfleet.common.log import set_up
 from mirrorfleet.common.progress import Snapshot, human_bytes, human_time, line
+from mirrorfleet.common.wheels import NoMetadataError, sdist_metadata, wheel_metadata
 from mirrorfleet.fetch.filters import is_excluded, kept_releases
 from mirrorfleet.fetch.source import LeftOut, page_releases
 from mirrorfleet.fetch.upstream import FetchError
@@ -22,7 +23,6 @@ from mirrorfleet.fetch.upstream_root import parse_root
 from mirrorfleet.index.pages import project_json
 from mirrorfleet.index.project import parse_project
 from mirrorfleet.index.versions import newest_versions, release_of
-from mirrorfleet.index.wheels import NoMetadataError, sdist_metadata, wheel_metadata
 from mirrorfleet.sync.trouble import retry_after
 
 

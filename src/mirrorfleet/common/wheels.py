@@ -10,7 +10,7 @@ from pathlib import Path
 from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion, Version
 
-from ..common.names import shown
+from .names import shown
 
 MAX_METADATA = 16 << 20  # a longer METADATA is a bomb, not a description
 
@@ -19,14 +19,15 @@ class NoMetadataError(Exception):
     """The file carries no usable metadata."""
 
 
-def wheel_metadata(path: Path, filename: str | None = None) -> bytes:
+def wheel_metadata(wheel: Path | io.BytesIO, filename: str = "") -> bytes:
     """The bytes of METADATA of the wheel's own dist-info, which is of the project and version that its name states.
 
-    NoMetadataError where it has none, or one that speaks of something else (PEP 427, PEP 643).
+    `filename` is that of one that has no path. NoMetadataError where it has none, or one that speaks of something else
+    (PEP 427, PEP 643).
     """
-    stated = _stated(filename or path.name)
+    stated = _stated(wheel.name if isinstance(wheel, Path) else filename)
     try:
-        with zipfile.ZipFile(path) as archive:
+        with zipfile.ZipFile(wheel) as archive:
             found = [
                 entry
                 for entry in archive.infolist()

@@ -16,8 +16,8 @@ from ..common.files import regular_size, sha256_of
 from ..common.guards import require_free_space
 from ..common.names import SIDECAR, InvalidNameError, addressed_path, fits_a_sidecar, served_path
 from ..common.progress import Progress
+from ..common.wheels import MAX_METADATA, NoMetadataError, wheel_metadata
 from ..index.project import BadDocumentError
-from ..index.wheels import MAX_METADATA, NoMetadataError, wheel_metadata
 from ..served.state import State
 from .source import digests_of, entries_of
 from .upstream import FetchError, Upstream
@@ -136,7 +136,7 @@ class Files:
         sidecar = path.with_name(path.name + SIDECAR)
         if regular_size(sidecar) is not None and sha256_of(sidecar) == sha256:
             return True
-        if entry["filename"].endswith(".whl") and _own_metadata(path, entry["filename"]) == sha256:
+        if entry["filename"].endswith(".whl") and _own_metadata(path) == sha256:
             return True
         parts = urlsplit(entry["url"])
         url = parts._replace(path=parts.path + SIDECAR, fragment="").geturl()
@@ -176,9 +176,9 @@ def _by_name(document: Any) -> dict[str, dict[str, Any]]:
     }
 
 
-def _own_metadata(wheel: Path, filename: str) -> str:
+def _own_metadata(wheel: Path) -> str:
     try:
-        return hashlib.sha256(wheel_metadata(wheel, filename)).hexdigest()
+        return hashlib.sha256(wheel_metadata(wheel)).hexdigest()
     except NoMetadataError:
         return ""
 

@@ -23,9 +23,9 @@ from packaging.version import InvalidVersion, Version
 
 from ..common.files import entries
 from ..common.names import InvalidNameError, addressed_path, project_name, shown
+from ..common.wheels import NoMetadataError, headers, sdist_metadata, wheel_metadata
 from ..index.project import BadDocumentError
 from ..index.versions import newest_releases
-from ..index.wheels import NoMetadataError, headers, sdist_metadata, wheel_metadata
 from .fetched import read_json
 
 log = logging.getLogger(__name__)

@@ -6,15 +6,13 @@ Which projects and files are looked at is drawn anew each time from a source tha
 import hashlib
 import io
 import random
-import re
 import time
-import zipfile
-import zlib
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+from ..common.wheels import NoMetadataError, wheel_metadata
 from ..fleet.standing import clock
-from .client import LARGEST_PAGE, PIP, PIP_FILE, CheckError, Line, TamperedError, shown, stamp_of
+from .client import PIP, PIP_FILE, CheckError, Line, TamperedError, shown, stamp_of
 from .reference import File, Page, page_of
 from .report import Report
 from .settings import MonitorConfig
@@ -102,17 +100,11 @@ def _changing(page: str, there: File, expected: File) -> Iterator[tuple[str, str
             yield "left-out", f"{page} tells no {'core metadata' if what == 'metadata' else what} of {name}"
 
 
-def own_metadata(wheel: bytes) -> bytes | None:
-    """METADATA of a wheel's .dist-info folder (the binary distribution format); None when it has none to be read."""
+def own_metadata(wheel: bytes, filename: str) -> bytes | None:
+    """The same that a mirror takes out of it; None when it has none to be read."""
     try:
-        with zipfile.ZipFile(io.BytesIO(wheel)) as archive:
-            found = [
-                one for one in archive.infolist() if re.fullmatch(r"[^/]+\.dist-info/METADATA", one.filename)
-            ]
-            if len(found) != 1 or found[0].file_size > LARGEST_PAGE:
-                return None
-            return archive.read(found[0])
-    except (zipfile.BadZipFile, zlib.error, OSError, EOFError, ValueError, RuntimeError, NotImplementedError):
+        return wheel_metadata(io.BytesIO(wheel), filename)
+    except NoMetadataError:
         return None
 
 
@@ -251,7 +243,7 @@ class Truth:
                     )
                     report.files, report.bytes = report.files + 1, report.bytes + len(wheel)
                     _expect(file.path, wheel, file.sha256)
-                    if own_metadata(wheel) != sidecar:
+                    if own_metadata(wheel, file.name) != sidecar:
                         # That of an index which has one and tells no hash may not be the wheel's either.
                         kind = CheckError if file.metadata else TamperedError
                         raise kind(f"{path} is not the METADATA of its wheel")

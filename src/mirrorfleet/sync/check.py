@@ -29,10 +29,10 @@ from ..common.files import (
 )
 from ..common.guards import RefusedError, require_free_space
 from ..common.names import SIDECAR
+from ..common.wheels import MAX_METADATA, NoMetadataError, wheel_metadata
 from ..fetch.fetched import Fetched, IncompleteError
 from ..fetch.rsync import Transfer, TransferError
 from ..fetch.upstream import FetchError, upstream
-from ..index.wheels import MAX_METADATA, NoMetadataError, wheel_metadata
 from ..served.state import Checked, State
 from ..served.tree import snapshot_problem
 

@@ -13,10 +13,10 @@ from pathlib import Path
 from ..common.config import Config
 from ..common.files import link_file, regular_size, remove_temporaries, write_atomically
 from ..common.names import SIDECAR, fits_a_sidecar
+from ..common.wheels import NoMetadataError, wheel_metadata
 from ..fetch.fetched import Fetched, IncompleteError
 from ..index import pages
 from ..index.project import File, Project
-from ..index.wheels import NoMetadataError, wheel_metadata
 from ..served.journal import Line
 from ..served.state import Published, State
 from ..served.status import write_status

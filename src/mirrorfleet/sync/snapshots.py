@@ -15,10 +15,10 @@ from ..common.files import free_bytes, regular_size, remove, sha256_of
 from ..common.guards import require_free_space
 from ..common.names import SIDECAR, shown
 from ..common.progress import Progress
+from ..common.wheels import MAX_METADATA
 from ..fetch.fetched import MAX_DOCUMENT, decode_json
 from ..fetch.rsync import Transfer
 from ..index.project import BadDocumentError, Project, parse_simple
-from ..index.wheels import MAX_METADATA
 from ..served.journal import Line
 from ..served.state import State
 from ..served.tree import BATCH, PAGES, Ready, ServedTree, serial_of, snapshot_name
