@@ -295,8 +295,14 @@ echo 'deb [trusted=yes] file:/srv/patched ./' >/etc/apt/sources.list.d/patched.l
 """
 
 
-def patch_nginx(host) -> str:
-    """Offers the host a patched nginx; the version that it runs."""
-    done = host.run(PATCHED_NGINX)
-    assert done.rc == 0, done.stderr
-    return host.package("nginx").version
+@contextmanager
+def nginx_patched(*names: str):
+    """Offers hosts a patched nginx, for as long as it lasts; the version that each runs before."""
+    try:
+        for name in names:
+            done = on(name).run(PATCHED_NGINX)
+            assert done.rc == 0, done.stderr
+        yield {name: on(name).package("nginx").version for name in names}
+    finally:
+        for name in names:
+            on(name).run("rm -rf /srv/patched /etc/apt/sources.list.d/patched.list")

@@ -21,8 +21,8 @@ from coordinator import (
     demo,
     edited,
     make_lived_in,
+    nginx_patched,
     on,
-    patch_nginx,
     pip_in_a_loop,
     playbook,
     release,
@@ -445,7 +445,6 @@ systemctl daemon-reload
 
 def test_good_pins_roll_through_without_a_failed_request_past_a_mirror_that_cannot_follow(client, tmp_path):
     """All three pins at once; the wave's second mirror fails on the way there and on the way back."""
-    nginx = {name: patch_nginx(on(name)) for name in ("mirror1", "mirror3")}
     lame = on("mirror3")
     assert lame.run(BROKEN_SYNC).rc == 0
     wheels = release(tmp_path, "0.1.1")
@@ -454,6 +453,7 @@ def test_good_pins_roll_through_without_a_failed_request_past_a_mirror_that_cann
         edited(VERSIONS, 'debian-13: "8.2.0"', 'debian-13: "8.1.0"'),
         edited(VERSIONS, 'mirrorfleet: "0.1.0"', 'mirrorfleet: "0.1.1"'),
         edited(VERSIONS, 'debian-13: "1.26.*"', 'debian-13: "1.26.*+fleet1"'),
+        nginx_patched("mirror1", "mirror3") as nginx,
         pip_in_a_loop(client),
     ):
         run = playbook("update", "-e", f"python_program_wheels={wheels}")
