@@ -24,7 +24,7 @@ UNITS = ("mirror*", "nginx*", "nftables*", "chrony*", "prometheus*")
 OF_A_STANDING = ("listed", "code", "reason", "since", "next", "withdrawn")
 OF_HEALTH = (
     "measured_at", "good", "bad", "since", "last_good", "problem", "serial", "last_modified", "lag",
-    "certificate_expires",
+    "certificate_expires", "refused",
 )  # fmt: skip
 
 

@@ -184,7 +184,7 @@ def _row(name: str, kinds: list[str], answer: Answer, record: Mapping[str, Any],
         "set_aside": _whole(tree.get("set_aside")) or 0,
         "left_out": _whole(tree.get("left_out")) or 0,
         "compared_by_page": _whole(tree.get("compared_by_page")) or 0,
-        "refused": _word(tree.get("refused"), 300),
+        "refused": _word(tree.get("refused") if tree else seen.get("refused"), 300),
         "lag": _whole(seen.get("lag")),
         # As clients are given it, where somebody looked.
         "certificate_expires": by_news if by_news is not None else _whole(status.get("certificate_expires")),

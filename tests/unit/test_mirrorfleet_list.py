@@ -436,6 +436,24 @@ def test_a_mirror_of_which_there_is_only_a_problem_costs_nobody_else_anything(
     assert site.listed == {"one": True, "two": True}
 
 
+def test_a_mirror_whose_sync_is_refused_is_listed_and_says_so(site: Site) -> None:
+    site.publish()
+    assert "refused" not in site.read("mirrors.json") + site.read("index.html") + site.read("mirror/one.html")
+    site.health["mirrors"]["one"] |= {"refused": "2 of 2 projects <b>would"}
+    assert site.publish() == 0
+    document = json.loads(site.read("mirrors.json"))
+    jsonschema.validate(document, schema("mirrors"), jsonschema.Draft202012Validator)
+    one, two = document["mirrors"]
+    assert (one["listed"], one["refused"], "refused" in two) == (True, "2 of 2 projects <b>would", False)
+    assert site.read("index.html").count('<span class="next bad">its sync is refused</span>') == 1
+    assert "its sync is refused</span>: <bdi>2 of 2 projects &lt;b&gt;would</bdi>" in site.read(
+        "mirror/one.html"
+    )
+    site.health["mirrors"]["one"]["refused"] = ""
+    assert site.publish() == 0
+    assert "refused" not in site.read("mirrors.json") + site.read("index.html")
+
+
 HOSTILE = st.text(max_size=40) | st.sampled_from(
     ["<script>alert(1)</script>", '"><img src=x onerror=alert(1)>', "</table>", "&lt;", "{name}", "'", "\u202e", "]]>",
      "-->", "\x00", "\ud800"]

@@ -205,6 +205,36 @@ def test_a_reference_that_cannot_be_asked_is_told(sandbox: Sandbox) -> None:
     assert sandbox.one()["good"] == 1  # for what can be known without it
 
 
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        (b'{"refused": "2 of 2 projects would disappear"}', "2 of 2 projects would disappear"),
+        (b'{"refused": "<b>\\n\\u202e' + b"x" * 300 + b'"}', "<b>  " + "x" * 195),
+        (b'{"refused": null}', ""),
+        (b'{"refused": {"a": 1}}', ""),
+        (b'{"refused": "\\ud800"}', "no reason given"),
+        (b"[" * 100_000, ""),
+        (b'{"refused": "' + b"x" * (1 << 20) + b'"}', ""),
+    ],
+)
+def test_a_mirror_that_is_late_says_why_it_refuses_its_syncs(
+    sandbox: Sandbox, said: bytes, told: str
+) -> None:
+    """In its own words, on one bounded line; whatever it says costs it nothing."""
+    mirror = sandbox.add("one", ipv6=False, address_families=["ipv4"])
+    mirror.replaced["/mirror.json"] = (200, {}, said)
+    assert sandbox.probe() == 0
+    assert sandbox.one()["refused"] == ""
+    assert "/mirror.json" not in {path for _, path, _ in mirror.asked}, "it is not late"
+    mirror.synced = time.time() - 3600
+    assert sandbox.probe() == 0
+    assert (sandbox.one()["refused"], sandbox.one()["good"]) == (told, 2)
+    jsonschema.validate(sandbox.health, schema("health"), jsonschema.Draft202012Validator)
+    mirror.synced = 0
+    assert sandbox.probe() == 0
+    assert sandbox.one()["refused"] == ""
+
+
 def test_private_addresses_are_no_mirrors() -> None:
     with ThreadPoolExecutor(1) as pool:
         with pytest.raises(

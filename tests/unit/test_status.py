@@ -129,6 +129,15 @@ def test_a_dead_host_is_a_row_with_what_the_monitor_last_knew_and_comes_first() 
     assert fleet.row("two")["why"] == ["connection refused; leaves when 1 more rounds fail"]
 
 
+def test_a_dead_hosts_refused_sync_is_told_by_the_monitor() -> None:
+    fleet = Fleet("one", "two")
+    fleet.seen["one"]["refused"] = "as it was"
+    fleet.seen["two"]["refused"] = "2 of 3 projects"
+    fleet.answers["two"] = DEAD
+    assert "its sync is refused: 2 of 3 projects" in fleet.row("two")["why"]
+    assert fleet.row("one")["why"] == [], "what it says itself is newer"
+
+
 def test_a_family_that_is_withdrawn_is_told_beside_a_listed_mirror() -> None:
     fleet = Fleet("one", "two")
     fleet.standings["one"]["withdrawn"] = [

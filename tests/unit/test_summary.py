@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from plugin_utils.summary import Command, Failure, Summary
 
@@ -181,6 +183,56 @@ all:
   vars: {ansible_connection: local, ansible_become: false, ansible_python_interpreter: "{{ ansible_playbook_python }}"}
   hosts: {one: {}, two: {}, three: {}, gone: {ansible_connection: ssh, ansible_host: 127.0.0.1, ansible_port: 1}}
 """
+
+
+REFUSED = f"""
+- hosts: all
+  gather_facts: false
+  module_defaults: {{host_status: {{configuration: "{{{{ here }}}}", disk: "{{{{ here }}}}"}}}}
+  tasks:
+    - import_tasks: {HOUSE}/playbooks/tasks/refused.yml
+"""
+
+
+@pytest.mark.slow
+def test_whose_sync_a_guard_refuses_is_told_at_the_end_of_provision_and_update(tmp_path: Path) -> None:
+    (tmp_path / "callback_plugins").mkdir()
+    (tmp_path / "callback_plugins/summary.py").symlink_to(HOUSE / "playbooks/callback_plugins/summary.py")
+    (tmp_path / "play.yml").write_text(REFUSED)
+    hosts = {}
+    for name, said in (
+        ("one", "2 of 3 projects"),
+        ("two", None),
+        ("three", "2 of 3 projects"),
+        ("bare", None),
+    ):
+        here = tmp_path / name
+        here.mkdir()
+        hosts[name] = {"here": str(here)}
+        if name != "bare":
+            (here / "mirror.json").write_text(json.dumps({"paths": {"served": str(here / "served")}}))
+            (here / "served").mkdir()
+            (here / "served/mirror.json").write_text(json.dumps({"refused": said}))
+    known = yaml.safe_load(HOSTS)
+    known["all"]["hosts"] = hosts
+    (tmp_path / "hosts.yml").write_text(json.dumps(known))
+    (tmp_path / "ansible.cfg").write_text(
+        f"[defaults]\nlibrary = {HOUSE}/library\naction_plugins = {HOUSE}/action_plugins\n"
+        "[inventory]\nenable_plugins = yaml\n"
+    )
+    run = subprocess.run(
+        [sys.executable, "-m", "ansible", "playbook", "-i", "hosts.yml", "play.yml"],
+        cwd=tmp_path,
+        env=os.environ | {"ANSIBLE_CONFIG": str(tmp_path / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"},
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False,
+    )  # fmt: skip
+    assert run.returncode == 0, run.stdout
+    assert "  Syncs are refused (docs/sync.md): one, three: 2 of 3 projects\n" in run.stdout
+    # Who is asked: whoever has a sync, in both playbooks.
+    for playbook, groups in (("provision", {"origins", "mirrors"}), ("update", {"mirrors"})):
+        plays = yaml.safe_load((HOUSE / f"playbooks/{playbook}.yml").read_text())
+        asked = [play["hosts"] for play in plays if "tasks/refused.yml" in str(play.get("tasks"))]
+        assert {hosts.partition(":")[0] for hosts in asked} == groups
 
 
 @pytest.mark.slow

@@ -90,6 +90,7 @@ def _entry(found: List, name: str, standing: Standing) -> dict[str, Any]:
             "score": score(more.get("day")),
             "availability": availability(found.days(name)),
         }
+        | ({"refused": more["refused"]} if more.get("refused") else {})
     )
 
 

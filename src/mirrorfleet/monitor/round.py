@@ -10,14 +10,18 @@ import hashlib
 import random
 import re
 import time
+from contextlib import suppress
 from typing import Any
 
+from ..fleet.evidence import printable
 from .client import JSON_V1, PIP, PIP_FILE, CheckError, Line, TamperedError, shown, stamp_of
 from .reach import Reach
 from .reference import File, Reference, files_of
 from .settings import MonitorConfig
 from .track import Found
 
+_LATE = 1800  # seconds: three intervals of a mirror's timer
+_LARGEST_STATUS = 1 << 20  # bytes of mirror.json, which names what is set aside
 _chance = random.SystemRandom()
 
 
@@ -63,6 +67,8 @@ class Round:
                     file = await _named(line, file, files if self.record.get("partial") else [])
                     self.check = "file"
                     await _file(line, file, self.config.largest_file)
+                self.check = "mirror.json"
+                self.found.refused = await self._refused(line)
             finally:
                 self.found.certificate_expires = line.certificate_expires
 
@@ -73,6 +79,19 @@ class Round:
         self.check = "serial"
         root = (await line.ask("/simple/", PIP, method="HEAD")).expect(200, JSON_V1)
         self.found.serial = root.expect_serial()
+
+    async def _refused(self, line: Line) -> str:
+        """Why the mirror refuses its syncs, if it says so. It is news for people: what cannot be read is no fault.
+
+        A refused sync does not move last-modified, so that only who is late is asked.
+        """
+        if self.found.last_modified is None or time.time() - self.found.last_modified < _LATE:
+            return ""
+        with suppress(CheckError):
+            answer = await line.ask("/mirror.json", PIP_FILE, limit=_LARGEST_STATUS)
+            if isinstance(told := answer.expect(200).json().get("refused"), str):
+                return printable(told)
+        return ""
 
 
 async def _named(line: Line, file: File, others: list[File]) -> File:

@@ -25,6 +25,7 @@ class Found:
     certificate_expires: int | None = None
     failure: dict[str, str] | None = None
     tampered: bool = False
+    refused: str = ""  # by what guard its last sync was stopped, as it says itself
 
 
 @dataclass
@@ -46,6 +47,7 @@ class Track:
     serial: int | None = None
     last_modified: int | None = None
     lag: int | None = None
+    refused: str = ""
     certificate_expires: int | None = None
     tampered_at: int | None = None
     tampered: str = ""  # what had a wrong hash then
@@ -75,6 +77,7 @@ class Track:
         if whole := [one for one in found.values() if not one.failure]:
             self.serial = least(one.serial for one in whole)
             self.last_modified = least(one.last_modified for one in whole)
+            self.refused = next((one.refused for one in whole if one.refused), "")
         self.lag = reference.lag(self.serial, now)
         self.certificate_expires = (
             least(one.certificate_expires for one in found.values()) or self.certificate_expires
