@@ -1,10 +1,9 @@
-"""A served tree over HTTP as the web server role serves it, with faults on demand.
+"""An upstream: a served tree over HTTP with faults on demand. What mirrors serve is read through nginx.
 
-Below /html/ the same tree is served as by an index that knows no JSON.
 Run as a process: `python static_site.py TREE PORTFILE [FAULTS]`. FAULTS is a JSON file, read for each
 request: {"regular expression on the path": fault}, where a fault is an HTTP status, "corrupt",
-"truncate", "hang", "slow", "stale", {"redirect": URL} or {"body": text,
-"type": content type}.
+"truncate", "hang", "slow", "stale", {"redirect": URL}, {"body": text, "type": content type}, or
+{"megabytes": number, "type": content type}, of which no length is told.
 """
 
 import asyncio
@@ -35,12 +34,12 @@ class Site:
 
     async def respond(self, request: web.Request) -> web.StreamResponse:
         # One resolved path for serial and content, as nginx does: they switch together.
-        path, html_only = request.path.removeprefix("/html"), request.path.startswith("/html/")
+        path = request.path
         kind = "application/octet-stream"
         if path in ("/simple", "/simple/") or path.startswith("/simple/"):
             if path != "/simple" and not path.endswith("/"):
                 raise web.HTTPMovedPermanently(request.path + "/")
-            wants_json = JSON_TYPE in request.headers.get("Accept", "") and not html_only
+            wants_json = JSON_TYPE in request.headers.get("Accept", "")
             kind = JSON_TYPE if wants_json else "text/html"
             path = path.rstrip("/") + ("/index.v1_json" if wants_json else "/index.html")
         elif path.startswith("/pypi/"):
@@ -51,6 +50,12 @@ class Site:
             return web.Response(status=fault)
         if isinstance(fault, dict) and "redirect" in fault:
             raise web.HTTPFound(fault["redirect"])
+        if isinstance(fault, dict) and "megabytes" in fault:
+            response = web.StreamResponse(headers={"Content-Type": fault["type"]})
+            await response.prepare(request)
+            for _ in range(fault["megabytes"]):
+                await response.write(b" " * (1 << 20))
+            return response
         if isinstance(fault, dict):
             return web.Response(body=fault["body"].encode(), content_type=fault["type"])
         if fault == "hang":

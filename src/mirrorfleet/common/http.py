@@ -77,19 +77,19 @@ def as_written(url: str) -> URL:
 
 
 async def body(response: aiohttp.ClientResponse, limit: int) -> bytes:
-    found, whole = await _up_to(response, limit)
+    parts, whole = await _up_to(response, limit)
     if not whole:
         raise TooLongError(f"longer than {limit} bytes")
-    return found
+    return b"".join(parts)
 
 
-async def _up_to(response: aiohttp.ClientResponse, limit: int) -> tuple[bytes, bool]:
-    """The body up to a limit, and whether that was all of it."""
-    parts, left = [], limit + 1
+async def _up_to(response: aiohttp.ClientResponse, limit: int) -> tuple[list[bytes], bool]:
+    """The body up to a limit, in parts, and whether that was all of it."""
+    parts, left = [], limit
     while left and (chunk := await response.content.read(min(left, CHUNK))):
         parts.append(chunk)
         left -= len(chunk)
-    return b"".join(parts)[:limit], left > 0
+    return parts, left > 0 or not await response.content.read(1)
 
 
 def fetch(
@@ -243,13 +243,13 @@ class Pinned(aiohttp.BaseConnector):
         """What it says, a redirect too; of a body no more than the limit. No header is sent but these and Host."""
         url = URL(f"{self._origin}{path}", encoded=True)
         async with self._session.request(method, url, headers=headers, allow_redirects=False) as response:
-            found, whole = await _up_to(response, limit)
+            parts, whole = await _up_to(response, limit)
             if not whole:
                 self.drop()
         told = {
             name.decode("latin-1").lower(): value.decode("latin-1") for name, value in response.raw_headers
         }
-        return Reply(response.status, told, found)
+        return Reply(response.status, told, b"".join(parts))
 
     def drop(self) -> None:
         """Without waiting for the other end, which may never answer."""
