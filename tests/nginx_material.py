@@ -1,80 +1,82 @@
-"""nginx as the role web_server configures it, on loopback: from Debian's package, with other paths and ports."""
+"""The configuration of a mirror's nginx, rendered as Ansible renders it, and nginx by it (faults/nginx.py).
+
+Run as `python -m tests.nginx_material FOLDER` it makes one for each platform: FOLDER/Debian-13 and FOLDER/Debian-12.
+"""
 
 from __future__ import annotations
 
-import os
-import re
-import socket
-import subprocess
-import time
+import sys
+from functools import cache
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any
+
+from faults import nginx
+from faults.nginx import OF_ONE_TYPE, PLACE
 
 from tests.unit.test_web_server_templates import render
 
-NGINX = Path(__file__).resolve().parents[1] / "build/nginx"
+
+def configure(folder: Path, platform: str, **options: Any) -> Path:
+    """/etc/nginx in a folder, with PLACE in all paths."""
+    given = {
+        "web_server_names": [nginx.Nginx.NAME],
+        "web_server_served": f"{PLACE}/served",
+        "web_server_plain_http": True,
+        "web_server_cache_path": f"{PLACE}/cache",
+        "web_server_cache_size": "100m",
+        "web_server_cache_min_free": "1m",
+        "nginx_address_families": ["ipv4"],
+        "nginx_certificate": f"{PLACE}/certificate.pem",
+        "nginx_certificate_key": f"{PLACE}/certificate.pem",
+    }
+    main = render(folder, platform, given | options)
+    for path in folder.rglob("*"):
+        if path.is_file() and path.suffix in ("", ".conf"):
+            text = path.read_text().replace(str(folder), f"{PLACE}/etc")
+            path.write_text(text.replace("/var/log/nginx", PLACE).replace("/run/nginx", f"{PLACE}/nginx"))
+    text = main.read_text().replace("user www-data;", "daemon off;")
+    kinds = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    below = "".join(f"{kind}_temp_path {PLACE}/{kind};\n" for kind in kinds)
+    text = text.replace("include /etc/nginx/modules-enabled/*.conf;", "")
+    main.write_text(text.replace("http {", f"http {{\n{below}", 1))
+    return folder
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
+def everybody_may(platform: str, folder: Path) -> Path:
+    """One of a mirror that limits nobody here: of a served tree, for tests that read all the while."""
+    configure(folder, platform, web_server_unlimited_networks=["127.0.0.0/8"])
+    main = folder / "nginx.conf"
+    servers = "".join(
+        f"server {{ listen {port}; location / {{ proxy_pass http://80; proxy_set_header Host $http_host;"
+        f" proxy_set_header Accept {kind}; }} }}\n"
+        for kind, port in OF_ONE_TYPE.items()
+    )
+    main.write_text(main.read_text().replace("http {", f"http {{\n{servers}", 1))
+    return folder
 
 
-class Nginx:
-    """Over plain HTTP at `port`; names of upstreams are asked for at `resolver_port`."""
+@cache
+def made() -> Path:
+    """The same for this machine."""
+    return everybody_may("Debian-12", Path(mkdtemp(prefix="nginx-configuration-")))
 
-    NAME = "mirror.fleet.test"
+
+class Nginx(nginx.Nginx):
+    """One that is configured for its test alone."""
 
     def __init__(
-        self, folder: Path, certificate: Path, resolver_port: int = 53, name: str = NAME, **options: Any
+        self,
+        folder: Path,
+        certificate: Path,
+        resolver_port: int = 53,
+        name: str = nginx.Nginx.NAME,
+        **options: Any,
     ) -> None:
-        self.folder = folder
-        given = {
-            "web_server_names": [self.NAME],
-            "web_server_served": str(folder / "served"),
-            "web_server_plain_http": True,
-            "web_server_cache_path": str(folder / "cache"),
-            "web_server_cache_size": "100m",
-            "web_server_cache_min_free": "1m",
-            "nginx_address_families": ["ipv4"],
-            "nginx_certificate": str(certificate),
-            "nginx_certificate_key": str(certificate),
-        }
-        main = render(folder / "etc", "Debian-12", given | options)
-        ports = {80: free_port(), 443: free_port()}
-        for path in (folder / "etc").rglob("*"):
-            if path.is_file() and path.suffix in ("", ".conf"):
-                text = path.read_text()
-                for port, ours in ports.items():
-                    text = text.replace(f"listen {port}", f"listen 127.0.0.1:{ours}")
-                text = text.replace("/var/log/nginx", str(folder)).replace("/run/nginx", f"{folder}/nginx")
-                text = re.sub(r"resolver .*? valid", f"resolver 127.0.0.1:{resolver_port} valid", text)
-                path.write_text(text.replace(self.NAME, name))
-        kinds = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
-        below = "".join(f"{kind}_temp_path {folder}/{kind};\n" for kind in kinds)
-        text = main.read_text().replace(
-            "user www-data;", f"daemon off;\nload_module {NGINX}/usr/lib/nginx/modules/ngx_http_js_module.so;"
-        )
-        text = text.replace("include /etc/nginx/modules-enabled/*.conf;", "")
-        text = text.replace("http {", f"http {{\n{below}", 1)
-        main.write_text(text if os.geteuid() else f"user root;\n{text}")
-        (folder / "cache").mkdir()
-        (folder / "served").mkdir(exist_ok=True)
-        self.port = ports[80]
-        self._server = subprocess.Popen(
-            [NGINX / "usr/sbin/nginx", "-p", folder, "-c", main, "-e", folder / "start.log"],
-            stderr=subprocess.DEVNULL,
-        )
-        until = time.monotonic() + 10
-        while not self._listens():
-            assert self._server.poll() is None, (folder / "start.log").read_text()
-            assert time.monotonic() < until
-            time.sleep(0.05)
+        configuration = configure(folder / "configuration", "Debian-12", **options)
+        super().__init__(folder, configuration, certificate, name=name, resolver_port=resolver_port)
 
-    def _listens(self) -> bool:
-        with socket.socket() as probe:
-            return probe.connect_ex(("127.0.0.1", self.port)) == 0
 
-    def stop(self) -> None:
-        self._server.terminate()
-        self._server.wait(10)
+if __name__ == "__main__":
+    for each in ("Debian-13", "Debian-12"):
+        everybody_may(each, Path(sys.argv[1]) / each)

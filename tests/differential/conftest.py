@@ -5,19 +5,15 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from faults.fleet import Host, Mirror
+from faults.nginx import Nginx, configuration, self_signed
 
 ROOT = Path(__file__).resolve().parents[2]
-# Templates are rendered with the project's own plugins, which Ansible loads by file.
-sys.path[:0] = [str(ROOT), str(ROOT / "filter_plugins")]
-
-from tests.nginx_material import Nginx  # noqa: E402
 
 
 class Reader:
@@ -54,26 +50,7 @@ def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="session")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """For nginx to start with; what is asked here is asked over plain HTTP."""
-    path = tmp_path_factory.mktemp("certificate") / "key-and-certificate.pem"
-    command = [
-        "openssl",
-        "req",
-        "-x509",
-        "-newkey",
-        "ec",
-        "-pkeyopt",
-        "ec_paramgen_curve:P-256",
-        "-nodes",
-        "-days",
-        "2",
-    ]
-    subprocess.run(
-        [*command, "-subj", "/CN=localhost", "-keyout", path, "-out", path.with_suffix(".crt")],
-        check=True,
-        capture_output=True,
-    )
-    path.write_text(path.read_text() + path.with_suffix(".crt").read_text())
-    return path
+    return self_signed(tmp_path_factory.mktemp("certificate") / "key-and-certificate.pem")
 
 
 @pytest.fixture
@@ -84,8 +61,8 @@ def serve(tmp_path: Path, certificate: Path) -> Iterator[Callable[[Path], str]]:
     def start(tree: Path) -> str:
         folder = tmp_path / f"nginx{len(started)}"
         folder.mkdir()
-        started.append(Nginx(folder, certificate, name="localhost", web_server_served=str(tree)))
-        return f"http://localhost:{started[-1].port}"
+        started.append(Nginx(folder, configuration(), certificate, served=tree, name="localhost"))
+        return started[-1].url
 
     yield start
     for server in started:

@@ -6,7 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from faults.fleet import DEADLINE, Host, Site
+from faults.fleet import DEADLINE, Host
+from faults.nginx import over
 
 UV = shutil.which("uv", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}") or "uv"
 
@@ -62,7 +63,7 @@ def newest(host: Host) -> dict[str, dict[str, str]]:
 
 
 def use(host: Host, folder: Path) -> int:
-    """Install all projects of a served tree with each client, in each format; the number of projects.
+    """Install all projects of a mirror with each client, in each format; the number of projects.
 
     With hashes by pip and uv, as of a day by `uv --exclude-newer`, and by `uv lock`.
     """
@@ -74,19 +75,20 @@ def use(host: Host, folder: Path) -> int:
     requirements.write_text(
         "".join(f"{name}=={one['version']} --hash=sha256:{one['sha256']}\n" for name, one in projects.items())
     )
-    site = Site(host.served, folder / "site")
+    server = over(host.served, folder / "nginx")
     try:
-        for number, index in enumerate((f"{site.url}/simple/", f"{site.url}/html/simple/")):
-            pip(folder / f"pip{number}", index, "--require-hashes", "-r", requirements)
-            uv(folder / f"uv{number}", index, "--require-hashes", "-r", requirements)
+        for number, url in enumerate((server.url, server.of_one_type["text/html"])):
+            pip(folder / f"pip{number}", f"{url}/simple/", "--require-hashes", "-r", requirements)
+            uv(folder / f"uv{number}", f"{url}/simple/", "--require-hashes", "-r", requirements)
             assert len(list((folder / f"pip{number}").iterdir())) == len(projects)
             assert len(list((folder / f"uv{number}").glob("*.dist-info"))) == len(projects)
+        index = f"{server.url}/simple/"
         pinned = [f"{name}=={one['version']}" for name, one in projects.items()]
-        locked = lock(folder / "locked", f"{site.url}/simple/", *pinned)
+        locked = lock(folder / "locked", index, *pinned)
         assert all(one["sha256"] in locked for one in projects.values())
         if all(one["uploaded"] for one in projects.values()):
-            uv(folder / "newer", f"{site.url}/simple/", "--exclude-newer", "2100-01-01", *pinned)
-            uv(folder / "older", f"{site.url}/simple/", "--exclude-newer", "2001-01-01", *pinned, good=False)
+            uv(folder / "newer", index, "--exclude-newer", "2100-01-01", *pinned)
+            uv(folder / "older", index, "--exclude-newer", "2001-01-01", *pinned, good=False)
     finally:
-        site.stop()
+        server.stop()
     return len(projects)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from faults.clients import use
 from faults.fleet import Daemon, Host, Mirror, Origin, Site, Tier2
+from faults.nginx import Nginx, over
 
 PROJECTS = ["alpha", "beta", "gamma-delta"]
 
@@ -46,7 +47,7 @@ def origin(tmp_path: Path) -> Origin:
 
 @pytest.fixture
 def serve(tmp_path: Path) -> Iterator[Callable[[Path], Site]]:
-    """Start a web server over a tree; all of them stop with the test."""
+    """Start an upstream, whose faults are told it, over a tree; all of them stop with the test."""
     sites: list[Site] = []
 
     def start(tree: Path) -> Site:
@@ -56,6 +57,20 @@ def serve(tmp_path: Path) -> Iterator[Callable[[Path], Site]]:
     yield start
     for site in sites:
         site.stop()
+
+
+@pytest.fixture
+def web(tmp_path: Path) -> Iterator[Callable[[Path], Nginx]]:
+    """Start a mirror's own web server over its served tree; all of them stop with the test."""
+    servers: list[Nginx] = []
+
+    def start(tree: Path) -> Nginx:
+        servers.append(over(tree, tmp_path / f"nginx{len(servers)}"))
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        server.stop()
 
 
 @pytest.fixture

@@ -27,7 +27,11 @@ from mirrorfleet.cli import main
 HERE = Path(__file__).parent
 SOURCE = HERE.parent.parent / "src"
 BANDERSNATCH = Path(sys.executable).parent / "bandersnatch"
-DEADLINE = 60  # seconds that anything here may take before it counts as hung
+DEADLINE = 120  # seconds that anything here may take before it counts as hung
+
+
+def _hung(*_: object) -> None:
+    raise AssertionError(f"it took more than {DEADLINE} seconds")
 
 
 def wait_for(condition: Callable[[], bool]) -> None:
@@ -130,6 +134,7 @@ class Host:
     def run(self, verb: str, *options: str, expect: int | None = 0) -> dict[str, Any]:
         """Run a verb to its end, in this process to save its start, and return its summary line."""
         printed, logged = io.StringIO(), io.StringIO()
+        signal.signal(signal.SIGALRM, _hung)
         signal.alarm(DEADLINE)
         try:
             with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(logged):

@@ -1,5 +1,6 @@
-"""Fetch, publish and pull die at random moments, over 200 times, while a client reads: no page is ever broken.
+"""Fetch, publish and pull die, over 200 times, while a client reads through nginx: no page is ever broken.
 
+Half of the kills are at random moments, half before a step in a phase of the run: in each phase some land.
 The seed is printed with a failure; set KILL_SEED to run the same sequence of changes and moments again.
 """
 
@@ -11,12 +12,15 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from faults.fleet import DEADLINE, HERE, Host, Mirror, Origin, Site, Tier2
+from faults.nginx import Nginx
+from faults.phases import PHASES, Run, by
 
 from mirrorfleet.cli import main
 
@@ -27,22 +31,20 @@ NAMES = [f"project-{number}" for number in range(8)]
 
 
 @pytest.fixture
-def seed(capsys: pytest.CaptureFixture[str]) -> int:
+def seed() -> int:
+    """What is printed here is a part of a failure's report, in whichever process the test ran."""
     seed = int(os.environ.get("KILL_SEED", random.randrange(2**32)))
-    with capsys.disabled():
-        print(f"\nKILL_SEED={seed} ", end="", flush=True)
+    print(f"KILL_SEED={seed}")
     return seed
 
 
 @pytest.fixture
-def read(
-    serve: Callable[[Path], Site], tmp_path: Path
-) -> Iterator[Callable[[Host], subprocess.Popen[bytes]]]:
+def read(web: Callable[[Path], Nginx], tmp_path: Path) -> Iterator[Callable[[Host], subprocess.Popen[bytes]]]:
     """Start a client that reads a host's pages all the while."""
     started: list[subprocess.Popen[bytes]] = []
 
     def start(host: Host) -> subprocess.Popen[bytes]:
-        command = [sys.executable, str(HERE / "reader.py"), serve(host.served).url, str(tmp_path / "report")]
+        command = [sys.executable, str(HERE / "reader.py"), web(host.served).url, str(tmp_path / "report")]
         started.append(subprocess.Popen(command))
         return started[-1]
 
@@ -71,7 +73,7 @@ def change(origin: Origin, chance: random.Random, version: int) -> None:
                 origin.release(name, f"{version}.0", size=chance.choice([100, 200_000]))
 
 
-def start(host: Host, verb: str) -> int:
+def start(host: Host, verb: str, prepare: Callable[[], None] = lambda: None) -> int:
     """Run a verb in a fork of this process: it starts at once, so that the kill hits its work."""
     child = os.fork()
     if child:
@@ -82,6 +84,7 @@ def start(host: Host, verb: str) -> int:
         null = os.open(os.devnull, os.O_RDWR)
         for stream in (0, 1, 2):
             os.dup2(null, stream)
+        prepare()
         code = main(host.command(verb)[3:])
     except SystemExit as left:
         code = left.code
@@ -107,16 +110,36 @@ def run_free(host: Host, verb: str) -> float:
         time.sleep(0.02)
 
 
-def kill(host: Host, verb: str, chance: random.Random, usual: float) -> bool:
-    """Start a verb and end it at a random moment; says whether it was still at work."""
-    child = start(host, verb)
-    time.sleep(chance.uniform(0, usual))
-    number = chance.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGTERM])
-    # Alone, as by the kernel; or with its children, as by systemd.
-    signalled = os.kill if chance.random() < 0.5 else os.killpg
-    with contextlib.suppress(ProcessLookupError):
-        signalled(child, number)
-    return end(child) != 0
+class Killer:
+    """Ends runs of a host, and knows in which phase each was: KILLS is of those that were at work."""
+
+    def __init__(self, host: Host, chance: random.Random, usual: float) -> None:
+        self._host, self._chance, self._usual = host, chance, usual
+        self._wanted = 0
+        self.landed: Counter[str] = Counter()
+
+    def kill(self, verb: str) -> None:
+        chance, run = self._chance, Run(self._host.root)
+        number = chance.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGTERM])
+        all_of_it = chance.random() < 0.5
+        if chance.random() < 0.5:
+            phase = PHASES[self._wanted % len(PHASES)]
+            step = 1 + min(chance.randrange(40), chance.randrange(40))
+            child = start(self._host, verb, lambda: run.watch(phase, step, by(number, all_of_it=all_of_it)))
+        else:
+            phase = None
+            child = start(self._host, verb, run.watch)
+            time.sleep(chance.uniform(0, self._usual))
+            with contextlib.suppress(ProcessLookupError):
+                (os.killpg if all_of_it else os.kill)(child, number)
+        if end(child) != 0 and (reached := run.phase()):
+            self.landed[reached] += 1
+            self._wanted += phase is not None
+
+    def check(self, times: int) -> None:
+        print(f"killed: {dict(self.landed)}")
+        assert self.landed.total() == times
+        assert min(self.landed[phase] for phase in PHASES) >= times / 10
 
 
 def report(process: subprocess.Popen[bytes], tmp_path: Path) -> None:
@@ -143,18 +166,16 @@ def test_an_origin_that_is_killed_never_serves_a_broken_page(
     chance = random.Random(seed)
     usual = {verb: run_free(stocked, verb) for verb in ("dump", "publish", "sync")}
     reader = read(stocked)
-    kills = 0
+    killer = Killer(stocked, chance, usual["sync"] + 0.05)
     for version in range(1, 10 * KILLS):
         change(stocked, chance, version)
-        kills += kill(
-            stocked, chance.choice(["dump", "publish", "publish", "sync"]), chance, usual["sync"] + 0.05
-        )
+        killer.kill(chance.choice(["dump", "publish", "publish", "sync"]))
         assert stocked.broken() == []
         if chance.random() < 0.3:
             run_free(stocked, "sync")
-        if kills == KILLS:
+        if killer.landed.total() == KILLS:
             break
-    assert kills == KILLS
+    killer.check(KILLS)
     for _ in range(2):
         run_free(stocked, "sync")
     report(reader, tmp_path)
@@ -194,18 +215,18 @@ def suffer(
     run_free(mirror, "sync")
     change(origin, chance, 1)
     run_free(origin, "sync")
-    usual = run_free(mirror, "sync")  # of a few changes, as below: the first one is much longer
-    kills = 0
+    # Of a few changes, as below: the first one takes much longer.
+    killer = Killer(mirror, chance, run_free(mirror, "sync"))
     for version in range(2, 10 * times):
         change(origin, chance, version)
         publishing = start(origin, "sync")
         time.sleep(chance.uniform(0, 0.05))
-        kills += kill(mirror, "sync", chance, usual)
+        killer.kill("sync")
         end(publishing)
         assert mirror.broken() == []
-        if kills == times:
+        if killer.landed.total() == times:
             break
-    assert kills == times
+    killer.check(times)
     for _ in range(2):
         run_free(origin, "sync")
         run_free(mirror, "sync")

@@ -7,7 +7,8 @@ import pytest
 # Of each of the two kinds on each of the two platforms.
 KILLS = 50
 COMMAND = (
-    f"cd /srv/faults && KILLS={KILLS} PYTHONPATH=site:src:tests PYTHONDONTWRITEBYTECODE=1"
+    f"cd /srv/faults && KILLS={KILLS} NGINX_CONFIGURATION=/srv/faults/nginx/Debian-$(cut -d. -f1 /etc/debian_version)"
+    " PYTHONPATH=site:src:tests PYTHONDONTWRITEBYTECODE=1"
     " /opt/bandersnatch/current/bin/python -m pytest -q -p no:cacheprovider -c /dev/null --rootdir=/srv/faults"
     " --import-mode=importlib --durations=10 tests/faults 2>&1"
 )

@@ -1,0 +1,116 @@
+"""nginx on loopback, as the role web_server configures it: Debian's program, with other paths and ports.
+
+The configuration is made where Ansible is (tests/nginx_material.py). Hosts that have none are given one, and are told
+where by NGINX_CONFIGURATION.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from functools import cache
+from pathlib import Path
+
+PLACE = "/place-of-this-nginx"  # in configurations, the folder of the one that runs by it
+# Where it answers, by its own negotiation, as to a client that asks for one type: pip and uv ask for JSON first.
+OF_ONE_TYPE = {"text/html": 8081, "application/vnd.pypi.simple.v1+html": 8082}
+_PORT = re.compile(r"(listen |proxy_pass http://)([0-9]+)\b")
+OURS = Path(__file__).resolve().parents[2] / "build/nginx"
+ROOT = OURS if OURS.exists() else Path("/")
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
+
+
+def self_signed(path: Path) -> Path:
+    """Key and certificate for nginx to start with; what is asked here is asked over plain HTTP."""
+    certificate = path.with_suffix(".crt")
+    key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-keyout", path]
+    command = ["openssl", "req", "-x509", *key, "-days", "2", "-subj", "/CN=localhost", "-out", certificate]
+    subprocess.run(command, check=True, capture_output=True)
+    path.write_text(path.read_text() + certificate.read_text())
+    return path
+
+
+class Nginx:
+    """Over plain HTTP at `port`, under `name`; names of upstreams are asked for at `resolver_port`."""
+
+    NAME = "mirror.fleet.test"
+
+    def __init__(
+        self,
+        folder: Path,
+        configuration: Path,
+        certificate: Path,
+        *,
+        served: Path | None = None,
+        name: str = NAME,
+        resolver_port: int = 53,
+    ) -> None:
+        self.folder = folder
+        ports = {str(port): free_port() for port in (80, 443, *OF_ONE_TYPE.values())}
+        replaced = {
+            f"{PLACE}/certificate.pem": str(certificate),
+            f"{PLACE}/served": str(served or folder / "served"),
+            PLACE: str(folder),
+            self.NAME: name,
+        }
+        shutil.copytree(configuration, folder / "etc")
+        for path in (folder / "etc").rglob("*"):
+            if path.is_file() and path.suffix in ("", ".conf"):
+                text = path.read_text()
+                for ours, here in replaced.items():
+                    text = text.replace(ours, here)
+                text = re.sub(r"resolver .*? valid", f"resolver 127.0.0.1:{resolver_port} valid", text)
+                path.write_text(_PORT.sub(lambda found: f"{found[1]}127.0.0.1:{ports[found[2]]}", text))
+        main = folder / "etc/nginx.conf"
+        module = f"load_module {ROOT}/usr/lib/nginx/modules/ngx_http_js_module.so;\n"
+        main.write_text(("" if os.geteuid() else "user root;\n") + module + main.read_text())
+        for path in ("cache", "served"):
+            (folder / path).mkdir(exist_ok=True)
+        self.port = ports["80"]
+        self.url = f"http://{name}:{self.port}"
+        self.of_one_type = {kind: f"http://{name}:{ports[str(port)]}" for kind, port in OF_ONE_TYPE.items()}
+        self._command = [ROOT / "usr/sbin/nginx", "-p", folder, "-c", main, "-e", folder / "start.log"]
+        self.start()
+
+    def start(self) -> None:
+        self._server = subprocess.Popen(self._command, stderr=subprocess.DEVNULL, start_new_session=True)
+        until = time.monotonic() + 30
+        while not self._listens():
+            assert self._server.poll() is None, (self.folder / "start.log").read_text()
+            assert time.monotonic() < until
+            time.sleep(0.05)
+
+    def _listens(self) -> bool:
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", self.port)) == 0
+
+    def stop(self) -> None:
+        self._server.terminate()
+        self._server.wait(10)
+
+
+@cache
+def configuration() -> Path:
+    """What this host was given, or else one that is made here, once."""
+    if given := os.environ.get("NGINX_CONFIGURATION"):
+        return Path(given)
+    house = Path(__file__).resolve().parents[2]
+    sys.path[:0] = [str(house), str(house / "filter_plugins")]
+    from tests.nginx_material import made  # noqa: PLC0415 - needs Ansible
+
+    return made()
+
+
+def over(tree: Path, folder: Path) -> Nginx:
+    """A mirror's web server over its served tree."""
+    folder.mkdir()
+    return Nginx(folder, configuration(), self_signed(folder / "key.pem"), served=tree, name="localhost")
