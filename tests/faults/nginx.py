@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -82,6 +83,8 @@ class Nginx:
         self.start()
 
     def start(self) -> None:
+        for left in self.folder.glob("*.sock"):  # by one that was killed, which the unit clears away, too
+            left.unlink()
         self._server = subprocess.Popen(self._command, stderr=subprocess.DEVNULL, start_new_session=True)
         until = time.monotonic() + 30
         while not self._listens():
@@ -92,6 +95,20 @@ class Nginx:
     def _listens(self) -> bool:
         with socket.socket() as probe:
             return probe.connect_ex(("127.0.0.1", self.port)) == 0
+
+    def kill(self) -> None:
+        """With its workers, at once, and without waiting: what they asked upstream may be what kills them."""
+        os.killpg(self._server.pid, signal.SIGKILL)
+
+    def memory(self) -> int:
+        """The most that any of its workers had, in bytes."""
+        children = Path(f"/proc/{self._server.pid}/task/{self._server.pid}/children").read_text().split()
+        told = (Path(f"/proc/{child}/status").read_text() for child in children)
+        return max(int(found[1]) << 10 for text in told if (found := re.search(r"VmHWM:\s+(\d+) kB", text)))
+
+    def start_again(self) -> None:
+        self._server.wait(30)
+        self.start()
 
     def stop(self) -> None:
         self._server.terminate()

@@ -151,7 +151,11 @@ class Answer:
 @dataclass
 class Mirror:
     folder: Path
-    port: int
+    server: Nginx
+
+    @property
+    def port(self) -> int:
+        return self.server.port
 
     def get(self, path: str, accept: str | None = None, method: str = "GET", **headers: str) -> Answer:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
@@ -188,7 +192,7 @@ def start(tmp_path: Path, authority: Any, names: Names) -> Iterator[Callable[...
             given |= {"web_server_on_miss": "pass", "web_server_upstream_index": f"{upstream.url}/simple/"}
         certificate = authority.issue("mirror.fleet.test")
         running.append(Nginx(tmp_path, certificate, names.port, **(given | options)))
-        return Mirror(tmp_path, running[-1].port)
+        return Mirror(tmp_path, running[-1])
 
     yield begin
     for server in running:
@@ -261,6 +265,63 @@ def test_a_file_of_any_name(mirror: Mirror, upstream: Upstream, name: str) -> No
     spelt = "".join(f"%{byte:02x}" for byte in name.encode())
     assert mirror.get(f"{FOLDER}/{spelt}").body == name.encode()
     assert upstream.times_asked(path) == 1
+
+
+@pytest.mark.parametrize("slices", range(4))
+@pytest.mark.parametrize("answered", [False, True])
+def test_a_cache_that_is_killed_while_it_fetches_keeps_no_half_answer(
+    mirror: Mirror, upstream: Upstream, slices: int, answered: bool
+) -> None:
+    """All of its processes, when upstream was asked for one slice more, or when some of that came to the client."""
+    content = os.urandom(3 * 2**20 + 9)
+    upstream.files[WHEEL] = content
+
+    def kill_at(request: Any) -> tuple[int, dict[str, str], bytes]:
+        if len(upstream.asked) == slices + 1 and not answered:
+            mirror.server.kill()
+        return upstream.part(request, content, {"Content-Type": "application/octet-stream"})
+
+    upstream.instead[WHEEL] = kill_at
+    connection = http.client.HTTPConnection("127.0.0.1", mirror.port, timeout=30)
+    with contextlib.closing(connection), contextlib.suppress(OSError, http.client.HTTPException):
+        connection.request("GET", WHEEL, headers={"Host": "mirror.fleet.test"})
+        received = connection.getresponse().read(slices * 2**20 + 1)
+        if answered:
+            assert received == content[: slices * 2**20 + 1]
+            mirror.server.kill()
+    mirror.server.start_again()
+    del upstream.instead[WHEEL]
+    for _ in range(2):
+        answer = mirror.get(WHEEL)
+        assert (answer.status, answer.body) == (200, content)
+
+
+def test_a_cache_that_is_killed_while_it_asks_for_a_page_has_it_again(
+    mirror: Mirror, upstream: Upstream
+) -> None:
+    former = mirror.page()
+    upstream.json(upstream.entry(yanked="a reason"))
+    asked, go_on = threading.Event(), threading.Event()
+    answer = upstream.pages[f"/simple/foo/ {V1_JSON}"]
+
+    def wait(request: Any) -> tuple[int, dict[str, str], bytes]:
+        asked.set()
+        go_on.wait(30)
+        return 200, {"Content-Type": answer[0]}, answer[1]
+
+    upstream.instead["/simple/foo/"] = wait
+    until = time.monotonic() + 30
+    while not asked.is_set():
+        assert mirror.page() == former
+        assert time.monotonic() < until
+        time.sleep(0.1)
+    mirror.server.kill()
+    go_on.set()
+    mirror.server.start_again()
+    until = time.monotonic() + 30
+    while mirror.page()["files"][0]["yanked"] != "a reason":
+        assert time.monotonic() < until
+        time.sleep(0.1)
 
 
 def test_what_is_not_below_packages_stays_out_of_reach(mirror: Mirror, upstream: Upstream) -> None:
@@ -676,6 +737,22 @@ def test_a_large_page_is_passed_on(mirror: Mirror, upstream: Upstream) -> None:
         page = mirror.get("/simple/foo/").body
         assert page.count(WHEEL.encode()) == 20_000
         assert upstream.url.encode() not in page
+
+
+@pytest.mark.parametrize("form", [V1_JSON, "text/html"])
+def test_a_page_of_hundreds_of_megabytes_is_none(mirror: Mirror, upstream: Upstream, form: str) -> None:
+    large = upstream.pages[f"/simple/foo/ {V1_JSON}"][1] + b" " * (300 << 20)
+    upstream.instead["/simple/foo/"] = lambda request: (200, {"Content-Type": form}, large)
+    assert mirror.get("/simple/foo/", accept=form).status == 502
+    assert mirror.server.memory() < 150 << 20
+    assert (
+        sum(path.stat().st_size for path in (mirror.folder / "cache").rglob("*") if path.is_file()) < 1 << 20
+    )
+    assert mirror.get(WHEEL).body == upstream.files[WHEEL]
+    del upstream.instead["/simple/foo/"]
+    time.sleep(AGE + 0.1)
+    upstream.html("")
+    assert mirror.get("/simple/foo/", accept=form).status == 200
 
 
 def test_upstream_learns_nothing_of_clients(mirror: Mirror, upstream: Upstream) -> None:

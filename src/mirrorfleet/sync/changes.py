@@ -104,7 +104,8 @@ class Above:
                 whole = False
                 continue
             offset = position["offset"] if whole and number == first else 0
-            whole = whole and offset <= len(data)
+            if offset > len(data):  # of a tier above that was restored
+                whole, offset = False, 0
             lines, length, bad = read_lines(data[offset:])
             consumed, broken = offset + length, broken + bad
             if whole:
