@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -148,6 +149,35 @@ def on(name: str):
     return testinfra.get_host(f"ssh://{name}", ssh_config=config, sudo="\nuser root\n" not in f"\n{said}")
 
 
+# What only a run of ours changes: packages, accounts, files, and which process each service has had since when. What
+# a host does by itself is left out: syncs, their logs, and services that others start for a moment.
+TOUCHED = r"""
+export LC_ALL=C
+dpkg-query --show --showformat='package ${Package} ${Version} ${db:Status-Status}\n'
+getent passwd; getent group
+find /etc /opt /root /usr/local -xdev \( -name __pycache__ -o -name .ansible -o -name .cache \) -prune -o \
+    -type f -printf 'file %p %m %u %g %T@ ' -exec sha256sum {} \; -o -printf '%y %p %m %u %g %l\n'
+systemctl list-unit-files --no-pager --no-legend --plain
+systemctl list-units --no-pager --no-legend --plain --type=service --state=running | awk '{print $1}' |
+    grep -vE '^(user@|session-|run-|systemd-(hostnamed|timedated|localed))' |
+    while read -r unit; do
+        echo "service $unit" $(systemctl show --property=MainPID,ExecMainStartTimestamp "$unit")
+    done
+nft list ruleset 2>/dev/null | sed 's/counter packets.*//'
+"""
+
+
+def touched(*names: str) -> dict[str, list[str]]:
+    """How hosts are, by what a run of ours could have changed there, whatever its recap says."""
+    with ThreadPoolExecutor(len(names)) as pool:
+        return {
+            name: said.splitlines()
+            for name, said in zip(
+                names, pool.map(lambda name: on(name).check_output("sh -c %s", TOUCHED), names), strict=True
+            )
+        }
+
+
 def make_lived_in(name: str) -> None:
     """A host as a volunteer has it: a web server of their own, and a firewall that closes what it does not name."""
     on(name).check_output("sh -c %s", LIVED_IN)
@@ -281,26 +311,12 @@ def release(folder: Path, version: str, files: dict[str, str] | None = None) -> 
     return wheels
 
 
-# A patched nginx in an archive of the host's own: Debian's package with a later version.
-PATCHED_NGINX = """
-set -eu
-mkdir -p /srv/patched && cd /srv/patched
-apt-get -qq update && apt-get -qq download nginx && mv nginx_*.deb former.deb
-dpkg-deb --raw-extract former.deb tree
-sed -i 's/^Version: .*/&+fleet1/' tree/DEBIAN/control
-dpkg-deb --build tree patched.deb >/dev/null && rm -r tree former.deb
-{ dpkg-deb --field patched.deb; echo "Filename: ./patched.deb"; echo "Size: $(stat -c %s patched.deb)"
-  echo "SHA256: $(sha256sum patched.deb | cut -d' ' -f1)"; } >Packages
-echo 'deb [trusted=yes] file:/srv/patched ./' >/etc/apt/sources.list.d/patched.list
-"""
-
-
 @contextmanager
 def nginx_patched(*names: str):
     """Offers hosts a patched nginx, for as long as it lasts; the version that each runs before."""
     try:
         for name in names:
-            done = on(name).run(PATCHED_NGINX)
+            done = on(name).run("sh -c %s", (ROOT / "molecule/patched_nginx.sh").read_text())
             assert done.rc == 0, done.stderr
         yield {name: on(name).package("nginx").version for name in names}
     finally:

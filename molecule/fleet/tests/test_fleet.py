@@ -27,6 +27,7 @@ from coordinator import (
     playbook,
     release,
     status_page,
+    touched,
 )
 from playwright.sync_api import sync_playwright
 
@@ -34,6 +35,7 @@ MIRRORS = ["https://mirror1.fleet.test", "https://mirror2.fleet.test"]
 # A second-tier mirror and a cache beside them.
 ALL = [*MIRRORS, "https://mirror4.fleet.test", "https://mirror5.fleet.test"]
 MIRROR3 = "https://mirror3.fleet.test"  # joins later
+OTHERS_THAN_MIRROR3 = ("mirror1", "mirror2", "mirror4", "mirror5", "origin")
 
 
 def indexes(*urls: str) -> list[str]:
@@ -218,15 +220,19 @@ def test_check_mode_on_a_bare_host(mirror3_as_found, as_found):
     assert as_found(on("mirror3")) == mirror3_as_found
 
 
-def test_one_file_and_one_command_add_a_mirror_whatever_stops_them(client):
+def test_one_file_and_one_command_add_a_mirror_whatever_stops_them(client, differences):
     seed = random.randrange(10**6)
     chance = random.Random(seed)
     moments = [chance.uniform(8, 40), chance.uniform(8, 40)]
     print(f"seed {seed}: killed after {moments} seconds")
+    before = touched(*OTHERS_THAN_MIRROR3)
     for moment in moments:
         playbook("provision", "--limit", "mirror3", kill_after=moment)
     run = playbook("provision", "--limit", "mirror3").ok()
-    assert set(run.changed) == {"mirror3"}, "other hosts were touched"
+    assert set(run.changed) == {"mirror3"}
+    for name, after in touched(*OTHERS_THAN_MIRROR3).items():
+        strange = differences(before[name], after)
+        assert not strange, f"{name} was touched:\n" + "\n".join(strange)
     assert client.listed() == indexes(*ALL, MIRROR3)
     assert playbook("provision", "--limit", "mirror3").ok().changed == {"mirror3": 0}
     assert client.status("http://mirror3.fleet.test:8080/") == 200, "its operator's own service was closed"
@@ -367,6 +373,31 @@ def test_a_release_that_cannot_run_stops_at_the_canary_and_is_taken_back(client,
     for name in ("mirror2", "mirror3"):
         other = on(name)
         assert not other.file("/opt/mirrorfleet/9.9.9").exists, "a further mirror was touched"
+
+
+def test_a_release_that_syncs_and_breaks_what_is_served_is_stopped_by_the_gate_and_taken_back(
+    client, tmp_path, differences
+):
+    text = (ROOT / "src/mirrorfleet/served/status.py").read_text()
+    assert '_STAMP = "%Y%m%dT%H:%M:%S"' in text
+    broken = {"served/status.py": text.replace('_STAMP = "%Y%m%dT%H:%M:%S"', '_STAMP = "%d.%m.%Y"')}
+    wheels = release(tmp_path, "9.9.8", broken)
+    before = touched("mirror2", "mirror3")
+    with edited(VERSIONS, 'mirrorfleet: "0.1.0"', 'mirrorfleet: "9.9.8"'), pip_in_a_loop(client):
+        run = playbook("update", "-e", f"python_program_wheels={wheels}")
+    assert run.code != 0
+    assert re.search(
+        r"mirror1, seen from redirector, fails:\s+ipv4 last-modified: /last-modified says", run.output
+    ), run.output[-3000:]
+    assert 'mirror1 could not be updated: task "Every check passes" said' in run.output.replace('\\"', '"')
+    assert "back on its former version" in run.output
+    canary = on("mirror1")
+    assert canary.file("/opt/mirrorfleet/9.9.8/bin/mirrorfleet").exists, "it never ran"
+    assert canary.file("/opt/mirrorfleet/current").linked_to == "/opt/mirrorfleet/0.1.0"
+    assert re.fullmatch(r"\d{8}T\d\d:\d\d:\d\d", client.run(f"curl -sSf {MIRRORS[0]}/last-modified").strip())
+    assert client.listed() == indexes(*ALL, MIRROR3), "it is listed again"
+    for name, after in touched("mirror2", "mirror3").items():
+        assert not differences(before[name], after), f"{name} was touched"
 
 
 def test_a_killed_update_leaves_its_mirror_off_the_list_and_the_next_one_completes_it(client):

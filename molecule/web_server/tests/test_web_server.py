@@ -13,7 +13,7 @@ import time
 from urllib.parse import quote, urljoin
 
 import pytest
-from visitors import Mirror, check_installers
+from visitors import HOUSE, Mirror, check_installers
 
 # Accept headers as pip 26 and uv 0.13 send them.
 PIP = "application/vnd.pypi.simple.v1+json, application/vnd.pypi.simple.v1+html; q=0.1, text/html; q=0.01"
@@ -89,33 +89,80 @@ def test_a_broken_configuration_does_not_replace_a_running_one(host, mirror):
 
 
 class Visitor(threading.Thread):
-    """Asks again and again, by a new connection each time, until told to stop."""
+    """Asks again and again until told to stop: by a new connection each time, or by one that it keeps.
 
-    def __init__(self, mirror):
+    A request on a kept connection that the server closed before it said anything is sent once more by a new one
+    (RFC 9112, 9.3.1), as pip and uv do.
+    """
+
+    def __init__(self, mirror, keeps):
         super().__init__()
-        self.mirror, self.served, self.failed, self.stop = mirror, 0, [], threading.Event()
+        self.mirror, self.keeps, self.stop = mirror, keeps, threading.Event()
+        self.served, self.connections, self.failed = 0, 0, []
+        self.connection = None
+
+    def connect(self):
+        self.connection = http.client.HTTPConnection(self.mirror.address, 443)
+        self.connection.sock = self.mirror.connect()
+        self.connections += 1
+
+    def ask(self):
+        self.connection.request("GET", "/simple/fleet-sample/", headers={"Host": self.mirror.name})
+        answer = self.connection.getresponse()
+        assert answer.status == 200 and b"</html>" in answer.read()
+
+    def once(self):
+        kept = self.connection is not None and self.connection.sock is not None
+        if not kept:
+            self.connect()
+        try:
+            self.ask()
+        except (ConnectionResetError, BrokenPipeError, ssl.SSLEOFError, http.client.RemoteDisconnected):
+            if not kept:
+                raise
+            self.connect()
+            self.ask()
+        if not self.keeps:
+            self.connection.close()
 
     def run(self):
         while not self.stop.is_set():
             try:
-                assert self.mirror.get("/simple/fleet-sample/").status == 200
+                self.once()
                 self.served += 1
             except (OSError, http.client.HTTPException, AssertionError) as error:
                 self.failed.append(repr(error))
+                self.connection = None
+
+
+class Visitors:
+    """Many at the same time, most of them by connections that they keep; no request may fail."""
+
+    def __init__(self, mirror):
+        self.all = [Visitor(mirror, keeps=number > 0) for number in range(8)]
 
     def __enter__(self):
-        self.start()
+        for visitor in self.all:
+            visitor.start()
         return self
 
-    def __exit__(self, *_):
-        self.stop.set()
-        self.join()
+    def __exit__(self, kind, *_):
+        for visitor in self.all:
+            visitor.stop.set()
+        for visitor in self.all:
+            visitor.join()
+        if kind is None:
+            assert not [failure for visitor in self.all for failure in visitor.failed]
+            assert all(visitor.served for visitor in self.all)
+            # Kept as a rule, and ended by what happens here.
+            keeping = self.all[1:]
+            assert all(visitor.connections < visitor.served / 2 for visitor in keeping)
+            assert sum(visitor.connections for visitor in keeping) > len(keeping)
 
 
 def test_reloads_are_not_noticed(host, mirror):
-    with Visitor(mirror) as visitor:
+    with Visitors(mirror):
         host.check_output("for n in $(seq 10); do systemctl reload nginx; sleep 0.2; done")
-    assert visitor.served and not visitor.failed
 
 
 def test_a_download_outlives_reloads(host, mirror, wheel):
@@ -146,13 +193,32 @@ def test_it_comes_back_after_it_was_killed(host, mirror):
     assert mirror.get("/simple/never-seen-since-it-was-killed/").status == 404
 
 
+def test_a_new_version_that_comes_unattended_is_not_noticed(host, mirror):
+    host.check_output("sh -c %s", (HOUSE / "molecule/patched_nginx.sh").read_text())
+    host.check_output(
+        "DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends unattended-upgrades >&2 && "
+        "apt-get -q update >&2 && echo %s >/etc/apt/apt.conf.d/99patched",
+        'Unattended-Upgrade::Origins-Pattern { "origin=patched"; };',
+    )
+    version = host.package("nginx").version
+    former = host.file("/run/nginx.pid").content_string
+    try:
+        with Visitors(mirror):
+            said = host.check_output("unattended-upgrade --verbose 2>&1")
+        assert host.package("nginx").version == f"{version}+fleet1", said
+        assert host.file("/run/nginx.pid").content_string != former
+    finally:
+        host.check_output(
+            "rm -r /srv/patched /etc/apt/sources.list.d/patched.list /etc/apt/apt.conf.d/99patched"
+        )
+
+
 def test_an_upgrade_of_the_package_is_not_noticed(host, mirror):
     """What unattended-upgrades makes the packages do, without fetching them."""
     upgrade = "DEBIAN_FRONTEND=noninteractive dpkg-reconfigure nginx-common"
     former = host.file("/run/nginx.pid").content_string
-    with Visitor(mirror) as visitor:
+    with Visitors(mirror):
         host.check_output(f"{upgrade} nginx")
-    assert visitor.served and not visitor.failed
     assert host.file("/run/nginx.pid").content_string != former
     # nor by who asks upstream
     assert mirror.get("/simple/never-seen-since-the-upgrade/").status == 404
@@ -176,9 +242,8 @@ def test_an_upgrade_of_a_library_is_not_noticed(host, mirror):
         "DEBIAN_FRONTEND=noninteractive needrestart -r a -v 2>&1"
     )
     former = host.file("/run/nginx.pid").content_string
-    with Visitor(mirror) as visitor:
+    with Visitors(mirror):
         assert "using restart.d file nginx.service" in host.check_output(upgrade)
-    assert visitor.served and not visitor.failed
     present = host.file("/run/nginx.pid").content_string
     assert present != former
     host.check_output("echo 'server { nonsense; }' >/etc/nginx/sites-enabled/broken")
@@ -727,6 +792,64 @@ def test_one_client_gets_no_more_than_its_share(mirror, wheel):
     finally:
         for connection in stalled:
             connection.close()
+
+
+# Clients in networks that are limited: each an address of another host there. What one holds, and what others get then.
+CLIENTS = """
+import socket, ssl, sys
+target, name, path, number, holder, *askers = sys.argv[1:]
+tls = ssl.create_default_context(cafile="/etc/mirrorfleet/tls/ca.pem")
+def ask(source, path):
+    plain = socket.socket(socket.AF_INET6 if ":" in source else socket.AF_INET)
+    plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    plain.settimeout(20)
+    plain.bind((source, 0))
+    plain.connect((target, 443))
+    connection = tls.wrap_socket(plain, server_hostname=name)
+    connection.sendall(f"GET {path} HTTP/1.1\\r\\nHost: {name}\\r\\n\\r\\n".encode())
+    return connection, connection.recv(12).decode()[9:]
+held = [ask(holder, path) for _ in range(int(number))]
+print(*sorted({status for _, status in held}), *(ask(each, "/mirror.json")[1] for each in askers))
+"""
+
+
+@pytest.mark.parametrize(
+    ("network", "holder", "askers", "expected"),
+    [
+        # IPv4: an address is a client, its neighbours are others.
+        ("198.51.100.0/24", "198.51.100.7", ["198.51.100.7", "198.51.100.8"], "200 429 200"),
+        # IPv6: a /64 is, and the next one is another.
+        (
+            "2001:db8:1::/48",
+            "2001:db8:1:1::7",
+            ["2001:db8:1:1::7", "2001:db8:1:1::8", "2001:db8:1:2::7"],
+            "200 429 429 200",
+        ),
+    ],
+)
+def test_clients_within_a_limited_network_have_a_share_each(
+    host, mirror, other, wheel, network, holder, askers, expected
+):
+    target = mirror.address6 if ":" in network else mirror.address
+    addresses = sorted({f"{each}/{128 if ':' in network else 32}" for each in (holder, *askers)})
+    host.check_output(f"ip route replace {network} dev eth0")
+    try:
+        for each in addresses:
+            other.shell.check_output(f"ip address replace {each} dev eth0 {'nodad' if ':' in each else ''}")
+        said = other.shell.check_output(
+            f"python3 -c %s {target} {mirror.name} {wheel[0]} 20 {holder} {' '.join(askers)}", CLIENTS
+        )
+        assert said == expected
+        # Who is not limited holds more.
+        unlimited = other.ipv4
+        said = other.shell.check_output(
+            f"python3 -c %s {mirror.address} {mirror.name} {wheel[0]} 21 {unlimited} {unlimited}", CLIENTS
+        )
+        assert said == "200 200"
+    finally:
+        for each in addresses:
+            other.shell.run(f"ip address del {each} dev eth0")
+        host.run(f"ip route del {network} dev eth0")
 
 
 def test_a_client_that_asks_too_fast_is_slowed_down(mirror):
