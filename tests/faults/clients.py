@@ -6,18 +6,26 @@ import subprocess
 import sys
 from pathlib import Path
 
-from faults.fleet import DEADLINE, Host
+# What `pip download` imports as it goes.
+import pip._internal.commands.download
+import pip._internal.resolution.resolvelib.resolver
+from faults.fleet import DEADLINE, Host, fork
 from faults.nginx import over
+from pip._internal.cli.main import main as pip_main
 
 UV = shutil.which("uv", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}") or "uv"
 
 
-def client(*command: object, cwd: Path | None = None, good: bool = True) -> str:
-    """Run a client that knows no other index, configuration or cache than it is told."""
+def untold() -> dict[str, str]:
+    """The environment of a client that knows no other index, configuration or cache than it is told."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith(("PIP_", "UV_"))}
+    return {**kept, "PIP_CONFIG_FILE": os.devnull, "UV_NO_CONFIG": "1", "UV_NO_CACHE": "1"}
+
+
+def client(*command: object, cwd: Path | None = None, good: bool = True) -> str:
     ran = subprocess.run(
         [str(part) for part in command],
-        env={**kept, "PIP_CONFIG_FILE": os.devnull, "UV_NO_CONFIG": "1", "UV_NO_CACHE": "1"},
+        env=untold(),
         cwd=cwd,
         capture_output=True,
         text=True,
@@ -29,8 +37,22 @@ def client(*command: object, cwd: Path | None = None, good: bool = True) -> str:
 
 
 def pip(target: Path, index: str, *what: object, good: bool = True) -> str:
-    command = (sys.executable, "-m", "pip", "download", "--no-cache-dir", "--disable-pip-version-check", "-d")
-    return client(*command, target, "--index-url", index, "--no-deps", *what, good=good)
+    """As its console script does, in a fork."""
+
+    def run(*arguments: object) -> None:
+        told = untold()
+        os.environ.clear()
+        os.environ.update(told)
+        sys.exit(pip_main([str(argument) for argument in arguments]))
+
+    options = ("--no-cache-dir", "--disable-pip-version-check", "--index-url", index, "--no-deps")
+    log = target.with_name(f"{target.name}.log")
+    process = fork(run, "download", *options, "-d", target, *what, log=log)
+    process.join(DEADLINE)
+    said = log.read_text()
+    assert process.exitcode is not None, said
+    assert (process.exitcode == 0) is good, said
+    return said
 
 
 def uv(target: Path, index: str, *what: object, good: bool = True) -> str:

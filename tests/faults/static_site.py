@@ -1,16 +1,15 @@
 """An upstream: a served tree over HTTP with faults on demand. What mirrors serve is read through nginx.
 
-Run as a process: `python static_site.py TREE PORTFILE [FAULTS]`. FAULTS is a JSON file, read for each
-request: {"regular expression on the path": fault}, where a fault is an HTTP status, "corrupt",
-"truncate", "hang", "slow", "stale", {"redirect": URL}, {"body": text, "type": content type}, or
-{"megabytes": number, "type": content type}, of which no length is told.
+The port that it found is written to a file. The faults are a JSON file, read for each request: {"regular
+expression on the path": fault}, where a fault is an HTTP status, "corrupt", "truncate", "hang", "slow", "stale",
+{"redirect": URL}, {"body": text, "type": content type}, or {"megabytes": number, "type": content type}, of which no
+length is told.
 """
 
 import asyncio
 import json
 import os
 import re
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +97,5 @@ async def serve(tree: Path, port_file: Path, faults: Path | None) -> None:
     await asyncio.Event().wait()
 
 
-if __name__ == "__main__":
-    arguments = [Path(argument) for argument in sys.argv[1:]]
-    asyncio.run(serve(arguments[0], arguments[1], arguments[2] if len(arguments) > 2 else None))
+def run(tree: Path, port_file: Path, faults: Path | None = None) -> None:
+    asyncio.run(serve(tree, port_file, faults))
