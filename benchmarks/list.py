@@ -101,7 +101,8 @@ def main() -> None:
             "state": "state.json",
         }
         paths = {key: str(folder / file) for key, file in paths.items()}
-        (folder / "list.json").write_text(json.dumps(paths | {"settings": {"damping_seconds": 0}}))
+        said = {"health": [paths["health"]], "settings": {"damping_seconds": 0}}
+        (folder / "list.json").write_text(json.dumps(paths | said))
         (folder / "health.json").write_text(json.dumps(health(names, int(time.time()), 0)))
         run(folder)
         long_listed(folder / "state.json")

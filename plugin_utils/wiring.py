@@ -272,7 +272,8 @@ class Wiring:
         if of & {"redirectors", "monitors"}:
             found |= {"carries_a_tree": False, "paths": self._paths(of)}
         if "redirectors" in of:
-            found |= {"health": self._health(name), "own_authority": self.own_authority}
+            found["health"] = [self._health(name, one) for one in fleet.groups["monitors"]]
+            found["own_authority"] = self.own_authority
         if "monitors" in of:
             found |= {
                 "nodes": self.nodes,
@@ -292,12 +293,9 @@ class Wiring:
             found |= {"/health.json": HEALTH_FILE, "/audits/": "/var/lib/mirrorfleet/monitor/audits/"}
         return found
 
-    def _health(self, name: str) -> str:
-        """Where a redirector reads what was measured: the first monitor's findings make the list."""
-        if not self.fleet.groups["monitors"]:  # told as a problem of the fleet
-            return ""
-        first = self.fleet.groups["monitors"][0]
-        if name == first:
+    def _health(self, name: str, monitor: str) -> str:
+        """Where a redirector reads what a monitor found: on the same host its file."""
+        if name == monitor:
             return HEALTH_FILE
-        record = self.fleet.records[first]
+        record = self.fleet.records[monitor]
         return f"{(record.get('monitor_url') or record['redirector_url'])[0]}/health.json"

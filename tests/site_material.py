@@ -36,7 +36,7 @@ class Site:
         self.health = health(self.names, self.now)
         self.config: dict[str, Any] = {
             "registry": str(folder / "registry.json"),
-            "health": str(folder / "health.json"),
+            "health": [str(folder / "health.json")],
             "holds": str(folder / "holds"),
             "documents": str(self.documents),
             "state": str(folder / "state.json"),

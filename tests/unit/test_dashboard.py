@@ -67,6 +67,7 @@ def known(tmp_path: Path, serve: Any, authority: Any) -> set[str]:
     return (
         set(re.findall(r"^# TYPE (\w+)", found, re.MULTILINE))
         | {f"mirrorfleet_list_{name}" for name in re.findall(r'^ +one\("(\w+)",', lists, re.MULTILINE)}
+        | set(re.findall(r'^ +"(mirrorfleet_list_\w+)",', lists, re.MULTILINE))
         | _of_a_mirror(tmp_path)
         | {
             f"mirrorfleet_acme_{name}"

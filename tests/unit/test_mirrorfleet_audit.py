@@ -550,7 +550,7 @@ def test_tampering_leads_off_the_list_until_an_audit_passes(sandbox: Sandbox) ->
     (sandbox.folder / "list.json").write_text(
         json.dumps(
             {
-                "registry": str(sandbox.folder / "registry.json"), "health": str(sandbox.folder / "health.json"),
+                "registry": str(sandbox.folder / "registry.json"), "health": [str(sandbox.folder / "health.json")],
                 "documents": str(sandbox.folder / "list"), "state": str(sandbox.folder / "list-state.json"),
                 "settings": {"fall": 1, "rise": 1, "damping_seconds": 0},
             }

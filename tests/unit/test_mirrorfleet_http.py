@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import socket
 import ssl
@@ -18,7 +19,7 @@ import pytest
 
 from mirrorfleet.common import http
 from mirrorfleet.fetch.upstream import FetchError, upstream
-from mirrorfleet.site import publish
+from mirrorfleet.site import votes
 
 SOURCE = Path(__file__).parents[2] / "src"
 HEAD = b"HTTP/1.1 200 OK\r\n"
@@ -138,12 +139,12 @@ def test_only_who_asks_for_it_goes_through_a_proxy(says: Says, monkeypatch: pyte
 
 
 def test_a_list_asks_its_monitor(serve: Any, authority: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    port = serve(lambda _: (200, {}, b'{"a": 1}'), authority.issue("127.0.0.1"))
+    told = {"schema": 1, "monitor": "m", "at": 7, "reference": {"problem": "", "serial": None}, "mirrors": {}}
+    port = serve(lambda _: (200, {}, json.dumps(told).encode()), authority.issue("127.0.0.1"))
     url = f"https://127.0.0.1:{port}/health.json"
-    assert publish._fetch(url, authority.pem) == b'{"a": 1}'
-    monkeypatch.setattr(publish, "LARGEST_HEALTH", 3)
-    with pytest.raises(publish.InvalidDocumentError, match="is longer than 3 bytes"):
-        publish._fetch(url, authority.pem)
+    assert votes.votes([url], authority.pem, {}).told == [("m", True, "")]
+    monkeypatch.setattr(votes, "LARGEST_HEALTH", 3)
+    assert votes.votes([url], authority.pem, {url: "m"}).told == [("m", False, "is longer than 3 bytes")]
 
 
 @pytest.mark.parametrize("module", ["cli", "sync.pull", "sync.run", "site.publish"])

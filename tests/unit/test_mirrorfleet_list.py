@@ -145,7 +145,7 @@ def test_without_its_memory_the_published_lists_say_for_which_families(site: Sit
     lose_ipv6(site)
     site.publish()
     (site.folder / "state.json").unlink()
-    site.config["health"] = str(site.folder / "nothing.json")  # and nobody knows better
+    site.config["health"] = [str(site.folder / "nothing.json")]  # and nobody knows better
     assert site.publish() == 1
     assert [one["address_families"] for one in json.loads(site.read("mirrors.json"))["mirrors"]] == [
         ["ipv4"], ["ipv4", "ipv6"]
@@ -215,7 +215,7 @@ def test_a_monitor_that_says_nothing_leaves_the_list_as_it_is(
 ) -> None:
     site.publish()
     if harm == "absent":
-        site.config["health"] = str(site.folder / "nothing.json")
+        site.config["health"] = [str(site.folder / "nothing.json")]
     elif harm == "silent":
         site.health["at"] -= 3600
     else:

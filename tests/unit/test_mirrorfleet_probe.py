@@ -330,7 +330,7 @@ class Service:
             json.dumps(
                 {
                     "registry": str(sandbox.folder / "registry.json"),
-                    "health": str(sandbox.folder / "health.json"),
+                    "health": [str(sandbox.folder / "health.json")],
                     "documents": str(sandbox.folder / "list"),
                     "state": str(sandbox.folder / "list-state.json"),
                     "settings": {

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from listing_material import NOW, broken, record, registry
 
 from mirrorfleet.common.config import ConfigError
-from mirrorfleet.fleet.registry import load, parse
+from mirrorfleet.fleet.registry import Registry, load, parse
 from mirrorfleet.fleet.standing import (
     MEASURED,
     Audit,
@@ -46,6 +46,20 @@ LISTED = Standing(True, "listed", "", NOW - 10**6, joined=NOW - 10**6)
 AUDITED = Audit(passed_at=NOW - 100)
 
 
+def asked(
+    of: Registry,
+    seen: dict[str, Health],
+    audits: dict[str, Audit],
+    holds: dict[str, str],
+    monitor: Monitor | None,
+    rules: Settings,
+    now: int,
+) -> Inputs:
+    """What one monitor found, or nothing where there is none."""
+    monitors = [replace(monitor, health=seen, audits=audits)] if monitor else []
+    return Inputs(of, monitors, holds, rules, now)
+
+
 def run(
     seen: dict[str, Health],
     former: dict[str, Standing] | None = None,
@@ -60,7 +74,7 @@ def run(
 ) -> Outcome:
     """What becomes of mirrors of which the first has a record that is changed so."""
     of = registry(*seen, **changes)
-    inputs = Inputs(parse(of, "test"), seen, audits or {}, holds or {}, monitor or Monitor(now), rules, now)
+    inputs = asked(parse(of, "test"), seen, audits or {}, holds or {}, monitor or Monitor(now), rules, now)
     return step(inputs, former or {}, force=force)
 
 
@@ -124,7 +138,7 @@ def test_a_record_that_the_inventory_has_wrong_says_so(problem: Any, told: str) 
     known = parse(of, "test")
     assert known.wrong == {"one": told}
     seen, former = {"one": health(), "two": health()}, {"one": LISTED, "two": LISTED}
-    found = step(Inputs(known, seen, {"one": AUDITED}, {}, Monitor(NOW), STRICT, NOW), former).standings
+    found = step(asked(known, seen, {"one": AUDITED}, {}, Monitor(NOW), STRICT, NOW), former).standings
     assert (found["one"].listed, found["one"].code) == (False, "invalid")
     assert found["one"].reason == f"its record is not valid: {told}"
     assert found["two"].listed
@@ -243,9 +257,9 @@ def test_while_a_monitor_falls_silent_nobody_leaves_before_it_does() -> None:
 
 
 def test_who_returned_after_a_wrong_hash_stays_when_nobody_can_tell_of_its_audit() -> None:
-    returned = replace(LISTED, tampered_at=NOW - 5000)
+    returned = replace(LISTED, tampered={"": NOW - 5000})
     former = dict.fromkeys(OTHERS, LISTED)
-    gone = Inputs(parse(registry("one", *OTHERS), "test"), {}, {}, {}, None, STRICT, NOW)
+    gone = asked(parse(registry("one", *OTHERS), "test"), {}, {}, {}, None, STRICT, NOW)
     assert step(gone, former | {"one": returned}).standings["one"].listed
     off = replace(returned, listed=False, code="tampered")
     assert step(gone, former | {"one": off}).standings["one"].code == "tampered"
@@ -295,9 +309,7 @@ def test_a_list_is_not_emptied_and_loses_no_more_than_a_share() -> None:
     assert not run(seen | {"m6": health()}, former).refused
     assert not run(seen, former, force=True).refused
     # A registry that lost most of its records is a mistake, too.
-    few = step(
-        Inputs(parse(registry("m0"), "x"), {"m0": health()}, {}, {}, Monitor(NOW), STRICT, NOW), former
-    )
+    few = step(asked(parse(registry("m0"), "x"), {"m0": health()}, {}, {}, Monitor(NOW), STRICT, NOW), former)
     assert "19 of 20 mirrors would leave" in few.refused
     # Mirrors that forge are not protected by how many they are.
     forged = {name: health(tampered_at=NOW) if n < 7 else health() for n, name in enumerate(names)}
@@ -307,7 +319,7 @@ def test_a_list_is_not_emptied_and_loses_no_more_than_a_share() -> None:
 def test_a_record_of_a_name_that_is_there_twice_is_not_listed() -> None:
     of = registry("one", "two")
     of["mirrors"].append(record("one"))
-    inputs = Inputs(parse(of, "x"), {"one": health(), "two": health()}, {}, {}, Monitor(NOW), ONE_SHOT, NOW)
+    inputs = asked(parse(of, "x"), {"one": health(), "two": health()}, {}, {}, Monitor(NOW), ONE_SHOT, NOW)
     found = step(inputs, {}).standings
     assert (found["one"].code, found["two"].code) == ("invalid", "listed")
 
@@ -407,16 +419,10 @@ def test_a_monitor_that_lost_ipv6_takes_it_from_nobody() -> None:
     of = registry(*many)
     for mirror in of["mirrors"][3:]:
         mirror["address_families"] = ["ipv4"]
-    well = Inputs(
-        parse(of, "x"),
-        dict.fromkeys(many, health()),
-        dict.fromkeys(many, AUDITED),
-        {},
-        Monitor(NOW),
-        STRICT,
-        NOW,
-    )
-    few = step(replace(well, health=well.health | dict.fromkeys(many[:2], dead)), step(well, {}).standings)
+    known, seen, audits = parse(of, "x"), dict.fromkeys(many, health()), dict.fromkeys(many, AUDITED)
+    well = step(asked(known, seen, audits, {}, Monitor(NOW), STRICT, NOW), {}).standings
+    seen |= dict.fromkeys(many[:2], dead)
+    few = step(asked(known, seen, audits, {}, Monitor(NOW), STRICT, NOW), well)
     assert (few.cut_off, few.standings["m0"].listed) == ("", False)
 
 
@@ -426,14 +432,15 @@ def test_of_few_mirrors_with_ipv6_not_all_lose_it_at_once() -> None:
     for mirror in of["mirrors"][2:]:
         mirror["address_families"] = ["ipv4"]
     seen = with_ipv6 | dict.fromkeys(OTHERS[1:], health())
-    inputs = Inputs(parse(of, "test"), seen, {}, {}, Monitor(NOW), STRICT, NOW)
-    well = replace(inputs, health=dict.fromkeys(seen, health()), audits=dict.fromkeys(seen, AUDITED))
+    known, audits = parse(of, "test"), dict.fromkeys(seen, AUDITED)
+    inputs = asked(known, seen, audits, {}, Monitor(NOW), STRICT, NOW)
+    well = asked(known, dict.fromkeys(seen, health()), audits, {}, Monitor(NOW), STRICT, NOW)
     former = step(well, {}).standings
     found = step(inputs, former)
     assert found.cut_off.startswith("2 of 2 listed mirrors would lose IPv6 at once")
     assert (found.refused, found.standings["one"].listed_families) == ("", ["ipv4", "ipv6"])
     assert step(inputs, former, force=True).standings["one"].listed_families == ["ipv4"]
-    single = step(replace(inputs, health=seen | {"two": health()}), former)
+    single = step(asked(known, seen | {"two": health()}, audits, {}, Monitor(NOW), STRICT, NOW), former)
     assert (single.cut_off, single.standings["one"].listed_families) == ("", ["ipv4"])
 
 
@@ -479,7 +486,7 @@ def test_a_family_leaves_and_returns_as_a_mirror_of_that_family_alone(
             "single": Audit(passed_at=audit.passed_at),
             "both": Audit(families={"ipv4": passed, "ipv6": audit}),
         }
-        inputs = Inputs(parse(of, "x"), seen, audits, {}, Monitor(now), rules, now)
+        inputs = asked(parse(of, "x"), seen, audits, {}, Monitor(now), rules, now)
         found = step(inputs, former)
         assert not found.refused and not found.cut_off
         former = found.standings
@@ -547,7 +554,7 @@ def test_what_holds_whatever_happens(
         of = parse(registry(*NAMES, **copy.deepcopy(this["record"])), "x")
         holds = {this["hold"]: "x"} if this["hold"] else {}
         monitor = Monitor(now - 10_000 if this["silent"] else now, this["cut_off"])
-        inputs = Inputs(of, dict(seen), dict(audits), holds, monitor, rules, now)
+        inputs = asked(of, dict(seen), dict(audits), holds, monitor, rules, now)
         found = step(inputs, former, force=this["force"])
         again = step(inputs, found.standings, force=this["force"])
         listed = {name for name, standing in found.standings.items() if standing.listed}

@@ -187,7 +187,8 @@ def test_the_monitors_own_list_says_the_same(shells):
         )
     }
     assert len(lists) == 1, lists
-    assert '"health": "/' in shells["monitor"].file("/etc/mirrorfleet/list.json").content_string
+    here = "/var/lib/mirrorfleet/monitor/health.json"
+    assert here in json.loads(shells["monitor"].file("/etc/mirrorfleet/list.json").content_string)["health"]
 
 
 @pytest.mark.parametrize("fault", FAULTS)

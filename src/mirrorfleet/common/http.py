@@ -92,7 +92,7 @@ async def _up_to(response: aiohttp.ClientResponse, limit: int) -> tuple[list[byt
     return parts, left > 0 or not await response.content.read(1)
 
 
-def fetch(
+async def answer(
     url: str,
     *,
     limit: int,
@@ -101,9 +101,8 @@ def fetch(
     context: ssl.SSLContext | None = None,
     proxies: bool = False,
 ) -> bytes:
-    """The body of one answer that is good, for who has no loop; with data it is posted to."""
-
-    async def ask() -> bytes:
+    """The body of one answer that is good; with data it is posted to."""
+    try:
         async with (
             session(timeout=timeout, proxies=proxies) as client,
             client.request(
@@ -114,11 +113,13 @@ def fetch(
             if response.status >= 300:
                 raise StatusError(response.status, response.reason or "", await response.content.read(300))
             return await body(response, limit)
-
-    try:
-        return asyncio.run(ask())
     except FAILURES as error:
         raise RequestError(words(error)) from error
+
+
+def fetch(url: str, **options: Any) -> bytes:
+    """The same for who has no loop."""
+    return asyncio.run(answer(url, **options))
 
 
 def hung_up(error: BaseException) -> bool:

@@ -7,12 +7,12 @@ import json
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 from xml.etree import ElementTree
 
 from ..common.schema import InvalidDocumentError, validate
 from .availability import DAY, FirstDay, counted
-from .evidence import printable
+from .evidence import Proof, printable
 from .health import Findings
 from .registry import Registry, host_of, page_of
 from .standing import HIDDEN, Event, Standing
@@ -21,6 +21,14 @@ from .standing import HIDDEN, Event, Standing
 PUBLIC = ("name", "url", "urls", "mode", "tier", "location", "bandwidth", "address_families")
 ATOM = "http://www.w3.org/2005/Atom"
 SECONDS_TO_LIVE = 300
+
+
+class Heard(NamedTuple):
+    """A monitor, whether it has a vote, and why not, or not everywhere."""
+
+    name: str
+    heard: bool
+    problem: str = ""
 
 
 @dataclass(frozen=True)
@@ -40,6 +48,14 @@ class List:
     firsts: Mapping[str, FirstDay] = field(
         default_factory=dict
     )  # by mirror, the day when it was first listed
+    monitors: Sequence[Heard] = ()
+    heard: int | None = None  # when one of them last had a vote
+    proofs: Mapping[str, Sequence[Proof]] = field(default_factory=dict)  # of wrong hashes, by mirror
+
+    @property
+    def kept_since(self) -> int | None:
+        """Since when the list is as it was for what is measured; None while a monitor has a vote."""
+        return None if not self.monitors or any(one.heard for one in self.monitors) else self.heard or 0
 
     @property
     def last(self) -> int:
@@ -126,8 +142,11 @@ def mirrors_json(found: List, mirrors: list[dict[str, Any]]) -> bytes:
         "fleet": fleet["name"],
         "agreement_version": fleet["agreement_version"],
         "staleness_limit": fleet["staleness_limit"],
+        "monitors": [one._asdict() for one in found.monitors],
         "mirrors": mirrors,
     } | ({"invalid": wrong} if (wrong := invalid(found)) else {})
+    if found.kept_since is not None:
+        document["kept_since"] = found.kept_since
     validate(document, "mirrors")
     # A line a mirror: to be read, compared and, in a large fleet, written in no time.
     lines = ",\n".join(json.dumps(mirror, sort_keys=True) for mirror in mirrors)

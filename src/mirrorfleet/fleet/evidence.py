@@ -1,11 +1,23 @@
 """What the monitor's metrics, and so its alerts, tell of failures: words that may be a mirror's own, made harmless."""
 
+from dataclasses import dataclass
 from typing import Any
 
 Failure = list[Any]  # family, check, problem, when it was last found
 
 MOST = 5  # kinds of failure of a mirror told at a time
 VARYING = "something else each time"
+
+
+@dataclass(frozen=True)
+class Proof:
+    """A wrong hash that a monitor found, as it is kept and shown: what was asked, what came, what should have come."""
+
+    at: int
+    monitor: str
+    found: str  # in words, with the path, the hash that came and the one of the trusted index
+    family: str = ""
+    address: str = ""  # of the mirror that gave it
 
 
 def printable(words: object) -> str:

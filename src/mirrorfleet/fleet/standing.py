@@ -3,18 +3,20 @@
 A record decides who could serve, measurement decides who does:
 
 * What a person decided (drained, retired, held, an agreement that lapsed) and a broken record count at once.
-* A wrong hash counts at once, and until an audit that began after it has passed.
+* Each monitor is a vote. A mirror leaves when more than half of those that can tell say so, and returns when more than
+  half do; where they are of two minds in equal numbers, it stays where it is.
+* A wrong hash counts at once, whoever found it, and until an audit of that monitor that began after it has passed.
 * Failed probes count after `fall` in a row. A mirror that left by measurement comes back after `rise` good ones in a
   row, after a pause that doubles with each leave, and after an audit.
 * Each address family of a mirror stands by itself, by the same rules: one that fails is withdrawn and the mirror stays
   for the other. It leaves when none is left.
 * A monitor that is silent, cannot reach the reference, or sees most of the list fail at once is held to be cut off
-  itself: then nothing changes for what it measured. It may be so in one family only.
+  itself: it has no vote. It may be so in one family only. Where none has a vote nothing changes for what was measured.
 * A run that would empty the list, or drop more than a share of it at once, is refused as a whole.
 """
 
 import datetime
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -30,6 +32,8 @@ Code = Literal[
 MEASURED: frozenset[Code] = frozenset({"tampered", "failing", "stale"})
 # Whatever is wrong with the share of mirrors that leaves at once, these leave.
 AT_ONCE: frozenset[Code] = frozenset({"tampered", "held"})
+# Codes by which a monitor says that it knows nothing.
+UNKNOWN: frozenset[Code] = frozenset({"unmeasured", "silent"})
 HIDDEN: frozenset[Code] = frozenset({"retired", "gone"})
 FAMILIES = {"ipv4": "IPv4", "ipv6": "IPv6"}
 # So few mirrors may well fail at once; the guard against an empty list looks after them.
@@ -118,9 +122,15 @@ class Audit:
 
 @dataclass(frozen=True)
 class Monitor:
-    at: int
+    """One monitor, and what it found of each mirror."""
+
+    at: int  # when it told
     reference_problem: str = ""
     started: int = 0  # before that, that it measured nothing says nothing of a mirror
+    name: str = ""
+    families: Collection[str] = tuple(FAMILIES)  # that it has itself
+    health: Mapping[str, Health] = field(default_factory=dict)
+    audits: Mapping[str, Audit] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -134,7 +144,7 @@ class Standing:
     next: str = ""  # what happens next
     left: int | None = None  # when it left by measurement, until it is back
     leaves: tuple[int, ...] = ()  # when it left by measurement lately
-    tampered_at: int | None = None
+    tampered: Mapping[str, int] = field(default_factory=dict)  # by monitor, when it last found a wrong hash
     joined: int | None = None  # when it was listed for the first time
     families: Mapping[str, "Standing"] = field(
         default_factory=dict
@@ -175,6 +185,7 @@ class Outcome:
     events: list[Event] = field(default_factory=list)
     cut_off: str = ""  # why nothing was changed for what was measured
     refused: str = ""  # why nothing was changed at all
+    unheard: "Unheard" = field(default_factory=dict)
 
 
 def span(seconds: int) -> str:
@@ -193,20 +204,40 @@ class Inputs:
     """All that a run decides by, but for where the mirrors stood before."""
 
     registry: Registry
-    health: Mapping[str, Health]
-    audits: Mapping[str, Audit]
+    monitors: Sequence[Monitor]  # those that could be read
     holds: Mapping[str, str]  # by name the reason
-    monitor: Monitor | None
     settings: Settings
     now: int
+    away: Collection[str] = ()  # names of the fleet's monitors that could not be read
+
+
+Why = tuple[Code, str, str]  # code, reason, what happens next
+Unheard = dict[str, dict[str, str]]  # by monitor and address family, why it has no vote there
+
+
+@dataclass(frozen=True)
+class Ballot:
+    """What one monitor says of a mirror in one address family: why it should not be listed, or None."""
+
+    why: Why | None
+    health: Health | None
 
 
 def step(inputs: Inputs, former: Mapping[str, Standing], *, force: bool = False) -> Outcome:
     """The standing of every mirror that is or was known. `force` overrides what is held to be a mistake."""
-    cut_off = {} if force else _cut_off(inputs, former)
+    unheard = {one.name: _unheard(one, inputs, former, force=force) for one in inputs.monitors}
+    if force and all(why.keys() == FAMILIES.keys() for why in unheard.values()):
+        unheard = {}  # then those that are no news decide
+    cut_off = _cut_off(inputs, unheard)
 
     def stand() -> dict[str, Standing]:
-        return {name: _stand(name, inputs, former.get(name), cut_off) for name in inputs.registry.mirrors}
+        voters = {
+            family: [one for one in inputs.monitors if family not in unheard.get(one.name, {})]
+            if family not in cut_off
+            else []
+            for family in FAMILIES
+        }
+        return {name: _stand(name, inputs, former.get(name), voters) for name in inputs.registry.mirrors}
 
     standings = stand()
     if not force and (withdrawn := _withdrawn_at_once(inputs, former, standings)):
@@ -217,20 +248,45 @@ def step(inputs: Inputs, former: Mapping[str, Standing], *, force: bool = False)
     refused = "" if force else _refusal(former, standings, inputs.settings)
     told = "; ".join(dict.fromkeys(cut_off.values()))
     if refused:
-        return Outcome(dict(former), [], told, refused)
-    return Outcome(standings, list(_events(former, standings, inputs.now)), told)
+        return Outcome(dict(former), [], told, refused, unheard)
+    return Outcome(standings, list(_events(former, standings, inputs.now)), told, "", unheard)
 
 
-def _cut_off(inputs: Inputs, former: Mapping[str, Standing]) -> dict[str, str]:
-    """By address family, why what the monitor says is not believed."""
-    if problem := _silence(inputs):
+def _cut_off(inputs: Inputs, unheard: Unheard) -> dict[str, str]:
+    """By address family, why no monitor's word is taken, where it is for a while only."""
+    if not inputs.monitors:
+        return dict.fromkeys(FAMILIES, "no monitor has reported yet")
+    found = {}
+    for family in FAMILIES:
+        able = [one for one in inputs.monitors if family in one.families]
+        why = [(one.name, unheard.get(one.name, {}).get(family)) for one in able]
+        if why and all(problem for _, problem in why):
+            several = len(inputs.monitors) > 1
+            found[family] = "; ".join(
+                f"{name}: {problem}" if several else str(problem) for name, problem in why
+            )
+    return found
+
+
+def _unheard(
+    monitor: Monitor, inputs: Inputs, former: Mapping[str, Standing], *, force: bool
+) -> dict[str, str]:
+    """By address family, why what a monitor says is not believed."""
+    blind = {
+        family: f"the monitor has no {label} itself"
+        for family, label in FAMILIES.items()
+        if family not in monitor.families
+    }
+    if problem := _silence(monitor, inputs):
         return dict.fromkeys(FAMILIES, problem)
-    known = inputs.health.keys() & inputs.registry.mirrors
-    seen = {name: inputs.health[name] for name, one in former.items() if one.listed and name in known}
+    if force:
+        return blind
+    known = monitor.health.keys() & inputs.registry.mirrors
+    seen = {name: monitor.health[name] for name, one in former.items() if one.listed and name in known}
     dead = {name for name, one in seen.items() if one.deaf}
     if problem := _too_many(len(dead), len(seen), inputs.settings):
         return dict.fromkeys(FAMILIES, problem)
-    found = {}
+    found = blind
     for family, label in FAMILIES.items():
         # A mirror that fails in every family says nothing of the monitor's way in one of them.
         there = [
@@ -240,16 +296,16 @@ def _cut_off(inputs: Inputs, former: Mapping[str, Standing]) -> dict[str, str]:
         ]
         failing = sum(one.bad > 0 for one in there)
         if problem := _too_many(failing, len(there), inputs.settings, f" over {label}"):
-            found[family] = problem
+            found.setdefault(family, problem)
     return found
 
 
-def _silence(inputs: Inputs) -> str:
-    monitor, settings = inputs.monitor, inputs.settings
-    if monitor is None:
-        return "no monitor has reported yet"
+def _silence(monitor: Monitor, inputs: Inputs) -> str:
+    settings = inputs.settings
     if inputs.now - monitor.at > settings.silence_seconds:
         return f"the monitor has been silent for {span(inputs.now - monitor.at)}"
+    if monitor.at - inputs.now > settings.clock_tolerance_seconds:
+        return f"the monitor's clock is {span(monitor.at - inputs.now)} ahead"
     if monitor.reference_problem:
         return f"the monitor cannot reach the reference: {printable(monitor.reference_problem)}"
     return ""
@@ -281,19 +337,23 @@ def _withdrawn_at_once(
     return found
 
 
-def _stand(name: str, inputs: Inputs, former: Standing | None, cut_off: Mapping[str, str]) -> Standing:
+def _stand(
+    name: str, inputs: Inputs, former: Standing | None, voters: Mapping[str, Sequence[Monitor]]
+) -> Standing:
     """A mirror by its address families: it is listed while one of them is."""
-    before, health = former or _new(inputs.now), inputs.health.get(name)
+    before = former or _new(inputs.now)
     if name in inputs.registry.wrong:  # then nobody knows which it claims
-        return replace(_stand_over("", name, inputs, before, frozen=False), families={})
-    families = {
-        family: _stand_over(family, name, inputs, before.over(family), frozen=family in cut_off)
+        return replace(_stand_over("", name, inputs, before, ())[0], families={})
+    found = {
+        family: _stand_over(family, name, inputs, before.over(family), voters[family])
         for family in inputs.registry.mirrors[name]["address_families"]
     }
-    # Where the monitor is cut off in one, nobody stays for what is not known of that one alone.
-    known = [family for family in families if family not in cut_off] or list(families)
+    families = {family: one for family, (one, _) in found.items()}
+    # Where no monitor has a vote in one, nobody stays for what is not known of that one alone.
+    known = [family for family in families if voters[family]] or list(families)
     listed = [family for family in known if families[family].listed]
-    first = max(listed or known, key=lambda family: health.over(family).good if health else 0)
+    health = {family: by or Health(0) for family, (_, by) in found.items()}
+    first = max(listed or known, key=lambda family: health[family].good)
     one = families[first]
     return replace(
         one,
@@ -304,58 +364,116 @@ def _stand(name: str, inputs: Inputs, former: Standing | None, cut_off: Mapping[
     )
 
 
-def _loss(families: Mapping[str, Standing], inputs: Inputs, health: Health | None) -> str:
+def _loss(families: Mapping[str, Standing], inputs: Inputs, health: Mapping[str, Health]) -> str:
     """What becomes of a listed mirror when what fails goes on to fail."""
     listed = [family for family, one in families.items() if one.listed]
     failing = [family for family in listed if families[family].next]
     if failing == listed:
-        left = max(_rounds_left(inputs, health.over(family) if health else None) for family in listed)
+        left = max(inputs.settings.fall - health[family].bad for family in listed)
         return f"leaves when {left} more rounds fail"
     return "; ".join(f"loses {FAMILIES[family]}, which {families[family].next}" for family in failing)
 
 
-def _rounds_left(inputs: Inputs, health: Health | None) -> int:
-    return inputs.settings.fall - (health.bad if health else 0)
-
-
-def _stand_over(family: str, name: str, inputs: Inputs, before: Standing, *, frozen: bool) -> Standing:
-    """One address family of a mirror."""
-    now, health, audit = inputs.now, inputs.health.get(name), inputs.audits.get(name, Audit()).over(family)
-    health = health.over(family) if health else None
-    seen = (before.tampered_at, audit.tampered_at, health.tampered_at if health else None)
-    newest = max((at for at in seen if at is not None), default=None)
+def _stand_over(
+    family: str, name: str, inputs: Inputs, before: Standing, voters: Sequence[Monitor]
+) -> tuple[Standing, Health | None]:
+    """One address family of a mirror, and what the monitor found whose vote decided."""
+    tampered = _tampered(name, inputs, before)
     # Who is listed all the same has passed an audit since, even if no monitor is there to say so.
-    tampered = newest if not before.listed or newest != before.tampered_at else None
-    if newest != before.tampered_at:
-        before = replace(before, tampered_at=newest)
-    why = next(_barred(name, inputs, audit, tampered), None)
-    if why is None and frozen:
-        if before.listed:
-            return before
-        why = _waiting(before)
+    doubted = {
+        by: at for by, at in tampered.items() if not before.listed or at not in before.tampered.values()
+    }
+    if tampered != before.tampered:
+        before = replace(before, tampered=tampered)
+    why, health = next(_barred(name, inputs, doubted), None), None
+    if voters:
+        ballots = _ballots(family, name, inputs, before, voters)
+        decisive = _decisive(ballots, listed=before.listed)
+        health = decisive.health
+        if why is None and decisive.why:
+            why = _counted(decisive.why, ballots)
     elif why is None:
-        why = _failure(name, inputs, health, before) or _pending(inputs, health, audit, before)
+        if before.listed:
+            return before, None
+        why = _waiting(before, family, inputs)
     if why:
-        return _off(before, why, inputs, health)
-    then = f"leaves when {_rounds_left(inputs, health)} more rounds fail" if health and health.bad else ""
+        return _off(before, why, inputs, health), health
+    then = (
+        f"leaves when {inputs.settings.fall - health.bad} more rounds fail" if health and health.bad else ""
+    )
     if before.listed:
-        return before if then == before.next else replace(before, next=then)
+        return before if then == before.next else replace(before, next=then), health
     return replace(
         before,
         listed=True,
         code="listed",
         reason="",
-        since=now,
+        since=inputs.now,
         next=then,
         left=None,
-        joined=before.joined or now,
-    )
+        joined=before.joined or inputs.now,
+    ), health
 
 
-Why = tuple[Code, str, str]  # code, reason, what happens next
+def _tampered(name: str, inputs: Inputs, before: Standing) -> dict[str, int]:
+    """By monitor, when it last found a wrong hash: what one proved counts, whether or not it has a vote now."""
+    found = dict(before.tampered)
+    for one in inputs.monitors:
+        health, audit = one.health.get(name), one.audits.get(name)
+        for at in (health.tampered_at if health else None, audit.tampered_at if audit else None):
+            if at is not None:
+                found[one.name] = max(at, found.get(one.name, at))
+    return found
 
 
-def _barred(name: str, inputs: Inputs, audit: Audit, tampered_at: int | None) -> Iterator[Why]:
+def _cleared(name: str, by: str, at: int, inputs: Inputs) -> bool:
+    """Whether an audit since then passed: one of the monitor that found it, which may be in the only network where it
+    is to be seen. When that monitor is the fleet's no more, anybody's."""
+    own = [one for one in inputs.monitors if one.name == by]
+    if not own and by in inputs.away:
+        return False
+    passed = (one.audits[name].cleared_at for one in own or inputs.monitors if name in one.audits)
+    return any(one is not None and one > at for one in passed)
+
+
+def _ballots(
+    family: str, name: str, inputs: Inputs, before: Standing, voters: Sequence[Monitor]
+) -> list[Ballot]:
+    """What those say who can; who has not measured it lately can not."""
+    audits = [one.audits.get(name, Audit()).over(family) for one in voters]
+    audited = max((one.passed_at for one in audits if one.passed_at is not None), default=None)
+    found = []
+    for monitor, audit in zip(voters, audits, strict=True):
+        health = monitor.health.get(name)
+        health = health.over(family) if health else None
+        why = _failure(name, inputs, monitor, health, before) or _pending(
+            inputs, health, audit, audited, before
+        )
+        found.append(Ballot(why, health))
+    return [one for one in found if not (one.why and one.why[0] in UNKNOWN)] or found
+
+
+def _decisive(ballots: Sequence[Ballot], *, listed: bool) -> Ballot:
+    """The vote that decides when all are put in order, the best first: as many as it takes to be more than half say at
+    least so much against where the mirror stands."""
+
+    def order(one: Ballot) -> tuple[bool, int, int]:
+        health = one.health or Health(0)
+        return one.why is not None, health.bad, -health.good
+
+    return sorted(ballots, key=order)[(len(ballots) - listed) // 2]
+
+
+def _counted(why: Why, ballots: Sequence[Ballot]) -> Why:
+    """With how many say so, where several were asked."""
+    code, reason, then = why
+    if len(ballots) == 1 or code not in MEASURED | {"audit"}:
+        return why
+    against = sum(one.why is not None for one in ballots)
+    return code, f"{reason} ({against} of {len(ballots)} monitors)", then
+
+
+def _barred(name: str, inputs: Inputs, tampered: Mapping[str, int]) -> Iterator[Why]:
     """Why a mirror is off the list whatever was measured of its health; the first reason counts."""
     if problem := inputs.registry.wrong.get(name):
         yield "invalid", f"its record is not valid: {printable(problem)}", "needs a mended record"
@@ -371,28 +489,33 @@ def _barred(name: str, inputs: Inputs, audit: Audit, tampered_at: int | None) ->
     agreement = record["agreement"]
     if agreement["version"] != fleet["agreement_version"] or (agreement["expires_on"] or today) < today:
         yield "agreement", "its agreement is not the fleet's current one", "needs the current agreement"
-    cleared = audit.cleared_at
-    if tampered_at is not None and (cleared is None or cleared <= tampered_at):
-        why = f"served a file with a wrong hash at {clock(tampered_at)}"
-        yield "tampered", why, "needs an audit that passes, then good rounds"
+    proven = {by: at for by, at in tampered.items() if not _cleared(name, by, at, inputs)}
+    if proven:
+        why = f"served a file with a wrong hash at {clock(max(proven.values()))}"
+        several = len(inputs.monitors) + len(inputs.away) > 1
+        by = f", found by {', '.join(sorted(filter(None, proven)))}" if several and any(proven) else ""
+        yield "tampered", why + by, "needs an audit that passes, then good rounds"
 
 
-def _waiting(before: Standing) -> Why:
-    """Off the list while the monitor is cut off: for what was measured before, or as nobody knows better."""
+def _waiting(before: Standing, family: str, inputs: Inputs) -> Why:
+    """Off the list while no monitor has a vote: for what was measured before, or as nobody knows better."""
+    if inputs.monitors and all(family not in one.families for one in inputs.monitors):
+        return "waiting", f"no monitor has {FAMILIES[family]}", "is looked at when one has"
     then = "is looked at again when the monitor is back"
-    if before.code in (MEASURED | {"unmeasured", "silent"}) - {"tampered"}:
+    if before.code in (MEASURED | UNKNOWN) - {"tampered"}:
         return before.code, before.reason, then
     return "waiting", "the monitor is cut off: nobody returns until it is back", then
 
 
-def _failure(name: str, inputs: Inputs, health: Health | None, before: Standing) -> Why | None:
+def _failure(
+    name: str, inputs: Inputs, monitor: Monitor, health: Health | None, before: Standing
+) -> Why | None:
     if health is None:
         return "unmeasured", "not measured yet", "is listed after its first good rounds"
     settings, then = inputs.settings, f"returns after {inputs.settings.rise} good rounds"
-    started = inputs.monitor.started if inputs.monitor and before.listed else 0
+    started = monitor.started if before.listed else 0
     # By the monitor's last report: what it has measured since cannot be known, and one that is gone blames nobody.
-    reported = min(inputs.now, inputs.monitor.at) if inputs.monitor else inputs.now
-    if reported - max(health.measured_at, started) > settings.silence_seconds:
+    if min(inputs.now, monitor.at) - max(health.measured_at, started) > settings.silence_seconds:
         return "silent", f"not measured for {span(inputs.now - health.measured_at)}", then
     if health.bad >= settings.fall or (health.bad and not before.listed):
         return "failing", printable(health.problem), then
@@ -415,8 +538,11 @@ def _staleness(health: Health, limit: int, tolerance: int, now: int) -> str:
     return ""
 
 
-def _pending(inputs: Inputs, health: Health | None, audit: Audit, before: Standing) -> Why | None:
-    """Why a mirror whose rounds are good is not listed yet, or no longer."""
+def _pending(
+    inputs: Inputs, health: Health | None, audit: Audit, audited: int | None, before: Standing
+) -> Why | None:
+    """Why a mirror whose rounds are good is not listed yet, or no longer. One monitor's audit, the last that passed, is
+    enough to return, but for a monitor whose own audits fail."""
     settings, good = inputs.settings, health.good if health else 0
     if before.listed:
         # What no round asks for: pages that lack files, answers that are not as the standards say.
@@ -437,7 +563,8 @@ def _pending(inputs: Inputs, health: Health | None, audit: Audit, before: Standi
             f"returns at {clock(until)} at the earliest",
         )
     owed = before.left if before.left is not None else 0 if before.joined is None else None
-    if settings.audit_required and owed is not None and (audit.passed_at is None or audit.passed_at < owed):
+    passed = audit.passed_at if audit.failures >= settings.audit_fall else audited
+    if settings.audit_required and owed is not None and (passed is None or passed < owed):
         found = f"; the last one: {printable(audit.problem)}" if audit.problem else ""
         return "audit", f"awaits an audit{found}", "is listed when an audit passes"
     return None

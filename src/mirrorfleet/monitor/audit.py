@@ -45,9 +45,11 @@ class Auditor:
 
     async def audit(self, name: str) -> Report:
         record, limit = self.known.mirrors[name], self.known.fleet["staleness_limit"]
-        report = Report(name, record["url"], int(time.time()), families=tuple(record["address_families"]))
+        # Who has no way in any of them finds that it cannot be reached; nothing is not to pass.
+        families = self.reach.families(record) or record["address_families"]
+        report = Report(name, record["url"], int(time.time()), families=tuple(families))
         reached = {}
-        for family in record["address_families"]:
+        for family in families:
             try:
                 place = await self.reach.mirror(record, family)
             except CheckError as error:

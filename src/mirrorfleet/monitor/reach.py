@@ -4,14 +4,28 @@ import contextlib
 import ipaddress
 import random
 import re
+import socket
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
-from .client import CheckError, Line, Place, resolve, trusting
+from .client import FAMILIES, CheckError, Line, Place, resolve, trusting
 from .settings import MonitorConfig
 
 _chance = random.SystemRandom()
+
+
+# Addresses for documentation, which nobody has: a default route leads there (RFC 5737, RFC 3849).
+_ANYWHERE = {"ipv4": "192.0.2.1", "ipv6": "2001:db8::1"}
+
+
+def _routed(address: str, family: str) -> bool:
+    try:
+        with socket.socket(FAMILIES[family], socket.SOCK_DGRAM) as asked:
+            asked.connect((address, 9))
+    except OSError:
+        return False
+    return True
 
 
 class Reach:
@@ -20,6 +34,20 @@ class Reach:
         self._context = trusting(config.ca_file)
         self._resolvers = ThreadPoolExecutor(32, "resolve")
         self._private = [ipaddress.ip_network(one) for one in config.private_networks]
+
+    def families(self, record: dict[str, Any]) -> list[str]:
+        """Those of a mirror in which this host has a way itself."""
+        return [family for family in record["address_families"] if self.has(family)]
+
+    def has(self, family: str) -> bool:
+        """Whether this host's kernel has a route in a family, to the world or to where its mirrors may be.
+
+        To connect a UDP socket asks for it and sends nothing (udp(7)).
+        """
+        places = [_ANYWHERE[family]]
+        places += [str(one[min(1, one.num_addresses - 1)]) for one in self._private]
+        places += [one for given in self._config.connect_to.values() for one in given]
+        return any(_routed(one, family) for one in places if (":" in one) == (family == "ipv6"))
 
     def line(self, place: Place) -> Line:
         return Line(place, self._context, self._config.timeout)

@@ -106,10 +106,12 @@ async def _named(line: Line, file: File, others: list[File]) -> File:
             raise CheckError(f"{page} lacks {file.name}")
         file = _chance.choice(there)
     if named[file.name].sha256 != file.sha256:
-        raise TamperedError(f"{page} says that {file.name} has the sha256 {named[file.name].sha256}")
+        told = f"{page} says that {file.name} has the sha256 {named[file.name].sha256}"
+        raise TamperedError(f"{told}, the trusted page says {file.sha256}")
     promised = named[file.name].metadata
     if isinstance(promised, str) and isinstance(file.metadata, str) and promised != file.metadata:
-        raise TamperedError(f"{page} says that the core metadata of {file.name} has the sha256 {promised}")
+        told = f"{page} says that the core metadata of {file.name} has the sha256 {promised}"
+        raise TamperedError(f"{told}, the trusted page says {file.metadata}")
     return file
 
 

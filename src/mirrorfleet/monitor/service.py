@@ -24,6 +24,7 @@ from ..fleet import documents, registry
 from ..fleet.evidence import printable
 from ..fleet.health import Findings
 from ..fleet.registry import Registry
+from ..fleet.standing import FAMILIES
 from . import history, reports
 from .reach import Reach
 from .reference import Reference, consult
@@ -61,7 +62,9 @@ class Monitor:
     async def probe(self, name: str) -> None:
         """One round of one mirror, in all its families at once."""
         record, started = self.registry.mirrors[name], time.monotonic()
-        families, limit = record["address_families"], self.registry.fleet["staleness_limit"]
+        families, limit = self._reach.families(record), self.registry.fleet["staleness_limit"]
+        if not families:  # nothing can be said of it from here
+            return
         rounds = [Round(self.config, self._reach, self.reference, record, family) for family in families]
         found = await asyncio.gather(*(one.run(limit) for one in rounds))
         track = self.tracks.setdefault(name, Track())
@@ -235,6 +238,7 @@ class Monitor:
             "monitor": self.config.name,
             "at": now,
             "started": self.started,
+            "families": [family for family in FAMILIES if self._reach.has(family)],
             "reference": reference,
             "mirrors": mirrors,
         }

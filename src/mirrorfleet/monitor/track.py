@@ -51,6 +51,7 @@ class Track:
     certificate_expires: int | None = None
     tampered_at: int | None = None
     tampered: str = ""  # what had a wrong hash then
+    proof: dict[str, str] = field(default_factory=dict)  # the same, and which address gave it
     failures: list[evidence.Failure] = field(default_factory=list)  # of the present row of failed rounds
     hours: list[list[float]] = field(
         default_factory=list
@@ -83,8 +84,9 @@ class Track:
             least(one.certificate_expires for one in found.values()) or self.certificate_expires
         )
         self.failures = evidence.kept(self.failures if self.bad > 1 else [], failures, now)
-        if tampered := [one.failure for one in found.values() if one.tampered and one.failure]:
-            self.tampered_at, self.tampered = now, described(tampered)
+        if tampered := [one for one in found.values() if one.tampered and one.failure]:
+            self.tampered_at, self.tampered = now, described([one.failure for one in tampered if one.failure])
+            self.proof = _proof(tampered[0])
         age = max(now - self.last_modified, 0) if self.last_modified else 0
         fresh = max(age, self.lag or 0) <= staleness_limit
         well = [name for name, row in sorted(self.rounds.items()) if row["good"] and fresh]
@@ -136,7 +138,7 @@ class Track:
 
     def document(self, now: int, memory: history.History, name: str) -> dict[str, Any]:
         told = asdict(self)
-        for own in ("hours", "failures", "tampered", "well_families"):
+        for own in ("hours", "failures", "tampered", "well_families", *([] if self.proof else ["proof"])):
             del told[own]
         days = month_of(now)
         told |= {"day": self.day(), "today": self.today(now)}
@@ -151,6 +153,12 @@ def _row(former: dict[str, Any] | None, found: Found) -> dict[str, Any]:
     if found.failure:
         return {"good": 0, "bad": (former or {}).get("bad", 0) + 1, "problem": described([found.failure])}
     return {"good": (former or {}).get("good", 0) + 1, "bad": 0, "problem": ""}
+
+
+def _proof(found: Found) -> dict[str, str]:
+    failure = found.failure or {}
+    said = f"{failure['check']}: {failure['problem']}"[:500]
+    return {"family": failure["family"], "address": found.address, "found": said}
 
 
 def month_of(now: int) -> range:

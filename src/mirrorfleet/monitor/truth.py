@@ -73,9 +73,15 @@ def compare_page(
 def _constant(page: str, there: File, expected: File) -> Iterator[tuple[str, Difference]]:
     name, promised = shown(there.name), there.metadata
     if there.sha256 != expected.sha256:
-        yield "pages", Difference(f"{page} says that {name} has the sha256 {there.sha256}", tampered=True)
+        told = (
+            f"{page} says that {name} has the sha256 {there.sha256}, the trusted index says {expected.sha256}"
+        )
+        yield "pages", Difference(told, tampered=True)
     if isinstance(promised, str) and isinstance(expected.metadata, str) and promised != expected.metadata:
-        told = f"{page} says that the core metadata of {name} has the sha256 {promised}"
+        told = (
+            f"{page} says that the core metadata of {name} has the sha256 {promised}, the trusted index says"
+            f" {expected.metadata}"
+        )
         yield "core-metadata", Difference(told, tampered=True)
     if expected.size is not None and there.size != expected.size:
         yield "size", Difference(f"{page} says that {name} has {there.size} bytes, not {expected.size}")

@@ -68,5 +68,6 @@ def render(found: List, mirror: dict[str, Any], trusted: Authority | None = None
         audit=NOT_TOLD | audit if "verdict" in audit else None,
         verdict=VERDICTS.get(audit.get("verdict")),
         events=found.history.get(name, ()),
+        proofs=found.proofs.get(name, ()),
     )
     return checked(page, f"{FOLDER}/{file_name(name)}")

@@ -5,7 +5,6 @@ import gc
 import json
 import logging
 import os
-import ssl
 import subprocess
 import time
 from collections.abc import Iterator
@@ -17,14 +16,16 @@ from ..common import exposition
 from ..common.config import ConfigError, bounded, load_as
 from ..common.files import entries, remove, write_atomically
 from ..common.guards import RefusedError, only_one
-from ..common.schema import InvalidDocumentError, schema
+from ..common.schema import schema
 from ..fleet import documents, registry
 from ..fleet.availability import FirstDay, first_day
-from ..fleet.evidence import printable
-from ..fleet.health import Findings, read
+from ..fleet.evidence import Proof, printable
+from ..fleet.health import Findings, proofs
 from ..fleet.markup import static
 from ..fleet.standing import FAMILIES, HIDDEN, Event, Inputs, Settings, Standing, step
 from . import authority, mirror_page, status_page
+from .votes import Votes
+from .votes import votes as read_votes
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +33,6 @@ EVENTS_KEPT = 100
 EVENTS_OF_A_MIRROR = 20
 # Mirrors' pages made in a run, beside those of mirrors whose standing changed: a large fleet's take turns.
 PAGES_A_RUN = 1000
-LARGEST_HEALTH = 256 << 20
 
 
 @dataclass(frozen=True)
@@ -50,8 +50,8 @@ class ListConfig:
     registry: Path
     documents: Path
     state: Path
-    health: str  # a file, or the URL of the monitor's health.json
-    ca_file: Path | None = None  # for that URL
+    health: tuple[str, ...]  # of each monitor its health.json, a file or a URL; the first's figures are shown
+    ca_file: Path | None = None  # for those URLs
     holds: Path | None = None  # one file a mirror, named after it, with the reason in it
     metrics: Path | None = None  # for node_exporter's textfile collector
     url: str | None = None
@@ -74,6 +74,9 @@ class Memory:
     history: dict[str, list[Event]] = field(default_factory=dict)  # by mirror
     firsts: dict[str, FirstDay] = field(default_factory=dict)  # by mirror
     turn: int = 0  # whose page is the next to be made
+    monitors: dict[str, str] = field(default_factory=dict)  # by source, the name that it last gave
+    heard: int | None = None  # when a monitor last had a vote
+    proofs: dict[str, list[Proof]] = field(default_factory=dict)  # by mirror, the newest last
 
 
 PATIENCE = 60.0  # seconds; a run takes a few at most
@@ -82,6 +85,10 @@ PATIENCE = 60.0  # seconds; a run takes a few at most
 def publish_list(path: Path, *, force: bool = False) -> tuple[bool, dict[str, Any]]:
     """Whether all is well, and what the summary tells. RefusedError when a guard says no."""
     config = load_as(ListConfig, path)
+    if not config.health:
+        raise ConfigError(
+            f"{path}: health: names no monitor; it has the health.json of each, a file or an https URL"
+        )
     with collecting_later():
         return _publish_in_turn(config, force=force)
 
@@ -99,15 +106,19 @@ def collecting_later() -> Iterator[None]:
 def _publish_in_turn(config: ListConfig, *, force: bool) -> tuple[bool, dict[str, Any]]:
     # The timer's run and a playbook's may meet, and so may two mirrors that are updated at once: each takes its turn.
     with only_one(config.state.with_suffix(".lock"), patience=PATIENCE):
-        now = int(time.time())
         known = registry.load(config.registry)
-        findings = _findings(config)
+        memory = _remember(config, known)
+        votes = read_votes(config.health, config.ca_file, memory.monitors)
+        now = int(time.time())
         try:
-            good, summary = _publish(config, known, findings, now, force=force)
+            good, summary = _publish(config, known, memory, votes, now, force=force)
         except RefusedError:
-            _tell(config, now, known, refused=True)
+            _tell(config, now, known, votes, refused=True)
             raise
-        _tell(config, now, known, refused=False, listed=summary["listed"], kept=bool(summary["cut_off"]))
+        _tell(
+            config, now, known, votes, memory.heard, refused=False, listed=summary["listed"],
+            kept=bool(summary["cut_off"]),
+        )  # fmt: skip
         return good, summary
 
 
@@ -115,6 +126,8 @@ def _tell(
     config: ListConfig,
     now: int,
     known: registry.Registry,
+    votes: Votes,
+    heard: int | None = None,
     *,
     refused: bool,
     listed: int | None = None,
@@ -134,6 +147,12 @@ def _tell(
         one("known_mirrors", "Mirrors of the registry.", len(known.mirrors)),
         one("invalid_mirrors", "Mirrors whose record cannot be used.", len(known.wrong)),
         one("listed_mirrors", "Mirrors on the list.", listed),
+        one("heard_timestamp_seconds", "When a monitor last had a vote.", heard),
+        (
+            "mirrorfleet_list_monitor_heard",
+            "Whether a monitor has a vote.",
+            [({"source": told.name}, float(told.heard)) for told in votes.told],
+        ),
     ]
     try:
         write_atomically(config.metrics, exposition.render(families), durable=False)
@@ -144,17 +163,18 @@ def _tell(
 def _publish(
     config: ListConfig,
     known: registry.Registry,
-    findings: Findings,
+    memory: Memory,
+    votes: Votes,
     now: int,
     *,
     force: bool,
 ) -> tuple[bool, dict[str, Any]]:
-    memory = _remember(config, known)
     trusted = authority.read(config.authority) if config.authority else None
-    inputs = Inputs(
-        known, findings.health, findings.audits, _holds(config.holds), findings.monitor, config.settings, now
-    )
+    monitors = [one.monitor for one in votes.findings if one.monitor]
+    inputs = Inputs(known, monitors, _holds(config.holds), config.settings, now, votes.away)
     outcome = step(inputs, memory.standings, force=force)
+    votes.count(outcome.unheard)
+    findings = votes.shown()
     if outcome.refused:
         raise RefusedError(
             f"{outcome.refused}; nothing was changed. Look at the monitor first: when every mirror seems dead, it is"
@@ -162,6 +182,12 @@ def _publish(
         )
     for name, problem in known.wrong.items():
         log.error("registry: %s: %s", name, problem)
+    for name, why in outcome.unheard.items():
+        for problem in dict.fromkeys(why.values()):
+            log.warning("monitor %s: %s", name, problem)
+    if any(told.heard for told in votes.told):
+        memory.heard = now
+    memory.proofs = proofs(memory.proofs, votes.findings, outcome.standings)
     for event in outcome.events:
         log.warning("%s %s%s", event.subject, event.kind, f": {event.reason}" if event.reason else "")
     former = memory.standings
@@ -174,6 +200,7 @@ def _publish(
     found = documents.List(
         known, outcome.standings, findings, memory.letters, tuple(memory.events),
         config.url or "", config.index_url or "", config.metrics_port, now, memory.history, memory.firsts,
+        votes.told, memory.heard, memory.proofs,
     )  # fmt: skip
     # All are rendered and checked before the first is replaced.
     mirrors = documents.entries(found)
@@ -295,6 +322,9 @@ def _remember(config: ListConfig, known: registry.Registry) -> Memory:
             },
             {name: FirstDay(**one) for name, one in document.get("firsts", {}).items()},
             int(document.get("turn", 0)),
+            dict(document.get("monitors", {})),
+            document.get("heard"),
+            {name: [Proof(**one) for one in found] for name, found in document.get("proofs", {}).items()},
         )
     except FileNotFoundError:
         log.info("%s: not there; the published list says who was listed", config.state)
@@ -317,6 +347,9 @@ def _remember(config: ListConfig, known: registry.Registry) -> Memory:
 
 def _standing(told: dict[str, Any]) -> Standing:
     families = {family: _standing(one) for family, one in told.get("families", {}).items()}
+    # Of before there were several monitors: whose it was is not known.
+    if (at := told.pop("tampered_at", None)) is not None:
+        told["tampered"] = {"": at}
     return Standing(**told | {"leaves": tuple(told["leaves"]), "families": families})
 
 
@@ -325,29 +358,6 @@ def _listed_urls(config: ListConfig, name: str) -> set[str]:
         return set((config.documents / name).read_text("ascii").split())
     except (FileNotFoundError, UnicodeDecodeError):
         return set()
-
-
-def _findings(config: ListConfig) -> Findings:
-    """What the monitor found. That it cannot be had is no reason not to publish what a person decided."""
-    if not config.health:
-        raise ConfigError("health: is empty; it is the monitor's health.json, a file or an https URL")
-    try:
-        return read(json.loads(_fetch(config.health, config.ca_file)))
-    except (OSError, ValueError, RecursionError) as error:
-        log.error("%s: %s", config.health, printable(error))
-        return Findings()
-
-
-def _fetch(source: str, ca_file: Path | None) -> bytes:
-    if not source.startswith("https://"):
-        return Path(source).read_bytes()
-    from ..common import http  # noqa: PLC0415 - a list with its monitor on the same host asks nobody
-
-    context = ssl.create_default_context(cafile=ca_file)
-    try:
-        return http.fetch(source, limit=LARGEST_HEALTH, timeout=30, context=context, proxies=True)
-    except http.TooLongError as error:
-        raise InvalidDocumentError(f"is {error}") from error
 
 
 def _holds(folder: Path | None) -> dict[str, str]:

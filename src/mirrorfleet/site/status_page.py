@@ -62,5 +62,7 @@ def render(found: List, mirrors: list[dict[str, Any]], index: str, trusted: Auth
         trusted=trusted,
         needed=needed(trusted, found.registry, index),
         map=world_map(mirrors),
+        monitors=found.monitors,
+        kept_since=found.kept_since,
     )
     return checked(page, "index.html")
