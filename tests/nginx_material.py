@@ -5,7 +5,10 @@ Run as `python -m tests.nginx_material FOLDER` it makes one for each platform: F
 
 from __future__ import annotations
 
+import socket
+import struct
 import sys
+import threading
 from functools import cache
 from pathlib import Path
 from tempfile import mkdtemp
@@ -60,6 +63,26 @@ def everybody_may(platform: str, folder: Path) -> Path:
 def made() -> Path:
     """The same for this machine."""
     return everybody_may("Debian-12", Path(mkdtemp(prefix="nginx-configuration-")))
+
+
+class Names(threading.Thread):
+    """A DNS server for which every name is 127.0.0.1: nginx asks one, and knows no /etc/hosts."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self.socket.bind(("127.0.0.1", 0))
+        self.port = self.socket.getsockname()[1]
+
+    def run(self) -> None:
+        while True:
+            query, client = self.socket.recvfrom(512)
+            kind = query[query.index(b"\0", 12) + 1 :][:2]
+            answers = int(kind == b"\0\1")
+            head = query[:2] + struct.pack(">HHHHH", 0x8180, 1, answers, 0, 0)
+            record = b"\xc0\x0c\0\1\0\1" + struct.pack(">IH", 60, 4) + b"\x7f\0\0\1"
+            question = query[12 : query.index(b"\0", 12) + 5]
+            self.socket.sendto(head + question + record * answers, client)
 
 
 class Nginx(nginx.Nginx):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import datetime
 import re
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 Files = dict[str, dict[str, Any]]
@@ -88,3 +90,33 @@ def same_project(theirs: dict[str, Any], ours: dict[str, Any]) -> list[str]:
     return [
         f"{key} {ours[key]!r}, upstream {expected[key]!r}" for key in expected if ours[key] != expected[key]
     ]
+
+
+def passed_on(name: str, theirs: dict[str, Any], ours: dict[str, Any]) -> list[str]:
+    """What differs between a file of a cache, which passes on what upstream says and gives, and upstream's."""
+    expected = theirs | {"provenance": https_only(theirs["provenance"])}
+    if name.startswith("."):
+        # Below packages/ it is hidden, by the rule for what is not finished in a tree.
+        expected |= {key: ours[key] for key in ("bytes", "metadata") if ours[key] == "HTTP 404"}
+    return [
+        f"{key}: {ours[key]!r}, upstream {value!r}" for key, value in expected.items() if ours[key] != value
+    ]
+
+
+def project_passed_on(theirs: dict[str, Any], ours: dict[str, Any]) -> list[str]:
+    return [
+        f"{key} {ours[key]!r}, upstream {theirs[key]!r}"
+        for key in ("versions", "status", "reason")
+        if ours[key] != theirs[key]
+    ]
+
+
+@dataclass(frozen=True)
+class Rules:
+    left_out: tuple[Callable[[str, dict[str, Any]], bool], ...]
+    same_file: Callable[[str, dict[str, Any], dict[str, Any]], list[str]]
+    same_project: Callable[[dict[str, Any], dict[str, Any]], list[str]]
+
+
+COPY = Rules(LEFT_OUT, same_file, same_project)  # of a mirror that has a tree
+CACHE = Rules((), passed_on, project_passed_on)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,10 @@ from faults.fleet import Host, Mirror
 from faults.nginx import Nginx, configuration, self_signed
 
 ROOT = Path(__file__).resolve().parents[2]
+# Templates are rendered with the project's own plugins, which Ansible loads by file.
+sys.path[:0] = [str(ROOT), str(ROOT / "filter_plugins")]
+
+from tests import nginx_material  # noqa: E402
 
 
 class Reader:
@@ -67,6 +72,28 @@ def serve(tmp_path: Path, certificate: Path) -> Iterator[Callable[[Path], str]]:
     yield start
     for server in started:
         server.stop()
+
+
+@pytest.fixture
+def cache_of(tmp_path: Path, certificate: Path) -> Iterator[Callable[[str], str]]:
+    """The URL of a mirror of mode cache over an upstream, which asks for a page again after CACHE_FORGETS seconds."""
+    started: list[Nginx] = []
+
+    def start(upstream: str) -> str:
+        folder = tmp_path / "cache"
+        folder.mkdir()
+        options = {"web_server_page_max_age": 1, "web_server_file_max_age": 1}
+        options |= {"web_server_on_miss": "pass", "web_server_upstream_index": f"{upstream}/simple/"}
+        started.append(nginx_material.Nginx(folder, certificate, name="localhost", **options))
+        return started[-1].url
+
+    yield start
+    for server in started:
+        server.stop()
+
+
+# Of a page that it keeps for a second: for four times as long again it is served as it was (docs/cache.md).
+CACHE_FORGETS = 6
 
 
 @pytest.fixture

@@ -133,6 +133,7 @@ class Upstream:
         self.serial = 1000
         self.files: dict[str, bytes] = {}
         self.asked: list[str] = []
+        self.askers: set[str] = set()
         self.projects: dict[str, Project] = {}
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self.url = f"http://127.0.0.1:{self.server.server_port}"
@@ -317,6 +318,7 @@ class Upstream:
 
             def do_GET(self) -> None:
                 upstream.asked.append(self.path)
+                upstream.askers.add(self.headers["User-Agent"] or "")
                 status, kind, body, serial = upstream.answer(unquote(self.path.partition("?")[0]))
                 tag = f'"{sha256(body)[:16]}"'
                 if (

@@ -11,15 +11,15 @@ import sys
 
 import pypi_simple
 import requests
+import urllib3
+
+# Of files nothing is wanted but their bytes, for which requests takes thrice as long.
+POOL = urllib3.PoolManager(headers={"Accept-Encoding": "identity"}, timeout=30, retries=False)
 
 
-def fetched(client, url):
-    answer = client.s.get(url, headers={"Accept-Encoding": "identity"}, timeout=30)
-    return (
-        hashlib.sha256(answer.content).hexdigest()
-        if answer.status_code == 200
-        else f"HTTP {answer.status_code}"
-    )
+def fetched(url):
+    answer = POOL.request("GET", requests.utils.requote_uri(url))
+    return hashlib.sha256(answer.data).hexdigest() if answer.status == 200 else f"HTTP {answer.status}"
 
 
 def read(client, project):
@@ -30,7 +30,7 @@ def read(client, project):
     files = {}
     for package in page.packages:
         described = {
-            "bytes": fetched(client, package.url.partition("#")[0]),
+            "bytes": fetched(package.url.partition("#")[0]),
             "hashes": {kind: digest.lower() for kind, digest in package.digests.items()},
             "requires_python": package.requires_python,
             "yanked": package.yanked_reason or "" if package.is_yanked else None,
@@ -40,7 +40,7 @@ def read(client, project):
             "metadata": None,
         }
         if package.has_metadata:
-            described["metadata"] = fetched(client, package.metadata_url.partition("#")[0])
+            described["metadata"] = fetched(package.metadata_url.partition("#")[0])
             described["metadata_hashes"] = package.metadata_digests or {}
         files[package.filename] = described
     return {
@@ -59,7 +59,7 @@ def main():
             for project in asked["projects"]:
                 try:
                     found[project] = read(client, project)
-                except (requests.RequestException, ValueError) as error:
+                except (requests.RequestException, urllib3.exceptions.HTTPError, ValueError) as error:
                     found[project] = {"unreadable": f"{type(error).__name__}: {error}"[:300]}
         print(json.dumps(found), flush=True)
 

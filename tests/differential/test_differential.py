@@ -6,12 +6,14 @@ The seed of each upstream is in its test's name; DIFFERENTIAL_SEED=n runs that o
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from differential.allowed import LEFT_OUT, same_file, same_project
+from differential.allowed import CACHE, COPY, Rules
+from differential.conftest import CACHE_FORGETS
 from differential.hostile import Upstream
 from faults.fleet import Host, Mirror, Tier2
 
@@ -26,7 +28,7 @@ SEEDS = (
 )
 
 
-def differences(theirs: dict[str, Any], ours: dict[str, Any]) -> list[str]:
+def differences(theirs: dict[str, Any], ours: dict[str, Any], rules: Rules = COPY) -> list[str]:
     found = []
     for project, expected in theirs.items():
         here = ours[project]
@@ -42,7 +44,7 @@ def differences(theirs: dict[str, Any], ours: dict[str, Any]) -> list[str]:
         files = {
             name: one
             for name, one in expected["files"].items()
-            if not any(rule(name, one) for rule in LEFT_OUT)
+            if not any(rule(name, one) for rule in rules.left_out)
         }
         found += [f"{project}: {name} is not here" for name in sorted(files.keys() - here["files"].keys())]
         found += [
@@ -51,9 +53,9 @@ def differences(theirs: dict[str, Any], ours: dict[str, Any]) -> list[str]:
         for name in sorted(files.keys() & here["files"].keys()):
             found += [
                 f"{project}: {name}: {problem}"
-                for problem in same_file(name, files[name], here["files"][name])
+                for problem in rules.same_file(name, files[name], here["files"][name])
             ]
-        found += [f"{project}: {problem}" for problem in same_project(expected, here)]
+        found += [f"{project}: {problem}" for problem in rules.same_project(expected, here)]
     return found
 
 
@@ -64,6 +66,7 @@ def test_a_client_gets_here_what_it_gets_upstream(
     tmp_path: Path,
     reader: Any,
     serve: Callable[[Path], str],
+    cache_of: Callable[[str], str],
     tier1_of: Callable[..., Mirror],
     origin_of: Callable[..., Host],
 ) -> None:
@@ -73,7 +76,18 @@ def test_a_client_gets_here_what_it_gets_upstream(
     tier2 = Tier2(tmp_path / "tier2", str(tier1.served), maximum_shrink_share=1.0)
     hosts: list[Host] = [tier1, origin, tier2]
     sites: dict[str, str] = {}
+    cache, forgotten = cache_of(upstream.url), 0.0
     ever: set[str] = set()
+
+    def compare(state: int, name: str, url: str, log: str = "", rules: Rules = COPY) -> None:
+        found = differences(theirs, reader.read(url, sorted(ever)), rules)
+        assert not found, (
+            f"seed {seed} ({upstream.shape}, serials {upstream.serials}), state {state}, {name}:\n"
+            + "\n".join(found[:20])
+            + "\n"
+            + "\n".join(line for line in log.splitlines() if "bandersnatch: " not in line)[-4000:]
+        )
+
     try:
         for state in range(STATES):
             ever |= upstream.projects.keys()
@@ -83,15 +97,10 @@ def test_a_client_gets_here_what_it_gets_upstream(
                 host.run("sync", expect=None)
                 if host.root.name not in sites:
                     sites[host.root.name] = serve(host.served)
-                found = differences(theirs, reader.read(sites[host.root.name], sorted(ever)))
-                assert not found, (
-                    f"seed {seed} ({upstream.shape}, serials {upstream.serials}), state {state}, {host.root.name}:\n"
-                    + "\n".join(found[:20])
-                    + "\n"
-                    + "\n".join(line for line in host.log.splitlines() if "bandersnatch: " not in line)[
-                        -4000:
-                    ]
-                )
+                compare(state, host.root.name, sites[host.root.name], host.log)
+            time.sleep(max(forgotten - time.monotonic(), 0))
+            compare(state, "cache", cache, rules=CACHE)
+            forgotten = time.monotonic() + CACHE_FORGETS
             upstream.step()
     finally:
         upstream.stop()

@@ -1,7 +1,6 @@
 """Lock files move between upstream and any mirror, by the very lines of docs/clients.md, with the clients themselves.
 
-Upstream has its pages on one host name and its files on another, as the large indexes do. What a mirror of mode cache
-answers is nginx's own, and looked at in molecule/web_server.
+Upstream has its pages on one host name and its files on another, as the large indexes do.
 """
 
 from __future__ import annotations
@@ -24,6 +23,8 @@ import pytest
 from differential.hostile import Project, Upstream, metadata_of, sdist, sha256, wheel
 from faults import fleet
 from faults.fleet import Host, Mirror, Site, Tier2
+
+from tests.nginx_material import Names, Nginx
 
 HOUSE = Path(__file__).parents[2]
 OLD = "2020-02-03T04:05:06.789012Z"
@@ -53,7 +54,8 @@ MADE = {
     "pdm.lock with URLs": "PDM_PYPI_URL=INDEX/simple/ pdm lock --strategy static_urls",
     "Pipfile.lock": "pipenv lock --pypi-mirror INDEX/simple",
 }
-MODES = ["bandersnatch", "origin", "rsync"]
+COPIES = ["bandersnatch", "origin", "rsync"]
+MODES = ["cache", *COPIES]
 # Clients that take a second or two go through one mirror; what they lock is the same on all, as the cooldowns show.
 SLOW = {
     "poetry.lock": ["rsync"],
@@ -240,7 +242,7 @@ def lying(served: Path, copy: Path) -> Path:
 class World:
     """Upstream, mirrors of it in each mode, and lock files made upstream before the newest releases."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, certificate: Path) -> None:
         self.folder = folder
         self.upstream = Small()
         self.sites: dict[str, Site] = {}
@@ -253,10 +255,23 @@ class World:
         index = f"{self.upstream.url}/simple/"
         origin = Host(folder / "origin", "origin", index_url=index, selection={"projects": names})
         tier2 = Tier2(folder / "tier2", str(tier1.served))
-        for mode, host in zip(MODES, (tier1, origin, tier2), strict=True):
+        for mode, host in zip(COPIES, (tier1, origin, tier2), strict=True):
             assert host.run("sync")["good"]
             self.sites[mode] = Site(host.served, folder / f"site of {mode}")
             self.places[mode] = Place(self.sites[mode].url, self.sites[mode].url)
+        names_of_hosts = Names()
+        names_of_hosts.start()
+        (folder / "cache").mkdir()
+        self.cache = Nginx(
+            folder / "cache",
+            certificate,
+            names_of_hosts.port,
+            name="localhost",
+            web_server_on_miss="pass",
+            web_server_upstream_index=index,
+            web_server_upstream_files=f"{self.upstream.files_url}/",
+        )
+        self.places["cache"] = Place(self.cache.url, self.cache.url)
         self.lying = Site(lying(tier1.served, folder / "lying"), folder / "site of one that lies")
 
     def locked(self, lock: str) -> str:
@@ -268,30 +283,36 @@ class World:
     def alone(self, name: str) -> Iterator[None]:
         """Nobody else answers."""
         self.upstream.asked.clear()
+        self.upstream.askers.clear()
         others = [site for other, site in self.sites.items() if other != name]
         for site in others:
             site.faults({"": 404})
+        self.cache.answers(name == "cache")
         try:
             yield
         finally:
             for site in others:
                 site.faults({})
-        if name != "upstream":
+            self.cache.answers(True)
+        if name == "cache":
+            assert self.upstream.askers <= {"mirrorfleet (nginx)"}
+        elif name != "upstream":
             assert self.upstream.asked == []
 
     def stop(self) -> None:
         self.upstream.stop()
+        self.cache.stop()
         for site in (*self.sites.values(), self.lying):
             site.stop()
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+def world(tmp_path_factory: pytest.TempPathFactory, certificate: Path) -> Iterator[World]:
     with pytest.MonkeyPatch.context() as patch:
         for name in os.environ:
             if name.lower().endswith("_proxy"):
                 patch.delenv(name)
-        world = World(tmp_path_factory.mktemp("locks"))
+        world = World(tmp_path_factory.mktemp("locks"), certificate)
         yield world
         world.stop()
 
@@ -361,9 +382,10 @@ def test_a_mirror_that_has_another_file_is_refused_or_shows_in_the_lock_file(
 def test_a_file_that_upstream_keeps_elsewhere_is_found_by_those_who_ask_the_index(
     world: World, tmp_path: Path
 ) -> None:
+    """A cache names it where upstream does (docs/cache.md)."""
     replace, _, anew = told("uv.lock")
     upstream = world.places["upstream"]
-    for mode in MODES:
+    for mode in COPIES:
         work = Work(tmp_path / mode, needs="elsewhere")
         work.run(MADE["uv.lock"].replace("INDEX", upstream.index))
         made = work.path("uv.lock").read_text()

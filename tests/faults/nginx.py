@@ -86,7 +86,7 @@ class Nginx:
         for left in self.folder.glob("*.sock"):  # by one that was killed, which the unit clears away, too
             left.unlink()
         self._server = subprocess.Popen(self._command, stderr=subprocess.DEVNULL, start_new_session=True)
-        until = time.monotonic() + 30
+        until = time.monotonic() + 60
         while not self._listens():
             assert self._server.poll() is None, (self.folder / "start.log").read_text()
             assert time.monotonic() < until
@@ -96,14 +96,21 @@ class Nginx:
         with socket.socket() as probe:
             return probe.connect_ex(("127.0.0.1", self.port)) == 0
 
+    def answers(self, yes: bool) -> None:
+        """Whether it does, until told otherwise; who asks it meanwhile waits."""
+        for worker in self._workers():
+            os.kill(int(worker), signal.SIGCONT if yes else signal.SIGSTOP)
+
+    def _workers(self) -> list[str]:
+        return Path(f"/proc/{self._server.pid}/task/{self._server.pid}/children").read_text().split()
+
     def kill(self) -> None:
         """With its workers, at once, and without waiting: what they asked upstream may be what kills them."""
         os.killpg(self._server.pid, signal.SIGKILL)
 
     def memory(self) -> int:
         """The most that any of its workers had, in bytes."""
-        children = Path(f"/proc/{self._server.pid}/task/{self._server.pid}/children").read_text().split()
-        told = (Path(f"/proc/{child}/status").read_text() for child in children)
+        told = (Path(f"/proc/{worker}/status").read_text() for worker in self._workers())
         return max(int(found[1]) << 10 for text in told if (found := re.search(r"VmHWM:\s+(\d+) kB", text)))
 
     def start_again(self) -> None:

@@ -9,8 +9,6 @@ import http.client
 import json
 import os
 import re
-import socket
-import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -22,7 +20,7 @@ from urllib.parse import quote, unquote
 
 import pytest
 
-from tests.nginx_material import Nginx
+from tests.nginx_material import Names, Nginx
 
 ROOT = Path(__file__).resolve().parents[2]
 V1_JSON = "application/vnd.pypi.simple.v1+json"
@@ -109,26 +107,6 @@ class Upstream:
 
     def times_asked(self, path: str) -> int:
         return sum(unquote(request.path) == path for request in self.asked)
-
-
-class Names(threading.Thread):
-    """A DNS server for which every name is 127.0.0.1: nginx asks one, and knows no /etc/hosts."""
-
-    def __init__(self) -> None:
-        super().__init__(daemon=True)
-        self.socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        self.socket.bind(("127.0.0.1", 0))
-        self.port = self.socket.getsockname()[1]
-
-    def run(self) -> None:
-        while True:
-            query, client = self.socket.recvfrom(512)
-            kind = query[query.index(b"\0", 12) + 1 :][:2]
-            answers = int(kind == b"\0\1")
-            head = query[:2] + struct.pack(">HHHHH", 0x8180, 1, answers, 0, 0)
-            record = b"\xc0\x0c\0\1\0\1" + struct.pack(">IH", 60, 4) + b"\x7f\0\0\1"
-            question = query[12 : query.index(b"\0", 12) + 5]
-            self.socket.sendto(head + question + record * answers, client)
 
 
 @pytest.fixture(scope="session")
