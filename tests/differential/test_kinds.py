@@ -238,3 +238,27 @@ def test_a_wrong_hash_is_called_one_with_the_files_name(upstream: Upstream, tier
     failed = mirror.run("sync", expect=1)["failed"]["foo"]
     assert "foo-2.0-py3-none-any.whl" in failed
     assert "a wrong hash" in failed
+
+
+@pytest.mark.parametrize(
+    "path", ["/elsewhere/{}", "/packages-of/{}", "/packages/aa/bb/other.whl", "/packages/{}"]
+)
+def test_each_file_is_fetched_once_wherever_upstream_keeps_it(
+    upstream: Upstream, tier1_of: Tier1, path: str
+) -> None:
+    path = path.format("foo-2.0-py3-none-any.whl")
+    project = upstream.release("Foo", "2.0")
+    upstream.files[path] = upstream.files.pop("/packages/aa/bb/foo-2.0-py3-none-any.whl")
+    project.entries["foo-2.0-py3-none-any.whl"]["url"] = path
+    mirror = tier1_of(upstream.url)
+    assert mirror.run("sync")["good"]
+    assert versions(mirror, "foo") == ["1.0", "2.0"]
+    for version in ("3.0", "4.0"):
+        upstream.release("Foo", version)
+        assert mirror.run("sync")["good"]
+    assert upstream.asked.count(path) == 1
+    assert mirror.broken() == []
+    # Where bandersnatch keeps it elsewhere, it is that same file: nothing lies there twice.
+    names = (path.rpartition("/")[2], "foo-2.0-py3-none-any.whl")
+    kept = [one for name in names for one in (mirror.fetched / "web").rglob(name)]
+    assert kept and len({one.stat().st_ino for one in kept}) == 1

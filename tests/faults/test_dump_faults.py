@@ -152,10 +152,10 @@ def test_the_selection_is_applied(origin: Origin, site: Site, tmp_path: Path) ->
         "alpha-2.0.tar.gz",
     }
     dump.configure(selection={"projects": ["alpha", "beta"], "blocklist": ["beta"], "max_project_size": 10})
-    summary = dump.run("sync", expect=1)
-    assert "max_project_size" in summary["failed"]["alpha"]
-    assert summary["removed"] == 2
-    assert dump.names() == ["alpha"]  # as it was
+    summary = dump.run("sync")
+    assert (summary["good"], summary["failed"]) == (True, {})
+    assert "project alpha leaves: larger than max_project_size" in dump.log
+    assert dump.names() == []
 
 
 OLD_NAMES = {

@@ -46,6 +46,8 @@ class Dump:
         self._fetched = Fetched(config.paths.fetched, by_bandersnatch=False)
         self._progress = progress
         self._allow_shrink = allow_shrink
+        self._absent: set[str] = set()
+        self._too_large: set[str] = set()
         self.outcome = Outcome()
 
     async def run(self) -> Outcome:
@@ -57,32 +59,35 @@ class Dump:
         ]
         self._progress.begin("dump", len(local) + len(remote))
         present = set(self._fetched.identities()[0])
-        absent: list[str] = []
         for name, directory in sorted(local.items()):
-            await self._attempt(name, self._take_local(name, directory), absent)
+            await self._attempt(name, self._take_local(name, directory))
         # Few projects at once: concurrency is bounded by the client, this bounds memory and open files.
         slots = asyncio.Semaphore(4)
 
         async def one(name: str) -> None:
             async with slots:
-                await self._attempt(name, self._take_remote(name), absent)
+                await self._attempt(name, self._take_remote(name))
 
         async with asyncio.TaskGroup() as group:
             for name in remote:
                 group.create_task(one(name))
-        self._remove(present, set(local) | set(remote), set(absent) & present)
+        self._remove(present, set(local) | set(remote))
         return self.outcome
 
-    async def _attempt(self, name: str, work: Any, absent: list[str]) -> None:
+    async def _attempt(self, name: str, work: Any) -> None:
         try:
             changed, received = await work
         except AbsentError as reason:
             log.warning("project %s: not there upstream: %s", name, reason)
-            absent.append(name)
+            self._absent.add(name)
             if not (self._fetched.documents / name).exists():
                 self._fail(name, f"not there upstream: {reason}")
             return
-        except (*PROBLEMS, TooLargeError) as reason:
+        except TooLargeError as reason:
+            log.info("project %s is not mirrored: %s", name, reason)
+            self._too_large.add(name)
+            changed, received = False, 0
+        except PROBLEMS as reason:
             self._fail(name, str(reason))
             return
         finally:
@@ -141,19 +146,23 @@ class Dump:
         self._fetched.store(name, document, serial)
         return True
 
-    def _remove(self, present: set[str], selected: set[str], absent: set[str]) -> None:
+    def _remove(self, present: set[str], selected: set[str]) -> None:
+        absent = self._absent & present
         if not self._allow_shrink:
             self._config.shrinking.refuse(self._state, len(present), absent, "upstream")
-        deselected = present - selected
+        reasons = {
+            "deselected": present - selected,
+            "larger than max_project_size": self._too_large & present,
+            "removed upstream": absent,
+        }
         with self._state.transaction():
-            self._state.decide_leaving(deselected, "deselected")
-            self._state.decide_leaving(absent, "removed upstream")
-        for name in sorted(deselected | absent):
-            self._fetched.remove_project(name)
-            self.outcome.removed.append(name)
-            log.info(
-                "project %s leaves: %s", name, "deselected" if name in deselected else "removed upstream"
-            )
+            for reason, names in reasons.items():
+                self._state.decide_leaving(names, reason)
+        for reason, names in reasons.items():
+            for name in sorted(names):
+                self._fetched.remove_project(name)
+                self.outcome.removed.append(name)
+                log.info("project %s leaves: %s", name, reason)
 
 
 async def dump(config: Config, state: State, progress: Progress, *, allow_shrink: bool = False) -> Outcome:
