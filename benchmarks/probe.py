@@ -111,7 +111,10 @@ def measure(folder: Path, port: int, authority: Path) -> dict[str, float]:
         "name": "bench", "registry": str(folder / "registry.json"), "state": str(folder / "state"),
         "health": str(folder / "health.json"), "ca_file": str(authority), "interval": INTERVAL,
         "metrics": str(folder / "probe.prom"),
-        "reference": {"url": f"https://index.example.test:{port}", "projects": ["six", "attrs"]},
+        # Each round asks for a known project, and for another one that was drawn.
+        "reference": {
+            "url": f"https://index.example.test:{port}", "projects": ["six"], "carries": ["six", "attrs"],
+        },
         "connect_to": {f"m{at}": ["127.0.0.1", "::1"] for at in range(MIRRORS)} | {"reference": ["127.0.0.1"]},
     }  # fmt: skip
     (folder / "registry.json").write_text(json.dumps(known))
@@ -170,7 +173,7 @@ def main() -> None:
     ]
     publish("probe", rows)
     say(
-        f"{found['memory']:.0f} MB, a round takes {1000 * found['round']:.0f} ms: two families, about 7 requests each"
+        f"{found['memory']:.0f} MB, a round takes {1000 * found['round']:.0f} ms: two families, about 9 requests each"
     )
 
 

@@ -43,11 +43,13 @@ def audit_findings(mirror: str, reports: list[list[Any]]) -> dict[str, Any]:
 
 def _summary(monitor: str, report: dict[str, Any]) -> str:
     when = datetime.datetime.fromtimestamp(report["started"], datetime.UTC)
-    integrity, share = report["integrity"], report["completeness"]
+    integrity, share, sample = report["integrity"], report["completeness"], report["sample"]
+    about = "about " if sample["of"] == "root page" and sample["projects"] < sample["population"] else ""
     return (
         f"{report['verdict']}, from {monitor} at {when:%Y-%m-%d %H:%M} UTC: {len(report['rules'])} rules looked at,"
         f" {integrity['files']} files ({integrity['bytes']} bytes) hashed, {len(integrity['wrong'])} of them wrong;"
-        f" between {share['low']:.1%} and {share['high']:.1%} of all files are there"
+        f" of {about}{sample['population']} projects {sample['projects']} were looked at, and between"
+        f" {share['low']:.1%} and {share['high']:.1%} of their files are there"
     )
 
 

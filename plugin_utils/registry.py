@@ -30,15 +30,39 @@ def registry(fleet: Fleet) -> dict[str, Any]:
     }
 
 
-def common_projects(fleet: Fleet) -> list[str]:
-    """The projects that every mirror and the first origin carry, as far as they name any."""
-    named = [set(fleet.records[origin]["origin_projects"]) for origin in sorted(fleet.groups["origins"])[:1]]
+def measured(fleet: Fleet) -> dict[str, Any]:
+    """What mirrors are to have, and what the trusted index has, for monitors (monitor.json): each list said once."""
+    alike: dict[tuple[Any, ...], list[str]] = {}
     for name in fleet.groups["mirrors"]:
-        chosen = fleet.selection(name)
-        # A tier-2 has what its tier-1 has, a cache what upstream has.
-        if fleet.records[name]["mirror_mode"] == "bandersnatch" and not chosen["everything"]:
-            named.append(set(chosen["projects"]))
-    return sorted(set.intersection(*named)) if named else []
+        projects, without = _carried(fleet, name), _without(fleet, name)
+        if projects is not None or without:
+            alike.setdefault((tuple(sorted(projects or ())), tuple(sorted(without))), []).append(name)
+    origin = next(iter(sorted(fleet.groups["origins"])), None)
+    carries = fleet.carried(origin) if origin else None
+    return {
+        "selections": [
+            {"mirrors": sorted(names), "projects": list(projects), "without": list(without)}
+            for (projects, without), names in sorted(alike.items())
+        ],
+        "reference": {"carries": sorted(carries or ())},
+    }
+
+
+def _carried(fleet: Fleet, name: str) -> set[str] | None:
+    """The projects that a mirror can be asked for; a cache has what its upstream has."""
+    above = fleet.feeder(name)
+    if fleet.records[name].get("mirror_mode") == "cache" and above is not None:
+        return fleet.carried(above) if above in fleet.groups["origins"] else _carried(fleet, above)
+    return fleet.carried(name)
+
+
+def _without(fleet: Fleet, name: str) -> set[str]:
+    """The projects that it, or the tier above it, leaves out by name."""
+    above = fleet.feeder(name)
+    found = set() if above is None or above in fleet.groups["origins"] else _without(fleet, above)
+    if fleet.records[name].get("mirror_mode") != "cache":
+        found |= set(fleet.selection(name).get("blocklist") or ())
+    return found
 
 
 def on_miss(record: dict[str, Any]) -> str:

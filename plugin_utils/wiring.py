@@ -17,7 +17,7 @@ import yaml
 from plugin_utils import contract
 from plugin_utils.contacts import contacts
 from plugin_utils.host_config import host_config
-from plugin_utils.registry import common_projects, on_miss, registry
+from plugin_utils.registry import measured, on_miss, registry
 from plugin_utils.rules import Fleet, host_of
 
 ROLES = Path(__file__).parents[1] / "roles"
@@ -161,8 +161,8 @@ TEMPLATES: dict[str, dict[str, str]] = {
         "monitoring_server_reference_url": "{{ fleet_inputs.reference_url or __fleet_upstream.index_url }}",
         "monitoring_server_projects": "{{ [fleet_gate_project] }}",
         "monitoring_server_settings": (
-            "{{ {'audit_projects': fleet_inputs.common_projects, 'private_networks': fleet_inputs.private_networks}"
-            " | combine(fleet_monitor_settings) }}"
+            "{{ fleet_measured | combine({'private_networks': fleet_inputs.private_networks}, fleet_monitor_settings,"
+            " recursive=true) }}"
         ),
         "monitoring_server_nodes": "{{ fleet_inputs.nodes }}",
     },
@@ -207,7 +207,7 @@ def shared(fleet: Fleet) -> dict[str, dict[str, Any]]:
         },
         # What speaks of all mirrors is not shown with each.
         "sites": {"fleet_registry": registry(fleet), "fleet_problems": fleet.problems()},
-        "monitors": {"fleet_contacts": contacts(fleet)},
+        "monitors": {"fleet_contacts": contacts(fleet), "fleet_measured": measured(fleet)},
     }
 
 
@@ -222,7 +222,6 @@ class Wiring:
         self.regulars = self._all([*groups["monitors"], *groups["redirectors"]])
         sites = sorted({*groups["redirectors"], *groups["monitors"], *groups["origins"]})
         self.nodes = {name: fleet.addresses(name)[0] for name in sites}
-        self.common_projects = common_projects(fleet)
         # What all hosts have alike needs no template of each.
         self.tls = [key for key in contract.keys(contract.RECORD) if key.startswith("tls_")]
         values = {key: [fleet.records[name].get(key, "") for name in fleet.hosts] for key in self.tls}
@@ -277,7 +276,6 @@ class Wiring:
         if "monitors" in of:
             found |= {
                 "nodes": self.nodes,
-                "common_projects": self.common_projects,
                 "private_networks": fleet.shared["private_networks"],
                 "reference_url": self.reference_url,
             }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import calendar
+import functools
 import hashlib
 import html
 import io
@@ -20,6 +21,7 @@ OLD, NEW = "2020-01-01T00:00:00Z", "2020-02-01T00:00:00Z"
 Response = tuple[int, dict[str, str], bytes]
 
 
+@functools.lru_cache(maxsize=10_000)
 def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 

@@ -28,7 +28,8 @@ def test_a_mirror_that_passed(reports: Any) -> None:
     found = FINDINGS("one", [["m1", "0", reports()]])
     assert (found["passed"], found["failed"]) == (True, [])
     assert found["lines"][0].startswith("passed, from m1 at 20")
-    assert "0 of them wrong; between " in found["lines"][0]
+    assert "0 of them wrong; of 2 projects 2 were looked at, and between " in found["lines"][0]
+    assert found["lines"][0].endswith(" and 100.0% of their files are there")
 
 
 def test_wrong_bytes_are_told_with_rule_severity_and_source(reports: Any) -> None:

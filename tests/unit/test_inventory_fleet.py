@@ -19,7 +19,7 @@ from plugin_utils import contract, documents, rules, values, wiring
 from plugin_utils.contacts import contacts
 from plugin_utils.contract import SELECTION_DEFAULTS
 from plugin_utils.host_config import host_config, mirror_config
-from plugin_utils.registry import common_projects
+from plugin_utils.registry import measured
 from plugin_utils.registry import registry as registry_of
 from plugin_utils.values import BadValueError
 
@@ -562,19 +562,32 @@ def test_the_registry_tells_how_much_each_carries_and_what_becomes_of_the_rest()
     assert told()["two"] == (3, "not_found")
 
 
-def test_common_projects_are_those_of_every_mirror() -> None:
+def test_monitors_know_what_each_mirror_is_to_have() -> None:
     hostvars, groups = inventory()
-    for host in hostvars.values():
-        host.pop("mirror_selection", None)
-        host["fleet_selection"] = {"projects": ["six", "idna"]}
+
+    def selections() -> dict[str, tuple[list[str], list[str]]]:
+        found = measured(fleet_of(hostvars, groups))["selections"]
+        return {name: (one["projects"], one["without"]) for one in found for name in one["mirrors"]}
+
     hostvars["origin"]["origin_projects"] = ["six", "idna", "attrs"]
-    assert common_projects(fleet_of(hostvars, groups)) == ["idna", "six"]
-    hostvars["one"]["mirror_selection"] = {"projects": ["six", "attrs"]}
-    assert common_projects(fleet_of(hostvars, groups)) == ["attrs", "six"]
-    for host in hostvars.values():
-        host["fleet_selection"] = {"everything": True}
-    hostvars["one"]["mirror_selection"] = {"everything": True}
-    assert common_projects(fleet_of(hostvars, groups)) == ["attrs", "idna", "six"]
+    assert measured(fleet_of(hostvars, groups)) == {
+        # Said once for all that are alike. A cache that asks upstream itself has whatever that has.
+        "selections": [{"mirrors": ["one", "two"], "projects": ["six", "zope-interface"], "without": []}],
+        "reference": {"carries": ["attrs", "idna", "six"]},
+    }
+    hostvars["three"]["mirror_upstream"] = "two"
+    assert selections()["three"] == selections()["two"]
+    for name in ("one", "two"):
+        hostvars[name]["mirror_selection"] = {"everything": True, "blocklist": [f"not-{name}"]}
+    assert selections() == {
+        "one": ([], ["not-one"]),
+        "two": ([], ["not-one", "not-two"]),  # what the tier above leaves out it cannot have
+        "three": ([], ["not-one", "not-two"]),
+    }
+    del hostvars["origin"]
+    groups["origins"].clear()
+    hostvars["one"].pop("mirror_upstream")
+    assert measured(fleet_of(hostvars, groups))["reference"] == {"carries": []}
 
 
 def test_a_monitor_needs_a_name_unless_it_is_a_redirector() -> None:

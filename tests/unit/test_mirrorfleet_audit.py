@@ -271,7 +271,7 @@ def test_the_metadata_of_a_wheel(data: bytes, found: bytes | None) -> None:
 
 def test_html_says_what_json_says(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
     sandbox.add("one")
-    sandbox.config["audit_projects"] = ["six"]
+    sandbox.config["reference"] |= {"projects": ["six"], "carries": ["six"]}
     told = material.attributes
     for changed, words in (
         ({"yanked": "x"}, "yanked of 'six-0.9.tar.gz': False and True"),

@@ -110,6 +110,10 @@ def test_one_connection_serves_a_round_and_another_follows_when_it_ends(raw: Raw
         (HEAD + b"Content-Length: 9\r\n\r\n123456789", b"12345"),  # up to the limit
         (HEAD + b"Transfer-Encoding: chunked\r\n\r\n9\r\n123456789\r\n0\r\n\r\n", b"12345"),
         (HEAD + b"Server: one\r\nServer: other\r\nContent-Length: 1\r\n\r\nx", b"x"),
+        (
+            HEAD + b"Vary: Accept\r\nVary: Accept-Encoding\r\nContent-Length: 1\r\n\r\nx",
+            b"x",
+        ),  # a list (RFC 9110, 5.3)
         (HEAD + b"X: \xff\ty\r\nContent-Length: 1\r\n\r\nx", b"x"),
         (HEAD + b"Content-Encoding: gzip\r\nContent-Length: 1\r\n\r\nx", b"x"),  # as it came
     ],
@@ -176,6 +180,11 @@ def test_answers_that_are_not(raw: Raw, authority: Any, said: bytes, words: str)
         HEAD + b"Content-Length: 2\r\nContent-Length: 3\r\n\r\nok",
         HEAD + b"Content-Length: 2\r\nContent-Length: 2\r\n\r\nok",
         HEAD + b"Content-Length: +2\r\n\r\nok",
+        HEAD + b"X-PyPI-Last-Serial: 9\r\nContent-Length: 2\r\nX-PyPI-Last-Serial: 8\r\n\r\nok",
+        HEAD + b"Content-Type: text/html\r\ncontent-type: application/json\r\nContent-Length: 2\r\n\r\nok",
+        HEAD + b'ETag: "a"\r\nETag: "b"\r\nContent-Length: 2\r\n\r\nok',
+        b"HTTP/1.1 302 Found\r\nLocation: /\r\nLocation: /\r\nContent-Length: 0\r\n\r\n",
+        b"HTTP/1.1 206 P\r\nContent-Range: bytes 0-1/2\r\nContent-Range: bytes 0-1/9\r\nContent-Length: 2\r\n\r\nok",
         HEAD + b"Content-Length: " + b"9" * 10_000 + b"\r\n\r\nok",
         HEAD + b"Content-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n",
         HEAD + b"X: y\r\n" * 129 + b"Content-Length: 2\r\n\r\nok",
@@ -210,6 +219,11 @@ def test_who_speaks_before_being_asked_is_held_to_the_same(raw: Raw, authority: 
     else:
         with pytest.raises(CheckError, match="an answer that is no HTTP"):
             asyncio.run(run())
+
+
+def test_a_list_may_be_told_in_parts(raw: Raw, authority: Any) -> None:
+    raw.says = [HEAD + b"Vary: Accept\r\nContent-Length: 1\r\nvary: Accept-Encoding\r\n\r\nx"]
+    assert ask(raw, authority)[0].headers["vary"] == "Accept, Accept-Encoding"
 
 
 def test_a_head_says_how_long_the_body_would_be(raw: Raw, authority: Any) -> None:

@@ -73,6 +73,7 @@ def test_a_good_mirror(sandbox: Sandbox) -> None:
     ],
 )
 def test_what_is_wrong_is_told(sandbox: Sandbox, fault: str, problem: str) -> None:
+    sandbox.config["reference"]["projects"] = ["attrs"]  # of short paths: what is told is cut
     sandbox.add("one").fault = fault
     assert sandbox.probe() == 1
     one = sandbox.one()

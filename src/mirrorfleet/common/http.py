@@ -30,6 +30,7 @@ CHUNK = 1 << 18
 LARGEST_LINE = 1 << 16
 MOST_FIELDS = 128  # of a stranger's head
 NO_HTTP = "an answer that is no HTTP"
+ONCE = (b"location", b"x-pypi-last-serial")  # beside what aiohttp takes once only (RFC 9110, 5.3)
 _STATUS = re.compile(rb"HTTP/1\.[01] (?!101)[1-5][0-9]{2}(?: [\t -~\x80-\xff]*)?")
 _URL = re.compile(r"[!#$&-;=?-Z_a-z~\[\]%]+")  # RFC 3986
 FAILURES = (aiohttp.ClientError, TimeoutError, ConnectionError)  # of a request and of its answer
@@ -167,7 +168,11 @@ class _Strict(HttpResponseParserPy):
         if not _STATUS.fullmatch(lines[0]):
             raise BadHttpMessage(ascii(lines[0][:60]))
         # A second Server is what proxies add, and nobody's length or type.
-        return super().parse_message([line for line in lines if line[:7].lower() != b"server:"])
+        message = super().parse_message([line for line in lines if line[:7].lower() != b"server:"])
+        names = [name.lower() for name, _ in message.raw_headers]
+        if twice := [name for name in ONCE if names.count(name) > 1]:
+            raise BadHttpMessage(f"{twice[0].decode()} is told twice")
+        return message
 
 
 class _Stranger(ResponseHandler):
@@ -247,9 +252,10 @@ class Pinned(aiohttp.BaseConnector):
             parts, whole = await _up_to(response, limit)
             if not whole:
                 self.drop()
-        told = {
-            name.decode("latin-1").lower(): value.decode("latin-1") for name, value in response.raw_headers
-        }
+        told: dict[str, str] = {}
+        for field, value in response.raw_headers:
+            name, said = field.decode("latin-1").lower(), value.decode("latin-1")
+            told[name] = f"{told[name]}, {said}" if name in told else said  # a list (RFC 9110, 5.3)
         return Reply(response.status, told, b"".join(parts))
 
     def drop(self) -> None:

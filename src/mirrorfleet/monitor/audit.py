@@ -19,14 +19,16 @@ from ..common.guards import only_one
 from ..fleet import registry
 from ..fleet.markup import static
 from . import reports
-from .client import CheckError
+from .client import CheckError, Place
 from .conformance import Conformance
+from .population import Claims, claims
 from .reach import Reach
+from .reference import Reference
 from .report import Report
 from .report_page import page
 from .settings import MonitorConfig, load_monitor
 from .track import Store
-from .trusted import Trusted
+from .trusted import Sample, Trusted
 from .truth import Truth
 
 log = logging.getLogger(__name__)
@@ -48,16 +50,19 @@ class Auditor:
         # Who has no way in any of them finds that it cannot be reached; nothing is not to pass.
         families = self.reach.families(record) or record["address_families"]
         report = Report(name, record["url"], int(time.time()), families=tuple(families))
-        reached = {}
+        places = {}
         for family in families:
             try:
-                place = await self.reach.mirror(record, family)
+                places[family] = await self.reach.mirror(record, family)
             except CheckError as error:
                 report.tell("connection", False, str(error), family)
-                continue
+        sample = await self._sample(record, list(places.values()))
+        report.drawn(sample.population, sample.of)
+        reached = {}
+        for family, place in places.items():
             async with self.reach.line(place) as line:
-                checks = Conformance(line, report, family, record, _chance.choice(self.trusted.projects))
-                await checks.run()
+                project = sample.ripe(time.time() - limit) or _chance.choice(self.config.reference.projects)
+                await Conformance(line, report, family, record, project).run()
                 if line.certificate_expires:
                     reached[family] = place
         if reached:
@@ -65,11 +70,21 @@ class Auditor:
             sound = [place for family, place in reached.items() if not report.failed_over(family)]
             lines = [self.reach.line(place) for place in sound or reached.values()]
             try:
-                await Truth(lines, report, record, self.trusted, self.config).run(limit)
+                await Truth(lines, report, record, self.trusted, sample).run(limit)
             finally:
                 for line in lines:
                     line.close()
         return report
+
+    async def _sample(self, record: dict[str, Any], places: list[Place]) -> Sample:
+        """Also by what the mirror claims to carry, at an address that answers; a cache's list is its upstream's."""
+        claimed = Claims()
+        for place in places if record["mode"] != "cache" else ():
+            async with self.reach.line(place) as line:
+                claimed = await claims(line)
+            if claimed.named:
+                break
+        return await self.trusted.sample(record, claimed)
 
 
 def due(config: MonitorConfig, known: registry.Registry, now: int) -> list[str]:
@@ -123,7 +138,7 @@ def audit(path: Path, names: list[str], *, only_due: bool = False) -> tuple[bool
             log.error("the trusted index %s: %s", config.reference.url, error)
             return False, {"audited": 0, "verdicts": {}, "problem": str(error)}
     verdicts = {document["mirror"]: document["verdict"] for document in documents}
-    good = all(verdict == "passed" for verdict in verdicts.values())
+    good = len(verdicts) == len(names) and all(verdict == "passed" for verdict in verdicts.values())
     return good, {"audited": len(documents), "verdicts": verdicts, "problem": ""}
 
 
@@ -133,13 +148,19 @@ async def _audit_all(
     if not names:
         return []
     reach = Reach(config)
-    auditor = Auditor(config, known, reach, await Trusted.ask(config, reach))
+    with contextlib.closing(Store(config.state / "probe.sqlite")) as store:
+        history = Reference(serials=store.serials())
+    auditor = Auditor(config, known, reach, await Trusted.ask(config, reach, history))
     slots = asyncio.Semaphore(AT_ONCE)
     write_atomically(config.audits / "style.css", static("style.css"))
 
-    async def one(name: str) -> dict[str, Any]:
+    async def one(name: str) -> dict[str, Any] | None:
         async with slots:
-            report = await auditor.audit(name)
+            try:
+                report = await auditor.audit(name)
+            except CheckError as error:  # its last report stays
+                log.error("%s: nothing can be said of it: the trusted index: %s", name, error)
+                return None
         target = config.audits / f"{name}.json"
         document = report.document(reports.report(target))
         level = logging.INFO if document["verdict"] == "passed" else logging.WARNING
@@ -155,6 +176,7 @@ async def _audit_all(
         return document
 
     try:
-        return list(await asyncio.gather(*(one(name) for name in names)))
+        found = await asyncio.gather(*(one(name) for name in names))
+        return [document for document in found if document is not None]
     finally:
         auditor.trusted.remember()

@@ -1,12 +1,15 @@
 """What mirrors are compared with: the trusted index's serials over time, and what its pages say of some projects."""
 
+import contextlib
 import hashlib
+import random
 import re
 import time
-from bisect import bisect_right
-from dataclasses import dataclass, field
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple, Self
 from urllib.parse import unquote, urljoin, urlsplit
 
 from ..common.names import is_sha256
@@ -15,6 +18,11 @@ from .reach import Reach
 
 ASK_JSON = {"User-Agent": "mirrorfleet-monitor", "Accept": JSON_V1, "Accept-Encoding": "gzip"}
 SERIALS_KEPT = 20_000
+DRAWN_KEPT = 64  # projects beside those that a person named, the newest
+DRAWN_SECONDS = 1800  # for which what a page said of one may be asked of mirrors
+FILES_KEPT = 40  # of each of them: half of these the newest
+FOR_ANY = ("-any.whl", ".tar.gz", ".zip", ".tar.bz2", ".tgz")
+_chance = random.SystemRandom()
 
 
 @dataclass(frozen=True)
@@ -45,10 +53,49 @@ class Page:
     status_reason: str = ""
 
     @property
+    def size(self) -> int:
+        """Bytes of its files, as far as it tells them."""
+        return sum(file.size or 0 for file in self.files)
+
+    @property
+    def quarantined(self) -> bool:
+        """Whether no client is to be given any file (PEP 792)."""
+        return self.status == "quarantined"
+
+    @property
+    def platforms(self) -> bool:
+        """Whether each of its files may be for some platforms only: no source, no wheel for any (PEP 425)."""
+        return not any(file.name.endswith(FOR_ANY) for file in self.files)
+
+    def left_out(self, record: dict[str, Any]) -> bool:
+        """Whether a mirror's selection may leave out every file of it."""
+        return _left_out(record, self.size, self.platforms)
+
+    @property
     def digest(self) -> str:
         """Of what it says, whatever its serial."""
         said = self.status, self.status_reason, sorted(self.files, key=lambda file: file.name)
         return hashlib.sha256(repr(said).encode()).hexdigest()
+
+
+class Drawn(NamedTuple):
+    """What mirrors are asked of a project that was drawn by chance."""
+
+    page: Page  # with a part of its files
+    size: int  # bytes of all its files
+    platforms: bool  # whether all of them may be for some platforms only
+    asked: float  # of the monotonic clock
+
+    @classmethod
+    def of(cls, page: Page, also: str = "") -> Self:
+        newest = sorted(page.files, key=lambda file: file.uploaded)[-(FILES_KEPT // 2) :]
+        others = _chance.sample(page.files, min(len(page.files), FILES_KEPT // 2))
+        wanted = [file for file in page.files if file.name == also]
+        some = replace(page, files=tuple(dict.fromkeys([*newest, *others, *wanted])))
+        return cls(some, page.size, page.platforms, time.monotonic())
+
+    def left_out(self, record: dict[str, Any]) -> bool:
+        return _left_out(record, self.size, self.platforms)
 
 
 @dataclass
@@ -58,6 +105,7 @@ class Reference:
     problem: str = "not asked yet"
     serials: list[tuple[int, int]] = field(default_factory=list)  # when each was seen first, growing in both
     files: list[File] = field(default_factory=list)
+    drawn: dict[str, Drawn] = field(default_factory=dict)  # by project, the newest last
 
     @property
     def serial(self) -> int | None:
@@ -66,6 +114,27 @@ class Reference:
     def saw(self, serial: int, now: int) -> None:
         if not self.serials or serial > self.serials[-1][1]:
             self.serials = [*self.serials[-SERIALS_KEPT:], (now, serial)]
+
+    def serial_at(self, moment: float) -> int | None:
+        """The serial that it had at a time (seconds since 1970); None where that is not remembered."""
+        before = bisect_right(self.serials, moment, key=lambda one: one[0])
+        return self.serials[before - 1][1] if before else None
+
+    def reached(self, serial: int) -> int | None:
+        """When it was first seen to have this serial or a later one (seconds since 1970)."""
+        there = bisect_left(self.serials, serial, key=lambda one: one[1])
+        return self.serials[there][0] if there < len(self.serials) else None
+
+    def keep(self, project: str, page: Page | None, also: str = "") -> None:
+        """What it said of a project that was drawn; None that it has it no longer. The file `also` is not left out."""
+        self.drawn.pop(project, None)
+        if page is not None and page.files and not page.quarantined:
+            self.drawn[project] = Drawn.of(page, also)
+        oldest = time.monotonic() - DRAWN_SECONDS
+        for name in [name for name, one in self.drawn.items() if one.asked < oldest]:
+            del self.drawn[name]
+        for name in list(self.drawn)[:-DRAWN_KEPT]:
+            del self.drawn[name]
 
     def lag(self, serial: int | None, now: int) -> int | None:
         """Seconds since the reference has had what a mirror of this serial has not."""
@@ -134,6 +203,12 @@ def page_of(answer: Answer, project: str, page: str, base: str = "") -> Page:
     )
 
 
+def _left_out(record: dict[str, Any], size: int, platforms: bool) -> bool:
+    said = record.get("left_out", {})
+    limit = said.get("max_project_size")
+    return bool((limit and size > limit) or (said.get("platforms_excluded") and platforms))
+
+
 def clean(value: Any) -> str:
     """What a page says, without what not every format can carry."""
     return "".join(one for one in value if one.isprintable()).strip() if isinstance(value, str) else ""
@@ -156,6 +231,13 @@ def _metadata(entry: dict[str, Any]) -> str | bool:
     return hashes[0] if hashes else any(one is True or isinstance(one, dict) for one in promised)
 
 
+async def look(line: Line, prefix: str, project: str) -> Page | None:
+    """A project's page as the trusted index has it now, None when it has none; CheckError when it does not say."""
+    path = f"{prefix}/simple/{project}/"
+    answer = await line.ask(path, ASK_JSON)
+    return None if answer.status in (404, 410) else page_of(answer, project, path)
+
+
 async def ask(line: Line, prefix: str, reference: Reference, projects: tuple[str, ...], now: int) -> None:
     """Ask the trusted index anew. What could not be had stays as it was, and `problem` says why."""
     try:
@@ -176,11 +258,26 @@ async def ask(line: Line, prefix: str, reference: Reference, projects: tuple[str
         reference.problem = str(error)
 
 
-async def consult(reach: Reach, reference: Reference, projects: tuple[str, ...]) -> None:
-    """Find the trusted index and ask it anew; that it cannot be found is a problem like another."""
+async def consult(
+    reach: Reach,
+    reference: Reference,
+    projects: tuple[str, ...],
+    drawn: Iterable[str] = (),
+    told: Callable[[str, Page | None], None] | None = None,
+) -> None:
+    """Find the trusted index and ask it anew; that it cannot be found is a problem like another.
+
+    What it says of projects that were `drawn` goes to `told`, too. That one of these cannot be had is no problem.
+    """
     try:
         place, prefix = await reach.index()
         async with reach.line(place) as line:
             await ask(line, prefix, reference, projects, int(time.time()))
+            for project in drawn if not reference.problem else ():
+                with contextlib.suppress(CheckError):
+                    page = await look(line, prefix, project)
+                    reference.keep(project, page)
+                    if told is not None:
+                        told(project, page)
     except CheckError as error:
         reference.problem = str(error)

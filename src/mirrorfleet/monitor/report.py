@@ -122,6 +122,13 @@ class Report:
     sampled: int = 0
     present: int = 0
     missing: list[str] = field(default_factory=list)
+    population: int = 0  # projects that it could be asked for
+    of: str = "names known"  # whose number that is
+    looked_at: dict[str, bool] = field(default_factory=dict)  # projects; whether each had the same chance
+    unsound: set[str] = field(default_factory=set)  # of which something is wrong
+
+    def drawn(self, population: int, of: str) -> None:
+        self.population, self.of = population, of
 
     def tell(self, rule: str, passed: bool | None, detail: str = "", family: str | None = None) -> None:
         about = RULES[rule]
@@ -151,6 +158,21 @@ class Report:
             "failures": before.get("failures", 0) + 1 if problem else 0,
         }
 
+    def _sample(self) -> dict[str, Any]:
+        even = {project for project, drawn in self.looked_at.items() if drawn}
+        sound = len(even - self.unsound)
+        low, high = wilson(sound, len(even))
+        if even and len(even) >= self.population:  # nothing is left to chance
+            low = high = round(sound / len(even), 6)
+        return {
+            "population": max(self.population, len(self.looked_at)),
+            "of": self.of,
+            "projects": len(self.looked_at),
+            "even": len(even),
+            "low": low,
+            "high": high,
+        }
+
     def document(self, before: dict[str, Any] | None) -> dict[str, Any]:
         verdict = "tampered" if self.wrong else "failed" if self.failed else "passed"
         low, high = wilson(self.present, self.sampled)
@@ -177,6 +199,7 @@ class Report:
                 "bytes": self.bytes,
                 "wrong": [one[:500] for one in self.wrong],
             },
+            "sample": self._sample(),
             "completeness": {
                 "sampled": self.sampled,
                 "present": self.present,

@@ -26,14 +26,16 @@ from ..fleet.health import Findings
 from ..fleet.registry import Registry
 from ..fleet.standing import FAMILIES
 from . import history, reports
+from .population import Population
 from .reach import Reach
 from .reference import Reference, consult
-from .round import Round
+from .round import Drawn, Round
 from .settings import MonitorConfig, load_monitor
 from .track import DAYS_KEPT, Store, Track
 
 log = logging.getLogger(__name__)
 
+DRAWN_AT_ONCE = 4  # projects that each look at the trusted index adds to what mirrors are asked for
 PROMETHEUS_TIMEOUT = 20.0  # seconds without a byte of its answer
 _chance = random.SystemRandom()
 
@@ -49,6 +51,8 @@ class Monitor:
         self.registry: Registry = registry.load(config.registry)
         self._stamp, self._unreadable = self._registry_stamp(), ""
         self._reach = Reach(config)
+        self._population = Population(config.state)
+        self._drawn: dict[tuple[str, str], Drawn] = {}  # by the last round of each mirror and family
         self._history, self._history_problem = history.History(), ""
         self._slots = asyncio.Semaphore(config.workers)
         self._dirty: set[str] = set()
@@ -65,17 +69,28 @@ class Monitor:
         families, limit = self._reach.families(record), self.registry.fleet["staleness_limit"]
         if not families:  # nothing can be said of it from here
             return
-        rounds = [Round(self.config, self._reach, self.reference, record, family) for family in families]
+        rounds = [
+            Round(
+                self.config,
+                self._reach,
+                self.reference,
+                record,
+                family,
+                before=self._drawn.get((name, family)),
+            )
+            for family in families
+        ]
         found = await asyncio.gather(*(one.run(limit) for one in rounds))
+        self._drawn |= {(name, one.family): one.drawn for one in rounds if one.drawn}
         track = self.tracks.setdefault(name, Track())
-        before, well_since = _failing(track), track.well_since
+        failing, well_since = _failing(track), track.well_since
         seconds, now = time.monotonic() - started, int(time.time())
         track.add(dict(zip(families, found, strict=True)), self.reference, seconds, now, limit)
         self._dirty.add(name)
         self.rounds += 1
         if track.well_since != well_since:  # new, or well again: nobody returns without an audit
             self.config.audit_due.write_text(f"{name}\n")
-        if before != _failing(track) or any(one.tampered for one in found):
+        if failing != _failing(track) or any(one.tampered for one in found):
             log.log(*(_NEWS if track.good else (logging.WARNING, "%s: %s")), name, track.problem)
 
     # --- the service ---
@@ -168,7 +183,8 @@ class Monitor:
 
     async def _ask_reference(self) -> None:
         before, wanted = self.reference.problem, self.config.reference
-        await consult(self._reach, self.reference, wanted.projects)
+        drawn = await asyncio.to_thread(self._draw)
+        await consult(self._reach, self.reference, wanted.projects, drawn, self._population.saw)
         if before and not self.reference.problem:
             self.config.audit_due.write_text("reference\n")  # without it no audit could be done
         if self.reference.problem != before:
@@ -176,6 +192,17 @@ class Monitor:
                 logging.WARNING if self.reference.problem else logging.INFO,
                 "reference %s: %s", wanted.url, self.reference.problem or "answers",
             )  # fmt: skip
+
+    def _draw(self) -> list[str]:
+        """Projects that mirrors are asked for from now on, each of a mirror that is drawn by chance."""
+        mirrors = list(self.registry.mirrors)
+        found = set[str]()
+        for name in _chance.sample(mirrors, min(len(mirrors), DRAWN_AT_ONCE)):
+            selection = self.config.selection(name)
+            known = [one for one in self.config.known if selection.includes(one)]
+            found |= {*self._population.draw(DRAWN_AT_ONCE, selection, known).names}
+        found -= {*self.config.reference.projects}
+        return _chance.sample(sorted(found), min(len(found), DRAWN_AT_ONCE))
 
     async def _remember(self) -> None:
         await self._ask_prometheus()

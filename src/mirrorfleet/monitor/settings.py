@@ -4,7 +4,9 @@ import ipaddress
 import re
 import ssl
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
 
 from ..common.config import ConfigError, bounded, load_as
 from ..common.names import InvalidNameError, own_name
@@ -18,6 +20,31 @@ class ReferenceSettings:
     url: str
     projects: tuple[str, ...]  # small ones that every mirror carries
     seconds: int = bounded(1, default=60)  # between two looks at it
+    carries: tuple[str, ...] = ()  # all that it has, where that is a selection; else whatever it is asked for
+
+
+@dataclass(frozen=True)
+class Carried:
+    """What some mirrors are to have of what the trusted index has."""
+
+    mirrors: tuple[str, ...]
+    projects: tuple[str, ...] = ()  # none: all
+    without: tuple[str, ...] = ()
+
+
+class Selection(NamedTuple):
+    """The projects that a mirror is to have and that the trusted index has, as far as lists say so."""
+
+    projects: frozenset[str] | None = None  # None: no list bounds them
+    without: frozenset[str] = frozenset()
+    trusted: frozenset[str] | None = None  # all that the trusted index has; None: nobody says
+
+    def comparable(self, project: str) -> bool:
+        """Whether the trusted index can say what is right, should the mirror have it."""
+        return project not in self.without and (self.trusted is None or project in self.trusted)
+
+    def includes(self, project: str) -> bool:
+        return project not in self.without and (self.projects is None or project in self.projects)
 
 
 @dataclass(frozen=True)
@@ -53,9 +80,29 @@ class MonitorConfig:
     rise: int = bounded(1, 1000, default=Settings.rise)
     audit_seconds: int = bounded(60, default=86400)  # an audit is due when the last is older
     audit_retry_seconds: int = bounded(1, default=300)  # until one that did not pass is repeated, at least
-    audit_projects: tuple[str, ...] = ()  # looked at by audits; default: those of the reference
-    removed_projects: tuple[str, ...] = ()  # that no mirror may serve any more
+    selections: tuple[Carried, ...] = ()  # of a mirror in none: all that the trusted index has
+    audit_projects: tuple[str, ...] = ()  # much used: looked at more; default: those of the reference
+    removed_projects: tuple[str, ...] = ()  # that no mirror may serve, beside what the trusted index removed
     audit_bytes: int = bounded(0, default=100_000_000)  # largest amount that one audit fetches of files
+
+    @property
+    def known(self) -> tuple[str, ...]:
+        """Projects that a person named as worth a look."""
+        return self.audit_projects or self.reference.projects
+
+    @cached_property
+    def _selections(self) -> dict[str, Selection]:
+        carries = frozenset(self.reference.carries) or None
+        found: dict[str, Selection] = {}
+        for one in self.selections:
+            own = frozenset(one.projects) or carries
+            both = own & carries if own and carries else own
+            found |= dict.fromkeys(one.mirrors, Selection(both, frozenset(one.without), carries))
+        return found
+
+    def selection(self, mirror: str) -> Selection:
+        carries = frozenset(self.reference.carries) or None
+        return self._selections.get(mirror, Selection(carries, trusted=carries))
 
     @property
     def audits(self) -> Path:
@@ -84,7 +131,9 @@ def load_monitor(path: Path) -> MonitorConfig:
         raise ConfigError(
             f"{path}: reference.projects: names none; small ones that every mirror carries are needed"
         )
-    for at, name in enumerate((*config.reference.projects, *config.audit_projects, *config.removed_projects)):
+    selected = [name for one in config.selections for name in (*one.projects, *one.without)]
+    named = (*config.reference.projects, *config.audit_projects, *config.removed_projects)
+    for at, name in enumerate((*named, *config.reference.carries, *selected)):
         try:
             own_name(name)
         except InvalidNameError as error:

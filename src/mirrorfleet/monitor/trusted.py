@@ -11,14 +11,19 @@ from typing import Any, NamedTuple, Self
 
 from ..common.files import write_atomically
 from .client import CheckError, Line
+from .population import RECENT, Claims, Population
 from .reach import Reach
-from .reference import ASK_JSON, Page, page_of
+from .reference import Page, Reference, look
 from .settings import MonitorConfig
 
 log = logging.getLogger(__name__)
 
 MOST_PROJECTS = 20  # looked at in one audit
 STATES_KEPT = 20  # of each project
+PROJECTS_KEPT = 5000  # whose states are remembered
+PAGES_KEPT = 100  # in memory, for all mirrors of a run
+PAGES_BYTES = 32 << 20  # of pages, about, that one mirror is compared with
+FILE_BYTES = 500  # of a page, about, that tell of one file
 CACHE_AGE = 3600  # seconds for which a cache may keep a page; it does not say when it asked last
 _chance = random.SystemRandom()
 
@@ -32,49 +37,111 @@ class State(NamedTuple):
 
 
 @dataclass
+class Sample:
+    """What one mirror is asked for in one audit, and of how many projects it was drawn."""
+
+    pages: dict[str, Page]
+    population: int
+    of: str  # whose number that is: as in the report
+    even: frozenset[str] = frozenset()  # those for which each project had the same chance
+    left_out: frozenset[str] = frozenset()  # those of which the mirror may lack every file
+
+    def ripe(self, limit: float) -> str | None:
+        """One that every mirror has by now: some file of it came before `limit` (seconds since 1970)."""
+        there = [
+            project
+            for project, page in self.pages.items()
+            if project not in self.left_out and any(file.uploaded <= limit for file in page.files)
+        ]
+        return _chance.choice(there) if there else None
+
+
+@dataclass
 class Trusted:
-    """Pages of some projects, drawn by chance."""
+    """Pages of projects as they were asked for, the newest last."""
 
     reach: Reach
-    folder: Path
-    pages: dict[str, Page]
+    config: MonitorConfig
+    population: Population
     states: dict[str, list[State]]  # by project, the newest last; also those of other audits
-    projects: tuple[str, ...] = ()  # those that had a page at first
+    pages: dict[str, Page]
+    history: Reference  # since when it has had its serials
 
     @classmethod
-    async def ask(cls, config: MonitorConfig, reach: Reach) -> Self:
-        """CheckError when the index does not answer, or has no file of any project."""
-        projects = config.audit_projects or config.reference.projects
-        found = cls(reach, config.state, {}, _remembered(config.state))
+    async def ask(cls, config: MonitorConfig, reach: Reach, history: Reference) -> Self:
+        """CheckError when the index does not answer, or has no file of any project that a person named."""
+        found = cls(reach, config, Population(config.state), _remembered(config.state), {}, history)
+        known = config.known
         place, prefix = await reach.index()
         async with reach.line(place) as line:
-            for project in _chance.sample(projects, min(len(projects), MOST_PROJECTS)):
-                await found._page(line, prefix, project)
+            for project in _chance.sample(known, min(len(known), MOST_PROJECTS)):
+                if await found._look(line, prefix, project) is None:
+                    log.info("the trusted index has %s no longer: nothing to compare with", project)
         if not any(page.files for page in found.pages.values()):
             raise CheckError("none of the projects has a file")
-        found.projects = tuple(found.pages)
         return found
 
+    async def sample(self, record: dict[str, Any], claimed: Claims) -> Sample:
+        """Projects that the trusted index has, of those that the mirror is to have or claims to have; drawn anew.
+
+        CheckError when the index tells of none. It is asked for twice as many at most as are looked at.
+        """
+        selection = self.config.selection(record["name"])
+        self.population.learn(claimed.named, self.history.serial_at(time.time() - RECENT))
+        known = [one for one in self.config.known if selection.includes(one)]
+        of = (
+            "selection" if selection.projects is not None else "root page" if claimed.named else "names known"
+        )
+        sample, asked, left = Sample({}, 0, of), set[str](), PAGES_BYTES
+        place, prefix = await self.reach.index()
+        async with self.reach.line(place) as line:
+            for _ in range(2):  # again for those that the index has not: names may be anybody's
+                drawn = self.population.draw(MOST_PROJECTS - len(sample.pages), selection, known, claimed)
+                sample.population = max(sample.population, drawn.population)
+                for project in drawn.names:
+                    if project in asked or left <= 0:
+                        continue
+                    asked.add(project)
+                    try:
+                        page = self.pages.get(project) or await self._look(line, prefix, project)
+                    except CheckError as error:  # one that is too long, for instance
+                        log.info("the trusted index does not tell of %s: %s", project, error)
+                        continue
+                    if page is not None:
+                        sample.pages[project] = page
+                        sample.even |= drawn.even & {project}
+                        sample.left_out |= {project} if page.left_out(record) else set()
+                        left -= FILE_BYTES * len(page.files)
+        if not sample.pages:
+            raise CheckError("tells of no project that it is to have")
+        return sample
+
+    async def now(self, project: str) -> Page | None:
+        """The page as it is now, None when it is gone; CheckError when it cannot be had."""
+        place, prefix = await self.reach.index()
+        async with self.reach.line(place) as line:
+            return await self._look(line, prefix, project)
+
     async def again(self, project: str) -> Page | None:
-        """The page as it is now, so that no mirror is blamed for what changed meanwhile; None when it is gone."""
-        with contextlib.suppress(CheckError):  # that it cannot be had is no mirror's fault either
-            place, prefix = await self.reach.index()
-            async with self.reach.line(place) as line:
-                await self._page(line, prefix, project)
+        """The same, so that no mirror is blamed for what changed meanwhile: where it cannot be had, as it was."""
+        with contextlib.suppress(CheckError):  # no mirror's fault either
+            return await self.now(project)
         return self.pages.get(project)
 
-    async def _page(self, line: Line, prefix: str, project: str) -> None:
-        path = f"{prefix}/simple/{project}/"
-        answer = await line.ask(path, ASK_JSON)
-        if answer.status in (404, 410):
-            log.info("the trusted index has %s no longer: nothing to compare with", project)
-            self.pages.pop(project, None)
-            return
-        page = self.pages[project] = page_of(answer, project, path)
-        known = self.states.setdefault(project, [])
+    async def _look(self, line: Line, prefix: str, project: str) -> Page | None:
+        page = await look(line, prefix, project)
+        self.population.saw(project, page)
+        self.pages.pop(project, None)
+        if page is None:
+            return None
+        self.pages[project] = page
+        for oldest in list(self.pages)[:-PAGES_KEPT]:
+            del self.pages[oldest]
+        known = self.states[project] = self.states.pop(project, [])
         if not known or known[-1][1:] != (page.serial, page.digest):
             known.append(State(int(time.time()), page.serial, page.digest))
             del known[:-STATES_KEPT]
+        return page
 
     def lag(self, theirs: Page, fresh_as_of: float, limit: float) -> str:
         """Why a mirror's page may be another because the mirror lags, which is for its rounds to judge; empty when the
@@ -86,16 +153,25 @@ class Trusted:
         now, before = states[-1], states[-2] if len(states) > 1 else None
         if theirs.serial is not None and now.serial is not None and theirs.serial < now.serial:
             since = next(one.at for one in states if one.serial is not None and one.serial > theirs.serial)
+            # Also of a project that was never looked at it is known when the whole index had come that far.
+            since = min(since, self.history.reached(now.serial) or since)
             told = f"is of serial {theirs.serial}, the trusted index's of {now.serial}"
         elif before and (theirs.serial is None or before.serial == now.serial) and fresh_as_of < now.at:
             # Serials that stand still, or are not told, say nothing.
             since, told = now.at, "is of before the trusted index changed it"
+        elif before is None and theirs.serial is None and fresh_as_of < self._newest(theirs.project):
+            since, told = now.at, "may be of before the trusted index's newest file"
         else:
             return ""
         return told if since > limit else ""
 
+    def _newest(self, project: str) -> int:
+        return max((file.uploaded for file in self.pages[project].files), default=0)
+
     def remember(self) -> None:
-        write_atomically(self.folder / "trusted.json", json.dumps(self.states).encode())
+        """Of those that were asked for last."""
+        lately = dict(list(self.states.items())[-PROJECTS_KEPT:])
+        write_atomically(self.config.state / "trusted.json", json.dumps(lately).encode())
 
 
 def _remembered(folder: Path) -> dict[str, list[State]]:

@@ -13,12 +13,13 @@ from typing import Any, NamedTuple
 from ..common.wheels import NoMetadataError, wheel_metadata
 from ..fleet.standing import clock
 from .client import PIP, PIP_FILE, CheckError, Line, TamperedError, shown, stamp_of
+from .population import required
 from .reference import File, Page, page_of
-from .report import Report
-from .settings import MonitorConfig
-from .trusted import CACHE_AGE, MOST_PROJECTS, Trusted
+from .report import RULES, Report
+from .trusted import CACHE_AGE, MOST_PROJECTS, Sample, Trusted
 
 MOST_HEADS = 200  # files asked for in one audit
+MOST_HEADS_OF_A_CACHE = 40
 MOST_SIDECARS = 20  # of core metadata, fetched in one audit
 SECONDS_OF_BANDWIDTH = 10  # of what the mirror offers, spent on whole files
 _chance = random.SystemRandom()
@@ -124,6 +125,10 @@ def choose_files(files: list[File], budget: int) -> list[File]:
     return drawn or sorted(files, key=lambda file: file.size if file.size is not None else 1 << 60)[:1]
 
 
+def _some(names: set[str], count: int) -> list[str]:
+    return _chance.sample(sorted(names), min(len(names), count))
+
+
 def _expect(path: str, body: bytes, sha256: str) -> None:
     if (got := hashlib.sha256(body).hexdigest()) != sha256:
         raise TamperedError(f"{path} has the sha256 {got}, the trusted index says {sha256}")
@@ -138,18 +143,18 @@ class Truth:
         report: Report,
         record: dict[str, Any],
         trusted: Trusted,
-        config: MonitorConfig,
+        sample: Sample,
     ) -> None:
         self.lines, self.report, self.record = lines, report, record
-        self.trusted, self.config = trusted, config
+        self.trusted, self.sample, self.config = trusted, sample, trusted.config
 
     async def run(self, staleness_limit: int) -> None:
         limit, partial = time.time() - staleness_limit, self.record.get("partial", False)
         named, wrong = await self._pages(limit)
-        await self._removed()
+        await self._removed(limit)
         everything = [
             file
-            for page in self.trusted.pages.values()
+            for page in self.sample.pages.values()
             for file in page.files
             if file.path in named or not partial
         ]
@@ -157,7 +162,9 @@ class Truth:
         promised = [file for file in everything if file.path in named and named[file.path].metadata]
         budget -= await self._core_metadata(promised, budget // 2, wrong.get("core-metadata", ""))
         old = [file for file in everything if file.uploaded <= limit] or everything
-        await self._complete(_chance.sample(old, min(len(old), MOST_HEADS)))
+        # Of a cache each is a piece of a file that it fetches for this.
+        most = MOST_HEADS if self.record["mode"] != "cache" else MOST_HEADS_OF_A_CACHE
+        await self._complete(_chance.sample(old, min(len(old), most)))
         await self._integrity(choose_files(old, budget))
 
     def _line(self) -> Line:
@@ -168,15 +175,15 @@ class Truth:
         wrong: dict[str, str] = {}
         named: dict[str, File] = {}
         lagging, fresh_as_of = [], await self._fresh_as_of()
-        for project, ours in list(self.trusted.pages.items()):
+        for project, ours in list(self.sample.pages.items()):
             try:
-                line, path = self._line(), f"/simple/{project}/"
-                answer = await line.ask(path, PIP)
-                if answer.status == 404 and self._too_large(ours):
-                    continue
-                theirs = page_of(answer, project, path, line.place.base)
+                theirs = await self._theirs(project, ours, limit)
             except CheckError as error:
                 wrong.setdefault("pages", str(error))
+                self.report.looked_at[project] = project in self.sample.even
+                self.report.unsound.add(project)
+                continue
+            if theirs is None:
                 continue
             named |= {file.path: file for file in theirs.files}
             found, lag = self._compared(theirs, ours, fresh_as_of, limit)
@@ -184,10 +191,13 @@ class Truth:
                 now = await self.trusted.again(project)
                 found, lag = self._compared(theirs, now, fresh_as_of, limit) if now else ({}, "")
             if lag:
-                lagging.append(f"{path} {lag}")
+                lagging.append(f"/simple/{project}/ {lag}")
             self.report.wrong += [one.told for one in found.values() if one.tampered]
             wrong = {rule: one.told for rule, one in found.items()} | wrong
-        every = len(lagging) == len(self.trusted.pages)
+            self.report.looked_at[project] = project in self.sample.even
+            if any(RULES[rule].severity == "error" for rule in found):
+                self.report.unsound.add(project)
+        every = len(lagging) == len(self.sample.pages)
         for rule in BY_PAGE:
             known = rule in wrong or rule in ("pages", "size", "upload-time") or not every
             told = wrong.get(rule) or (f"not compared: {'; '.join(lagging)}" if lagging else "")
@@ -203,10 +213,18 @@ class Truth:
         lag = self.trusted.lag(theirs, fresh_as_of, limit) if found else ""
         return (compare_page(theirs, ours, limit, partial=partial, lags=True), lag) if lag else (found, "")
 
-    def _too_large(self, page: Page) -> bool:
-        """Whether the mirror's selection leaves the whole project out."""
-        limit = self.record.get("left_out", {}).get("max_project_size")
-        return bool(limit) and sum(file.size or 0 for file in page.files) > limit
+    async def _theirs(self, project: str, ours: Page, limit: float) -> Page | None:
+        """The mirror's page; None where it need not have one, and the project is not to be looked at further."""
+        line, path = self._line(), f"/simple/{project}/"
+        answer = await line.ask(path, PIP)
+        if answer.status not in (404, 410):
+            return page_of(answer, project, path, line.place.base)
+        now = await self.trusted.again(project)  # it may be gone there meanwhile
+        due = [file for file in (now or ours).files if file.uploaded <= limit]
+        if now is None or not due or ours.left_out(self.record):
+            del self.sample.pages[project]
+            return None
+        raise CheckError(f"{path} answered {answer.status}, expected 200: the trusted index has the project")
 
     async def _fresh_as_of(self) -> float:
         """When the mirror says that it had everything (seconds since 1970)."""
@@ -217,20 +235,41 @@ class Truth:
         except CheckError:
             return 0  # a rule of its own
 
-    async def _removed(self) -> None:
-        removed = self.config.removed_projects
-        for project in _chance.sample(removed, min(len(removed), MOST_PROJECTS)):
+    async def _removed(self, limit: float) -> None:
+        """What a person named, and what the trusted index has had no longer since before `limit`."""
+        named = set(self.config.removed_projects)
+        gone = set(self.trusted.population.gone(limit)) - named
+        gone = {one for one in gone if self.config.selection(self.record["name"]).comparable(one)}
+        drawn = _some(named, MOST_PROJECTS) + _some(gone, MOST_PROJECTS)
+        for project in drawn:
             try:
-                status = (await self._line().ask(f"/simple/{project}/", PIP, limit=1 << 16)).status
+                told = await self._still_there(project, named=project in named)
             except CheckError as error:
-                self.report.tell("removed", False, str(error))
+                told = str(error)
+            if told:
+                self.report.tell("removed", False, told)
                 return
-            if status not in (404, 410):
-                self.report.tell(
-                    "removed", False, f"/simple/{project}/ answered {status}, expected 404: it was removed"
-                )
-                return
-        self.report.tell("removed", True if removed else None)
+        self.report.tell("removed", True if drawn else None)
+
+    async def _still_there(self, project: str, *, named: bool) -> str:
+        """What is wrong with a project that is to be gone; empty when nothing is."""
+        line, path = self._line(), f"/simple/{project}/"
+        answer = await line.ask(path, PIP)
+        if answer.status in (404, 410):
+            return ""
+        why = "it was removed"
+        if not named:
+            try:
+                now = await self.trusted.now(project)
+            except CheckError:
+                return ""  # nobody is blamed for what cannot be asked
+            if now is not None and not now.quarantined:
+                return ""
+            if now is not None:
+                why = "it is quarantined, and no file of it may be named"
+                if answer.status == 200 and not page_of(answer, project, path, line.place.base).files:
+                    return ""
+        return f"{path} answered {answer.status}, expected 404: {why}"
 
     async def _core_metadata(self, files: list[File], budget: int, told: str) -> int:
         """Sidecars of files of which the mirror promises them; pip before 26 installs by them and does not compare.
@@ -242,6 +281,7 @@ class Truth:
                 sidecar = (await self._line().ask(path, PIP_FILE)).expect(200).body
                 if isinstance(file.metadata, str):
                     _expect(path, sidecar, file.metadata)
+                    self.trusted.population.need(required(sidecar))
                 elif file.name.endswith(".whl") and file.size is not None and file.size <= left:
                     left -= file.size
                     wheel = (
@@ -258,6 +298,7 @@ class Truth:
             except CheckError as error:
                 if isinstance(error, TamperedError):
                     report.wrong.append(str(error))
+                report.unsound.add(file.project)
                 told = told or str(error)
         report.tell("core-metadata", not told, told)
         return budget - left
@@ -274,6 +315,7 @@ class Truth:
                 report.present += 1
             except CheckError as error:
                 report.missing.append(str(error)[:300])
+                report.unsound.add(file.project)
         share = f"{report.present} of {report.sampled} files are there"
         told = f"{share}; {report.missing[0]}" if report.missing else share
         report.tell("completeness", not report.missing, told)
@@ -293,6 +335,7 @@ class Truth:
                 _expect(file.path, body, file.sha256)
             except TamperedError as error:
                 report.wrong.append(str(error))
+                report.unsound.add(file.project)
         told = report.wrong[0] if report.wrong else broken or f"{report.files} files, {report.bytes} bytes"
         # A file that could not be had is for completeness, unless no file could be.
         report.tell("integrity", not report.wrong and (report.files > 0 or not files), told)
