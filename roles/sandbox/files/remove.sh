@@ -8,8 +8,8 @@ if [[ -n ${2:-} && $(podman network inspect --format '{{index .Labels "mirrorfle
     [[ -z $whose ]] || { echo "$whose" >&2; exit 3; }
 fi
 for container in $(podman ps --all --quiet --filter "label=mirrorfleet.fleet=$fleet"); do
-    # A busy machine may not see a container stop in time; a second try does.
-    podman rm --force --time 2 --volumes "$container" || { sleep 2; podman rm --force --time 10 --volumes "$container"; }
+    # What is removed need not shut down. A busy machine may not see a container stop in time; a second try does.
+    podman rm --force --time 0 --volumes "$container" || { sleep 2; podman rm --force --time 10 --volumes "$container"; }
 done
 if podman network exists "$fleet"; then
     podman network rm --force "$fleet"
