@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import calendar
 import json
 import subprocess
 import sys
+import time
 import tomllib
 from html.parser import HTMLParser
 from pathlib import Path
@@ -294,6 +296,52 @@ def test_the_feed_is_atom_and_tells_who_came_and_went(site: Site) -> None:
     assert titles == ["one left", "two joined", "one joined"]
     ids = [element.text for element in root.iter(f"{ATOM}id")]
     assert len(set(ids)) == len(ids)
+
+
+def as_readers_see(site: Site) -> dict[str, Any]:
+    """The feed by a reader that nobody here wrote, as its words and times."""
+    script = (
+        "import feedparser, json, sys; found = feedparser.parse(sys.stdin.buffer.read());"
+        "json.dump({'bozo': str(found.get('bozo_exception', '')), 'version': found.version, 'title': found.feed.title,"
+        " 'updated': found.feed.updated_parsed, 'links': {one.rel: one.href for one in found.feed.links},"
+        " 'entries': [[one.id, one.title, one.updated_parsed, one.content[0].value, one.tags[0].term]"
+        " for one in found.entries]}, sys.stdout)"
+    )
+    reader = Path(__file__).resolve().parents[2] / "build/clients/bin/python"
+    done = subprocess.run(
+        [reader, "-c", script],
+        input=(site.documents / "feed.atom").read_bytes(),
+        capture_output=True,
+        check=True,
+    )
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def test_a_feed_reader_reads_the_feed_and_knows_its_entries_again(site: Site) -> None:
+    site.registry["fleet"]["name"] = "Test & <fleet> für alle"
+    site.publish()
+    first = as_readers_see(site)
+    (site.folder / "holds" / "one").write_text("disks & <wires>")
+    site.publish()
+    second = as_readers_see(site)
+    assert (second["bozo"], second["version"]) == ("", "atom10")
+    assert second["title"] == "Test & <fleet> für alle: mirrors"
+    base = "https://fleet.example.org"
+    assert second["links"] == {"self": f"{base}/feed.atom", "alternate": f"{base}/"}
+    told = [(title, words, kind) for _, title, _, words, kind in second["entries"]]
+    assert told == [
+        ("one left", "held: disks & <wires>", "left"),
+        ("two joined", "two is listed.", "joined"),
+        ("one joined", "one is listed.", "joined"),
+    ]
+    # What was there is the same entry still, and the new one is none of them.
+    assert second["entries"][1:] == first["entries"]
+    assert len({entry[0] for entry in second["entries"]}) == 3
+    state = json.loads((site.folder / "state.json").read_text())
+    moments = [calendar.timegm(time.struct_time(entry[2])) for entry in second["entries"]]
+    assert moments == [event["at"] for event in reversed(state["events"])]
+    assert calendar.timegm(time.struct_time(second["updated"])) == max(moments)
 
 
 @pytest.mark.parametrize("tool", ["minisign", "signify"])
