@@ -405,7 +405,10 @@ def test_targets_are_for_who_is_not_retired(site: Site) -> None:
     assert json.loads(site.read("metrics-targets.json")) == [
         {"targets": ["one.example.org:9100"], "labels": labels}
     ]
-    assert json.loads(site.read("probe-targets.json"))[0]["targets"] == ["https://one.example.org/simple/"]
+    assert json.loads(site.read("probe-targets.json")) == [
+        {"targets": ["https://one.example.org/simple/"], "labels": labels | {"family": family}}
+        for family in ("ipv4", "ipv6")
+    ]
 
 
 # --- the page ---

@@ -320,6 +320,14 @@ def test_prometheus_asks_the_prober_and_the_site_itself(host):
     until(lambda: query(host, 'up{job="mirrorfleet"} == 1'), 150)
     asked = until(lambda: query(host, 'probe_success{job="mirror"}'), 150)
     assert ("mirror", "one") in dict.fromkeys(pair for labels in asked for pair in labels)
+    # Each address family by a probe of its own.
+    for family in ("ipv4", "ipv6"):
+        until(
+            lambda family=family: query(
+                host, f'probe_success{{job="mirror",mirror="one",family="{family}"}} == 1'
+            ),
+            150,
+        )
     assert len(prometheus(host, "rules")["groups"]) == 6
 
 

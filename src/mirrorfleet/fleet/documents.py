@@ -5,7 +5,7 @@ import functools
 import ipaddress
 import json
 import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 from xml.etree import ElementTree
@@ -15,7 +15,7 @@ from .availability import DAY, FirstDay, counted
 from .evidence import Proof, printable
 from .health import Findings
 from .registry import Registry, host_of, page_of
-from .standing import HIDDEN, Event, Standing
+from .standing import FAMILIES, HIDDEN, Event, Standing
 
 # What an entry takes over from the registry: nothing about a person but the name and page they chose.
 PUBLIC = ("name", "url", "urls", "mode", "tier", "location", "bandwidth", "address_families")
@@ -215,15 +215,22 @@ def _addresses(found: List, mirror: dict[str, Any]) -> set[str]:
 
 def metrics_targets(found: List) -> bytes:
     """Prometheus' file_sd: where each mirror's node_exporter listens."""
-    return _targets(found, lambda record: f"{host_of(record['url'])}:{found.metrics_port}")
+    return _targets(found, lambda record: [(f"{host_of(record['url'])}:{found.metrics_port}", {})])
 
 
-def probe_targets(found: List) -> bytes:
-    """Prometheus' file_sd: what the blackbox exporter asks."""
-    return _targets(found, lambda record: f"{page_of(record['url'])}/simple/")
+def probe_targets(found: List, families: Container[str] = FAMILIES) -> bytes:
+    """Prometheus' file_sd: what the blackbox exporter asks, in each family that a mirror claims and the asker has."""
+    return _targets(
+        found,
+        lambda record: [
+            (f"{page_of(record['url'])}/simple/", {"family": family})
+            for family in record["address_families"]
+            if family in families
+        ],
+    )
 
 
-def _targets(found: List, target: Callable[[dict[str, Any]], str]) -> bytes:
+def _targets(found: List, asked: Callable[[dict[str, Any]], list[tuple[str, dict[str, str]]]]) -> bytes:
     records = [
         record
         for name, record in sorted(found.registry.mirrors.items())
@@ -231,7 +238,7 @@ def _targets(found: List, target: Callable[[dict[str, Any]], str]) -> bytes:
     ]
     groups = [
         {
-            "targets": [target(record)],
+            "targets": [target],
             "labels": {
                 "mirror": record["name"],
                 "operator": record["operator"]["name"],
@@ -239,9 +246,11 @@ def _targets(found: List, target: Callable[[dict[str, Any]], str]) -> bytes:
                 "continent": record["location"]["continent"],
                 "mode": record["mode"],
                 "tier": str(record["tier"]),
-            },
+            }
+            | more,
         }
         for record in records
+        for target, more in asked(record)
     ]
     return ("[\n" + ",\n".join(json.dumps(group, sort_keys=True) for group in groups) + "\n]\n").encode()
 

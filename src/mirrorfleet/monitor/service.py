@@ -274,7 +274,8 @@ class Monitor:
         if self.config.targets:
             listed = documents.List(self.registry, {}, Findings(), {}, ())
             write_atomically(self.config.targets / "metrics-targets.json", documents.metrics_targets(listed))
-            write_atomically(self.config.targets / "probe-targets.json", documents.probe_targets(listed))
+            own = [family for family in FAMILIES if self._reach.has(family)]
+            write_atomically(self.config.targets / "probe-targets.json", documents.probe_targets(listed, own))
 
     def write(self) -> None:
         now = int(time.time())
