@@ -26,11 +26,10 @@ class Reader:
         command = [ROOT / "build/clients/bin/python", Path(__file__).with_name("reader.py")]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
-    def read(self, url: str, projects: list[str]) -> dict[str, Any]:
+    def read(self, url: str, projects: list[str], *, html: bool = False) -> dict[str, Any]:
         assert self._process.stdin is not None and self._process.stdout is not None
-        print(
-            json.dumps({"url": f"{url}/simple/", "projects": projects}), file=self._process.stdin, flush=True
-        )
+        asked = {"url": f"{url}/simple/", "projects": projects, "html": html}
+        print(json.dumps(asked), file=self._process.stdin, flush=True)
         found: dict[str, Any] = json.loads(self._process.stdout.readline())
         return found
 

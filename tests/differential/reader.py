@@ -1,7 +1,7 @@
 """What a client finds on an index, read by pypi-simple, which nobody here wrote. Runs in the clients' environment.
 
-A line of standard input is {"url": …, "projects": […]}; it is answered by a line: of each project, null where there is
-none, else its page and each file with its bytes' hash.
+A line of standard input is {"url": …, "projects": […], "html": …}; it is answered by one: of each project, null where
+there is none, else its page, as JSON or as HTML, and of JSON each file with its bytes' hash.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ def fetched(url):
     return hashlib.sha256(answer.data).hexdigest() if answer.status == 200 else f"HTTP {answer.status}"
 
 
-def read(client, project):
+def read(client, project, html):
     try:
         page = client.get_project_page(project)
     except pypi_simple.NoSuchProjectError:
@@ -30,7 +30,7 @@ def read(client, project):
     files = {}
     for package in page.packages:
         described = {
-            "bytes": fetched(package.url.partition("#")[0]),
+            "bytes": None if html else fetched(package.url.partition("#")[0]),
             "hashes": {kind: digest.lower() for kind, digest in package.digests.items()},
             "requires_python": package.requires_python,
             "yanked": package.yanked_reason or "" if package.is_yanked else None,
@@ -40,7 +40,7 @@ def read(client, project):
             "metadata": None,
         }
         if package.has_metadata:
-            described["metadata"] = fetched(package.metadata_url.partition("#")[0])
+            described["metadata"] = not html and fetched(package.metadata_url.partition("#")[0])
             described["metadata_hashes"] = package.metadata_digests or {}
         files[package.filename] = described
     return {
@@ -54,11 +54,12 @@ def read(client, project):
 def main():
     for line in sys.stdin:
         asked = json.loads(line)
-        with pypi_simple.PyPISimple(asked["url"], accept=pypi_simple.ACCEPT_JSON_ONLY) as client:
+        accept = pypi_simple.ACCEPT_HTML_ONLY if asked["html"] else pypi_simple.ACCEPT_JSON_ONLY
+        with pypi_simple.PyPISimple(asked["url"], accept=accept) as client:
             found = {}
             for project in asked["projects"]:
                 try:
-                    found[project] = read(client, project)
+                    found[project] = read(client, project, asked["html"])
                 except (requests.RequestException, urllib3.exceptions.HTTPError, ValueError) as error:
                     found[project] = {"unreadable": f"{type(error).__name__}: {error}"[:300]}
         print(json.dumps(found), flush=True)
