@@ -115,26 +115,24 @@ class Killer:
 
     def __init__(self, host: Host, chance: random.Random, usual: float) -> None:
         self._host, self._chance, self._usual = host, chance, usual
-        self._wanted = 0
         self.landed: Counter[str] = Counter()
 
     def kill(self, verb: str) -> None:
         chance, run = self._chance, Run(self._host.root)
         number = chance.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGTERM])
         all_of_it = chance.random() < 0.5
-        if chance.random() < 0.5:
-            phase = PHASES[self._wanted % len(PHASES)]
+        # Every other one that lands does so where the fewest did, so that chance leaves no phase out.
+        if self.landed.total() % 2:
+            phase = min(PHASES, key=self.landed.__getitem__)
             step = 1 + min(chance.randrange(40), chance.randrange(40))
             child = start(self._host, verb, lambda: run.watch(phase, step, by(number, all_of_it=all_of_it)))
         else:
-            phase = None
             child = start(self._host, verb, run.watch)
             time.sleep(chance.uniform(0, self._usual))
             with contextlib.suppress(ProcessLookupError):
                 (os.killpg if all_of_it else os.kill)(child, number)
         if end(child) != 0 and (reached := run.phase()):
             self.landed[reached] += 1
-            self._wanted += phase is not None
 
     def check(self, times: int) -> None:
         print(f"killed: {dict(self.landed)}")
