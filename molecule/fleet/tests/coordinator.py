@@ -157,7 +157,7 @@ dpkg-query --show --showformat='package ${Package} ${Version} ${db:Status-Status
 getent passwd; getent group
 find /etc /opt /root /usr/local -xdev \( -name __pycache__ -o -name .ansible -o -name .cache \) -prune -o \
     -type f -printf 'file %p %m %u %g %T@ ' -exec sha256sum {} \; -o -printf '%y %p %m %u %g %l\n'
-systemctl list-unit-files --no-pager --no-legend --plain
+systemctl list-unit-files --no-pager --no-legend --plain | grep -vw transient
 systemctl list-units --no-pager --no-legend --plain --type=service --state=running | awk '{print $1}' |
     grep -vE '^(user@|session-|run-|systemd-(hostnamed|timedated|localed))' |
     while read -r unit; do
