@@ -20,13 +20,14 @@ from typing import Any, NoReturn
 
 from . import __version__
 from .common.config import Config, ConfigError, load
+from .common.database import is_corrupt, set_aside
 from .common.guards import BusyError, RefusedError, only_one
 from .common.log import set_up
 from .common.progress import Progress
 from .common.schema import InvalidDocumentError
 from .served import metrics
 from .served.agreement import agree
-from .served.state import State, is_corrupt, set_aside
+from .served.state import State
 from .served.status import write_status
 from .sync.cache import BadTargetError, purge
 from .sync.check import check

@@ -291,4 +291,4 @@ def test_a_mirror_of_many_words_makes_few_time_series() -> None:
         kept = evidence.kept(kept, failures, at)
         series |= {tuple(one[:3]) for one in kept}
     assert len(series) == evidence.MOST + 1
-    assert kept[-1] == ["ipv4", "file", evidence.VARYING, 999]
+    assert kept[-1] == ("ipv4", "file", evidence.VARYING, 999)

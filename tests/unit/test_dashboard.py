@@ -59,6 +59,7 @@ def known(tmp_path: Path, serve: Any, authority: Any) -> set[str]:
     sandbox.probe()
     found = (tmp_path / "probe.prom").read_text()
     sandbox.config["reference"]["url"] = "https://index.example.test:1"
+    (tmp_path / "state/probe.sqlite").write_bytes(b"no database")
     sandbox.probe()
     found += (tmp_path / "probe.prom").read_text()
     certificate = (ROOT / "roles/tls/files/mirror_certificate/program.py").read_text()
@@ -94,6 +95,7 @@ def _of_a_mirror(folder: Path) -> set[str]:
         state.record_trouble("six", "a wrong hash", 0.0)
         state.leave_out("six", {"six-1.0.egg": "its sha256 is none"})
         state.put("last_success_at", 5.0)
+        state.put("set_aside_at", 5.0)
         metrics.write(config, state)
     return set(re.findall(r"^# TYPE (\w+)", (folder / "m.prom").read_text(), re.MULTILINE))
 

@@ -523,6 +523,29 @@ def test_who_did_not_pass_is_looked_at_again_soon_then_less_often(sandbox: Sandb
     assert audit.due(config, known, began + 61) == ["one"]
 
 
+def test_audits_of_a_clock_that_was_ahead_count_for_nothing(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One that passed then clears no wrong hash of now, and none has to be waited for."""
+    sandbox.add("one")
+    really = time.time
+    with monkeypatch.context() as ahead:
+        ahead.setattr(time, "time", lambda: really() + 3 * 365 * 86400)
+        assert sandbox.audit("one") == 0
+        assert sandbox.probe() == 0
+        assert sandbox.one()["audit"]["verdict"] == "passed"
+    assert sandbox.probe() == 0
+    assert "audit" not in sandbox.one()
+    assert sandbox.audit("--due") == 0
+    report = sandbox.report()
+    assert report["started"] == report["passed_at"] <= really()
+    states = json.loads((sandbox.folder / "state/trusted.json").read_text())
+    assert max(at for known in states.values() for at, *_ in known) <= really()
+    capsys.readouterr()
+    assert sandbox.audit("--due") == 0
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["audited"] == 0
+
+
 def test_a_project_that_the_trusted_index_lost_stops_no_audit(
     sandbox: Sandbox, capsys: pytest.CaptureFixture[str]
 ) -> None:

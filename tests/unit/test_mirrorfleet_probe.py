@@ -296,6 +296,23 @@ def test_counts_rows_and_sums_are_true(rounds: list[tuple[bool, int]]) -> None:
     assert month[-1] == round(sum(today) / len(today), 4)
 
 
+def test_what_a_clock_that_was_ahead_noted_of_a_mirror_is_set_back() -> None:
+    track, reference, now = Track(), Reference(), 1_800_000_000
+    years = now + 3 * 365 * 86400
+    wrong = Found(failure={"check": "x", "family": "ipv4", "problem": "y"}, tampered=True)
+    for at, found in ((years, wrong), (years + 60, Found(serial=7, last_modified=now))):
+        reference.saw(at - years + 7, at)
+        track.add({"ipv4": found}, reference, 0.5, at, 2 * years)
+    for at in (now, now + 60):
+        reference.saw(67, at)
+        track.add({"ipv4": Found(serial=7, last_modified=now)}, reference, 0.5, at, 2 * years)
+    noted = (track.since, track.well_since, track.last_good, track.tampered_at, track.measured_at)
+    assert noted == (now, now, now + 60, now, now + 60)
+    assert (track.day()["rounds"], track.today(now)) == (2, {"rounds": 2, "good": 2})
+    assert track.lag == 60
+    assert [at for at, _ in reference.serials] == [now, now]
+
+
 def test_a_family_that_changes_beside_one_that_is_lost_is_looked_at_quickly() -> None:
     track, lost = Track(), Found(failure={"check": "x", "family": "ipv6", "problem": "y"})
     other = Found(failure={"check": "x", "family": "ipv4", "problem": "y"})

@@ -269,6 +269,21 @@ def test_who_returned_after_a_wrong_hash_stays_when_nobody_can_tell_of_its_audit
     assert again.standings["one"].code == "tampered"
 
 
+def test_a_clock_that_was_ahead_and_came_back_keeps_nobody_off_the_list() -> None:
+    """Whatever was noted while it was: a wrong hash, leaves, the pause after them."""
+    years = NOW + 3 * 365 * 86400
+    off = Standing(
+        False, "tampered", "x", years, left=years, leaves=(NOW - 9, years), tampered={"": years}, joined=years
+    )
+    former = {"one": replace(off, families={"ipv4": off, "ipv6": off})}
+    found = one({"one": health()}, former, audits={"one": AUDITED})
+    assert (found.listed, found.joined, found.since) == (True, NOW, NOW)
+    assert found.families["ipv4"].leaves == (NOW - 9,)
+    # What the monitor, whose clock is right, says of a wrong hash counts.
+    again = one({"one": health(tampered_at=NOW - 50)}, former, audits={"one": AUDITED})
+    assert (again.listed, again.code, again.tampered) == (False, "tampered", {"": NOW - 50})
+
+
 def test_a_pause_doubles_with_each_leave_and_is_bounded() -> None:
     left = replace(LISTED, leaves=(1, 2, 3))
     assert damping(left, STRICT) == 4 * 1800

@@ -12,3 +12,8 @@ def is_due(at: float, now: float, longest: float) -> bool:
 def elapsed(since: float, now: float) -> float | None:
     """Seconds since a time that was noted; None where the clock was ahead then, so that nobody knows."""
     return now - since if since <= now else None
+
+
+def by_now(at: int | None, now: int) -> int | None:
+    """A time that was noted as one that had come: now, where the clock was ahead then."""
+    return None if at is None else min(at, now)

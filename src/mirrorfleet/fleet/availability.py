@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from ..common.config import bounded
+
 DAY = 86400
 DAYS_KEPT = 30
 
@@ -13,9 +15,9 @@ class FirstDay:
     """The day of a first listing: what was measured of it by then, and the share of good rounds since."""
 
     day: int
-    rounds: int
-    good: int
-    share: float | None = None
+    rounds: int = bounded(0)
+    good: int = bounded(0)
+    share: float | None = bounded(0, 1, default=None)
 
 
 def first_day(

@@ -1,9 +1,8 @@
 """What the monitor's metrics, and so its alerts, tell of failures: words that may be a mirror's own, made harmless."""
 
 from dataclasses import dataclass
-from typing import Any
 
-Failure = list[Any]  # family, check, problem, when it was last found
+Failure = tuple[str, str, str, int]  # family, check, problem, when it was last found
 
 MOST = 5  # kinds of failure of a mirror told at a time
 VARYING = "something else each time"
@@ -32,7 +31,7 @@ def kept(former: list[Failure], failures: list[dict[str, str]], now: int) -> lis
     Each is a time series. A mirror that puts other words into each answer does not get one for each: beyond `MOST`
     they are one.
     """
-    found = {tuple(one[:3]): one[3] for one in former}
+    found = {one[:3]: one[3] for one in former}
     for failure in failures:
         about = failure["family"], printable(failure["check"])
         told = (*about, printable(failure["problem"]))
@@ -40,4 +39,4 @@ def kept(former: list[Failure], failures: list[dict[str, str]], now: int) -> lis
             told = (*about, VARYING)
         found.pop(told, None)
         found[told] = now
-    return [[*told, at] for told, at in found.items()]
+    return [(*told, at) for told, at in found.items()]

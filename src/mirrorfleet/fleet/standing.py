@@ -140,15 +140,39 @@ class Standing:
     listed: bool
     code: Code
     reason: str  # why it is not listed; empty when it is
-    since: int  # when `code` came to be
+    since: int = bounded(0)  # when `code` came to be
     next: str = ""  # what happens next
-    left: int | None = None  # when it left by measurement, until it is back
+    left: int | None = bounded(0, default=None)  # when it left by measurement, until it is back
     leaves: tuple[int, ...] = ()  # when it left by measurement lately
     tampered: Mapping[str, int] = field(default_factory=dict)  # by monitor, when it last found a wrong hash
-    joined: int | None = None  # when it was listed for the first time
+    joined: int | None = bounded(0, default=None)  # when it was listed for the first time
     families: Mapping[str, "Standing"] = field(
         default_factory=dict
     )  # of a mirror: each family that it claims
+
+    @property
+    def _newest(self) -> int:
+        own = (self.since, self.left or 0, self.joined or 0, *self.leaves, *self.tampered.values())
+        return max(*own, *(one._newest for one in self.families.values()))
+
+    def of_now(self, now: int, latest: int) -> "Standing":
+        """Without what a clock that was ahead noted, as later than `latest`: nobody waits for such a time."""
+
+        def come(at: int | None, otherwise: int | None) -> int | None:
+            return otherwise if at is not None and at > latest else at
+
+        if self._newest <= latest:
+            return self
+        return replace(
+            self,
+            since=now if self.since > latest else self.since,
+            left=come(self.left, 0),
+            leaves=tuple(at for at in self.leaves if at <= latest),
+            # When it really was its monitor knows.
+            tampered={name: at for name, at in self.tampered.items() if at <= latest},
+            joined=come(self.joined, now),
+            families={family: one.of_now(now, latest) for family, one in self.families.items()},
+        )
 
     def over(self, family: str) -> "Standing":
         """Where one family stands: where the mirror does, as long as that is all that is known."""
@@ -176,7 +200,7 @@ class Event:
 
     @property
     def subject(self) -> str:
-        return f"{self.mirror} over {FAMILIES[self.family]}" if self.family else self.mirror
+        return f"{self.mirror} over {FAMILIES.get(self.family, self.family)}" if self.family else self.mirror
 
 
 @dataclass(frozen=True)
@@ -225,6 +249,8 @@ class Ballot:
 
 def step(inputs: Inputs, former: Mapping[str, Standing], *, force: bool = False) -> Outcome:
     """The standing of every mirror that is or was known. `force` overrides what is held to be a mistake."""
+    latest = inputs.now + inputs.settings.clock_tolerance_seconds
+    former = {name: one.of_now(inputs.now, latest) for name, one in former.items()}
     unheard = {one.name: _unheard(one, inputs, former, force=force) for one in inputs.monitors}
     if force and all(why.keys() == FAMILIES.keys() for why in unheard.values()):
         unheard = {}  # then those that are no news decide

@@ -5,7 +5,6 @@ to keep a mirror off the list until a later audit passes (fleet/standing.py).
 """
 
 import asyncio
-import contextlib
 import json
 import logging
 import random
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..common.config import ConfigError
-from ..common.files import write_atomically
+from ..common.files import remove, write_atomically
 from ..common.guards import only_one
 from ..fleet import registry
 from ..fleet.markup import static
@@ -27,7 +26,7 @@ from .reference import Reference
 from .report import Report
 from .report_page import page
 from .settings import MonitorConfig, load_monitor
-from .track import Store
+from .track import Store, Track, saved
 from .trusted import Sample, Trusted
 from .truth import Truth
 
@@ -89,13 +88,12 @@ class Auditor:
 
 def due(config: MonitorConfig, known: registry.Registry, now: int) -> list[str]:
     """Who was not audited for long, did not pass the last audit, or became well or served a wrong hash since then."""
-    with contextlib.closing(Store(config.state / "probe.sqlite")) as store:
-        tracks = store.tracks()
+    tracks: dict[str, Track] = saved(config.state / "probe.sqlite", Store.tracks, {})
     found = []
     for name, record in known.mirrors.items():
         if name in known.wrong or record["state"] != "active":
             continue
-        report = reports.report(config.audits / f"{name}.json") or {"started": 0, "verdict": ""}
+        report = reports.report(config.audits, name) or {"started": 0, "verdict": ""}
         last, track = report["started"], tracks.get(name)
         recovered = track is not None and track.well and (track.well_since or 0) > last
         tampered = track is not None and (track.tampered_at or 0) > last
@@ -123,7 +121,7 @@ def audit(path: Path, names: list[str], *, only_due: bool = False) -> tuple[bool
     # Runs take turns, a person's and those of timer and path.
     with only_one(config.state / "audit.lock", patience=PATIENCE):
         if only_due:
-            config.audit_due.unlink(missing_ok=True)
+            remove(config.audit_due)
         if not names:
             chosen = (
                 due(config, known, int(time.time()))
@@ -148,21 +146,25 @@ async def _audit_all(
     if not names:
         return []
     reach = Reach(config)
-    with contextlib.closing(Store(config.state / "probe.sqlite")) as store:
-        history = Reference(serials=store.serials())
+    history = Reference(serials=saved(config.state / "probe.sqlite", Store.serials, []))
     auditor = Auditor(config, known, reach, await Trusted.ask(config, reach, history))
     slots = asyncio.Semaphore(AT_ONCE)
     write_atomically(config.audits / "style.css", static("style.css"))
 
     async def one(name: str) -> dict[str, Any] | None:
+        try:
+            return await audited(name)
+        except CheckError as error:  # its last report stays
+            log.error("%s: nothing can be said of it: the trusted index: %s", name, error)
+            return None
+        except Exception:  # one mirror must not end the audits of all others
+            log.exception("%s: the audit itself failed", name)
+            return {"mirror": name, "verdict": "inconclusive"}
+
+    async def audited(name: str) -> dict[str, Any]:
         async with slots:
-            try:
-                report = await auditor.audit(name)
-            except CheckError as error:  # its last report stays
-                log.error("%s: nothing can be said of it: the trusted index: %s", name, error)
-                return None
-        target = config.audits / f"{name}.json"
-        document = report.document(reports.report(target))
+            report = await auditor.audit(name)
+        document = report.document(reports.report(config.audits, name))
         level = logging.INFO if document["verdict"] == "passed" else logging.WARNING
         log.log(
             level,
@@ -171,8 +173,11 @@ async def _audit_all(
             document["verdict"],
             f": {document['problem']}" if document["problem"] else "",
         )
-        write_atomically(config.audits / f"{name}.html", page(document))
-        write_atomically(target, json.dumps(document, indent=1).encode() + b"\n")
+        for end, data in ("html", page(document)), ("json", json.dumps(document, indent=1).encode() + b"\n"):
+            target = config.audits / f"{name}.{end}"
+            if target.is_dir():
+                remove(target)
+            write_atomically(target, data)
         return document
 
     try:

@@ -1,12 +1,10 @@
 """What Prometheus remembers of each mirror, a value a day: asked now and then, on the loopback address."""
 
-import json
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..common import http
+from ..common import http, notes
 
 DAY = 86400
 LARGEST_ANSWER = 64 << 20
@@ -63,11 +61,11 @@ def _answer(
     try:
         # Never through a proxy: this host is asked.
         body = http.fetch(f"{url}/api/v1/{what}", data=arguments, limit=LARGEST_ANSWER, timeout=timeout)
-        document = json.loads(body)
+        document = notes.decode(body)
         for series in document["data"]["result"]:
             samples = series["values"] if what == "query_range" else [series["value"]]
             for at, text in samples:
-                if math.isfinite(value := float(text)):
+                if abs(value := float(text)) < notes.AGREED:
                     yield str(series["metric"]["mirror"]), int(at), value
     except http.StatusError as error:
         raise HistoryError(f"HTTP {error.status}: {error.body.decode('utf-8', 'replace')}") from error
@@ -75,7 +73,7 @@ def _answer(
         raise HistoryError(f"answers with more than {LARGEST_ANSWER} bytes") from error
     except OSError as error:
         raise HistoryError(str(error)) from error
-    except (ValueError, RecursionError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise HistoryError(f"{what}: not what its API promises: {error!r}") from error
 
 

@@ -112,6 +112,8 @@ class Reference:
         return self.serials[-1][1] if self.serials else None
 
     def saw(self, serial: int, now: int) -> None:
+        if any(at > now for at, _ in self.serials):  # noted by a clock that was ahead, and has come back
+            self.serials = [(min(at, now), known) for at, known in self.serials]
         if not self.serials or serial > self.serials[-1][1]:
             self.serials = [*self.serials[-SERIALS_KEPT:], (now, serial)]
 

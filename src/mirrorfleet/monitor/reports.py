@@ -1,14 +1,15 @@
 """Reports of audits, one file a mirror: how the verb audit tells the verb probe, and so the list, what it found."""
 
-import json
 import logging
+import time
 from collections.abc import Container, Iterator
 from pathlib import Path
 from typing import Any
 
+from ..common import notes
 from ..common.exposition import Family
 from ..common.files import entries
-from ..common.schema import InvalidDocumentError, validate
+from ..common.schema import accept
 from ..fleet.evidence import printable
 
 log = logging.getLogger(__name__)
@@ -19,16 +20,20 @@ MOST_RULES = 20  # told of one mirror; its report has them all
 _read: dict[str, tuple[tuple[int, int], dict[str, Any] | None]] = {}
 
 
-def report(path: Path) -> dict[str, Any] | None:
-    """A mirror's last report, None when there is none. InvalidDocumentError when it is not to be used."""
+def report(folder: Path, mirror: str) -> dict[str, Any] | None:
+    """A mirror's last report, None when there is none that can be used: it is audited anew then."""
+    path = folder / f"{mirror}.json"
     try:
-        document = json.loads(path.read_bytes())
-    except FileNotFoundError:
+        if (document := notes.read(path)) is None:
+            return None
+        found: dict[str, Any] = accept(document, "audit")
+        if found["mirror"] != mirror:
+            raise ValueError(f"it is of the mirror {printable(found['mirror'])}")
+        if found["started"] > time.time():
+            raise ValueError("it began at a time that has not come: the clock was ahead")
+    except (ValueError, OSError) as error:
+        log.error("audit report: %s: %s", path, error)
         return None
-    except (ValueError, RecursionError) as error:
-        raise InvalidDocumentError(f"{path}: {error}") from error
-    validate(document, "audit")
-    found: dict[str, Any] = document
     return found
 
 
@@ -38,17 +43,14 @@ def summaries(folder: Path) -> dict[str, dict[str, Any]]:
     for entry in entries(folder):
         if entry.name.startswith(".") or not entry.name.endswith(".json"):
             continue
-        status = entry.stat()
+        name, status = entry.name.removesuffix(".json"), entry.stat(follow_symlinks=False)
         stamp = (status.st_mtime_ns, status.st_ino)
         if _read.get(entry.path, ((0, 0), None))[0] != stamp:
-            try:
-                document = report(Path(entry.path))
-                _read[entry.path] = stamp, summary(document) if document else None
-            except (InvalidDocumentError, OSError) as error:
-                log.error("audit report: %s", error)
-                _read[entry.path] = stamp, None
-        if told := _read[entry.path][1]:
-            found[entry.name.removesuffix(".json")] = told
+            document = report(folder, name)
+            _read[entry.path] = stamp, summary(document) if document else None
+        told = _read[entry.path][1]
+        if told and told["started"] <= time.time():
+            found[name] = told
     return found
 
 

@@ -89,7 +89,7 @@ class Monitor:
         self._dirty.add(name)
         self.rounds += 1
         if track.well_since != well_since:  # new, or well again: nobody returns without an audit
-            self.config.audit_due.write_text(f"{name}\n")
+            self._call_for_audit(name)
         if failing != _failing(track) or any(one.tampered for one in found):
             log.log(*(_NEWS if track.good else (logging.WARNING, "%s: %s")), name, track.problem)
 
@@ -186,7 +186,7 @@ class Monitor:
         drawn = await asyncio.to_thread(self._draw)
         await consult(self._reach, self.reference, wanted.projects, drawn, self._population.saw)
         if before and not self.reference.problem:
-            self.config.audit_due.write_text("reference\n")  # without it no audit could be done
+            self._call_for_audit("reference")  # without it no audit could be done
         if self.reference.problem != before:
             log.log(
                 logging.WARNING if self.reference.problem else logging.INFO,
@@ -203,6 +203,12 @@ class Monitor:
             found |= {*self._population.draw(DRAWN_AT_ONCE, selection, known).names}
         found -= {*self.config.reference.projects}
         return _chance.sample(sorted(found), min(len(found), DRAWN_AT_ONCE))
+
+    def _call_for_audit(self, why: str) -> None:
+        try:
+            self.config.audit_due.write_text(f"{why}\n")
+        except OSError as error:  # the timer has one begun all the same
+            log.warning("%s: %s", self.config.audit_due, error)
 
     async def _remember(self) -> None:
         await self._ask_prometheus()
@@ -359,6 +365,9 @@ class Monitor:
                 ("mirrorfleet_monitor_fall_rounds", "Failed rounds until a mirror leaves.", [({}, self.config.fall)]),
                 ("mirrorfleet_monitor_rise_rounds", "Good rounds until it returns.", [({}, self.config.rise)]),
                 ("mirrorfleet_monitor_rounds", "Rounds since the start.", [({}, float(self.rounds))]),
+                exposition.gauge("mirrorfleet_monitor_state_set_aside_timestamp_seconds",
+                                 "When a state of the monitor that was corrupt was set aside.",
+                                 self.store.set_aside_at),
                 ("mirrorfleet_monitor_late_seconds", "How late the last round began.", [({}, self.late)]),
                 ("mirrorfleet_monitor_written_timestamp_seconds", "When this was told.", [({}, now)]),
             ]
@@ -381,7 +390,10 @@ def probe(path: Path, *, once: bool = False) -> tuple[bool, dict[str, Any]]:
     """The service, or one round of all; good when a round found every mirror well."""
     config = load_monitor(path)
     config.state.mkdir(parents=True, exist_ok=True)
-    with only_one(config.state / "lock"), contextlib.closing(Store(config.state / "probe.sqlite")) as store:
+    with (
+        only_one(config.state / "lock"),
+        contextlib.closing(Store(config.state / "probe.sqlite", heals=True)) as store,
+    ):
 
         async def run() -> Monitor:
             monitor = Monitor(config, store)

@@ -1,15 +1,27 @@
 """The history of each mirror: what rounds found, summed up, and kept from one life of the service to the next."""
 
+import contextlib
+import functools
 import json
+import logging
+import os
 import sqlite3
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..common import notes
+from ..common.clock import by_now
+from ..common.config import Kind
+from ..common.database import aside_of, check, is_corrupt, set_aside
+from ..common.schema import Check, compile_schema, schema
 from ..fleet import evidence
 from ..fleet.health import described
 from . import history
 from .reference import Reference
+
+log = logging.getLogger(__name__)
 
 HOUR, DAY = 3600, 86400
 DAYS_KEPT, HOURS_KEPT = 30, 24
@@ -53,14 +65,14 @@ class Track:
     tampered: str = ""  # what had a wrong hash then
     proof: dict[str, str] = field(default_factory=dict)  # the same, and which address gave it
     failures: list[evidence.Failure] = field(default_factory=list)  # of the present row of failed rounds
-    hours: list[list[float]] = field(
-        default_factory=list
-    )  # hour, rounds, good, seconds, seconds², hours behind
-    days: list[list[float]] = field(default_factory=list)  # day, rounds, good
+    # hour, rounds, good, seconds, seconds², hours behind
+    hours: list[tuple[float, float, float, float, float, float]] = field(default_factory=list)
+    days: list[tuple[float, float, float]] = field(default_factory=list)  # day, rounds, good
 
     def add(
         self, found: dict[str, Found], reference: Reference, seconds: float, now: int, staleness_limit: int
     ) -> None:
+        self._set_back(now)
         failures = [one.failure for one in found.values() if one.failure]
         good = not failures
         if self.measured_at == 0 or good != (self.good > 0):
@@ -96,17 +108,24 @@ class Track:
         behind = age / HOUR
         self._count(now, good, seconds, behind)
 
+    def _set_back(self, now: int) -> None:
+        """What a clock that was ahead noted, and has come back."""
+        self.since, self.well_since = by_now(self.since, now), by_now(self.well_since, now)
+        self.last_good, self.tampered_at = by_now(self.last_good, now), by_now(self.tampered_at, now)
+        self.hours = [one for one in self.hours if one[0] <= now // HOUR]
+        self.days = [one for one in self.days if one[0] <= now // DAY]
+
     def _count(self, now: int, good: bool, seconds: float, behind: float) -> None:
-        if not self.hours or self.hours[-1][0] != now // HOUR:
-            self.hours = [
-                *(one for one in self.hours if one[0] > now // HOUR - HOURS_KEPT),
-                [now // HOUR, 0, 0, 0, 0, 0],
-            ]
-        if not self.days or self.days[-1][0] != now // DAY:
-            self.days = [*(one for one in self.days if one[0] > now // DAY - DAYS_KEPT), [now // DAY, 0, 0]]
-        sums = (1, good, seconds * good, seconds * seconds * good, behind)
-        self.hours[-1][1:] = [old + new for old, new in zip(self.hours[-1][1:], sums, strict=True)]
-        self.days[-1][1:] = [old + new for old, new in zip(self.days[-1][1:], sums, strict=False)]
+        hour, day = now // HOUR, now // DAY
+        if not self.hours or self.hours[-1][0] != hour:
+            self.hours = [*(one for one in self.hours if one[0] > hour - HOURS_KEPT), (hour, 0, 0, 0, 0, 0)]
+        if not self.days or self.days[-1][0] != day:
+            self.days = [*(one for one in self.days if one[0] > day - DAYS_KEPT), (day, 0, 0)]
+        _, rounds, well, sum_, squares, late = self.hours[-1]
+        spent = seconds if good else 0
+        self.hours[-1] = (hour, rounds + 1, well + good, sum_ + spent, squares + spent * spent, late + behind)
+        _, rounds, well = self.days[-1]
+        self.days[-1] = (day, rounds + 1, well + good)
 
     @property
     def settled(self) -> int:
@@ -170,11 +189,43 @@ def least(values: Any) -> int | None:
     return min((value for value in values if value is not None), default=None)
 
 
-class Store:
-    """Histories and the reference's serials, from one life of the service to the next."""
+@functools.cache
+def _told() -> Check:
+    """Whether what is told of a mirror can be."""
+    return compile_schema(schema("health")["properties"]["mirrors"]["additionalProperties"])
 
-    def __init__(self, path: Path) -> None:
-        self._database = sqlite3.connect(path)
+
+def _track(text: str) -> Track:
+    """As it was saved; ValueError when it cannot be used, by what would be told of it."""
+    track: Track = notes.fit(Track, notes.decode(text))
+    if not track.measured_at:
+        raise ValueError("it is of no round")
+    if problem := _told()(track.document(track.measured_at, history.History(), "")):
+        raise ValueError(f"it{problem}")
+    return track
+
+
+class Store:
+    """Histories and the reference's serials, from one life of the service to the next.
+
+    Who `heals` holds the lock of the service: a file that is spoilt is set aside, and a new one begun.
+    """
+
+    def __init__(self, path: Path, *, heals: bool = False) -> None:
+        self._path = path
+        try:
+            self._open()
+        except sqlite3.DatabaseError as error:
+            if not heals or not (is_corrupt(error) or path.is_dir()):
+                raise
+            aside = set_aside(path)
+            log.error("%s is corrupt and set aside as %s; histories begin anew: %s", path, aside, error)
+            os.utime(aside)
+            self._open()
+
+    def _open(self) -> None:
+        self._database = sqlite3.connect(self._path)
+        self._database.text_factory = lambda data: data.decode("utf-8", "replace")
         self._database.execute("PRAGMA journal_mode=WAL")
         self._database.execute("PRAGMA synchronous=NORMAL")
         with self._database:
@@ -184,10 +235,24 @@ class Store:
             self._database.execute(
                 "CREATE TABLE IF NOT EXISTS serial (serial INTEGER PRIMARY KEY, at INTEGER) STRICT"
             )
+        check(self._database)
+
+    @property
+    def set_aside_at(self) -> float | None:
+        """When a spoilt file was last set aside, in Unix seconds."""
+        with contextlib.suppress(OSError):
+            return aside_of(self._path).stat().st_mtime
+        return None
 
     def tracks(self) -> dict[str, Track]:
-        rows = self._database.execute("SELECT name, document FROM track")
-        return {name: Track(**json.loads(document)) for name, document in rows}
+        """Of each mirror; one whose row cannot be used has none, and begins anew."""
+        found = {}
+        for name, text in self._database.execute("SELECT name, document FROM track"):
+            try:
+                found[name] = _track(text or "")
+            except ValueError as error:
+                log.error("%s: track of %s cannot be used: %s", self._path, name, error)
+        return found
 
     def serials(self) -> list[tuple[int, int]]:
         return [
@@ -205,3 +270,13 @@ class Store:
 
     def close(self) -> None:
         self._database.close()
+
+
+def saved(path: Path, what: Callable[[Store], Kind], otherwise: Kind) -> Kind:
+    """What the service saved; `otherwise` where its file cannot be used, which is for the service to heal."""
+    try:
+        with contextlib.closing(Store(path)) as store:
+            return what(store)
+    except sqlite3.Error as error:
+        log.error("%s: %s", path, error)
+        return otherwise

@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
-from ..common.files import write_atomically
+from ..common import notes
+from ..common.clock import by_now
+from ..common.files import remove, write_atomically
 from .client import CheckError, Line
 from .population import RECENT, Claims, Population
 from .reach import Reach
@@ -19,6 +21,7 @@ from .settings import MonitorConfig
 log = logging.getLogger(__name__)
 
 MOST_PROJECTS = 20  # looked at in one audit
+FILE = "trusted.json"
 STATES_KEPT = 20  # of each project
 PROJECTS_KEPT = 5000  # whose states are remembered
 PAGES_KEPT = 100  # in memory, for all mirrors of a run
@@ -170,17 +173,23 @@ class Trusted:
 
     def remember(self) -> None:
         """Of those that were asked for last."""
-        lately = dict(list(self.states.items())[-PROJECTS_KEPT:])
-        write_atomically(self.config.state / "trusted.json", json.dumps(lately).encode())
+        lately, path = dict(list(self.states.items())[-PROJECTS_KEPT:]), self.config.state / FILE
+        if path.is_dir():
+            remove(path)
+        write_atomically(path, json.dumps(lately).encode())
 
 
 def _remembered(folder: Path) -> dict[str, list[State]]:
     """Without it a page that differs counts at once, but for what its serial says."""
+    path, now = folder / FILE, int(time.time())
     try:
-        told: dict[str, Any] = json.loads((folder / "trusted.json").read_bytes())
-        return {project: [State(*one) for one in states] for project, states in told.items()}
-    except FileNotFoundError:
+        if (told := notes.read(path)) is None:
+            return {}
+        told = notes.fit(dict[str, list[tuple[int, int | None, str]]], told)
+    except (ValueError, OSError) as error:
+        log.warning("%s: cannot be used: %s", path, error)
         return {}
-    except (ValueError, TypeError, AttributeError, RecursionError) as error:
-        log.warning("%s: cannot be used: %s", folder / "trusted.json", error)
-        return {}
+    return {
+        project: [State(by_now(at, now) or 0, *rest) for at, *rest in states]
+        for project, states in told.items()
+    }

@@ -5,7 +5,6 @@ what is to be removed. Losing it costs one full pass, never a wrong page (`agree
 """
 
 import json
-import os
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator
@@ -104,29 +103,6 @@ class LeftOut:
     filename: str
     reason: str
     since: float
-
-
-def is_corrupt(error: BaseException) -> bool:
-    """Whether SQLite says that a file is no database or a spoilt one."""
-    if isinstance(error, BaseExceptionGroup):
-        return any(map(is_corrupt, error.exceptions))
-    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-    return isinstance(error, sqlite3.DatabaseError) and code in (
-        sqlite3.SQLITE_CORRUPT,
-        sqlite3.SQLITE_NOTADB,
-    )
-
-
-def set_aside(path: Path) -> Path:
-    """Keep a corrupt database, and no other than the last, under another name; who calls holds the lock of all runs."""
-    aside = path.with_name(f"{path.name}.corrupt")
-    # Its log first: a new database must not find it.
-    for end in ("-wal", "-shm", ""):
-        there, then = path.with_name(path.name + end), aside.with_name(aside.name + end)
-        then.unlink(missing_ok=True)
-        if there.exists():
-            os.replace(there, then)
-    return aside
 
 
 class State:

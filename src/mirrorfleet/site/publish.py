@@ -7,12 +7,12 @@ import logging
 import os
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from ..common import exposition
+from ..common import exposition, notes
 from ..common.config import ConfigError, bounded, load_as
 from ..common.files import entries, remove, write_atomically
 from ..common.guards import RefusedError, only_one
@@ -33,6 +33,7 @@ EVENTS_KEPT = 100
 EVENTS_OF_A_MIRROR = 20
 # Mirrors' pages made in a run, beside those of mirrors whose standing changed: a large fleet's take turns.
 PAGES_A_RUN = 1000
+LONGEST_REASON = 1000  # characters of a hold's
 
 
 @dataclass(frozen=True)
@@ -215,6 +216,8 @@ def _publish(
     _remove_others(folder, set(pages.values()))
     if trusted is None:
         (config.documents / authority.FILE).unlink(missing_ok=True)
+    if config.state.is_dir():
+        remove(config.state)
     write_atomically(config.state, json.dumps({"schema": 1, **vars(memory)}, default=vars).encode())
     if outcome.cut_off:
         log.error("the list is kept as it is: %s", outcome.cut_off)
@@ -310,26 +313,57 @@ def uv_toml(index: str, needed: authority.Authority | None) -> bytes:
 
 def _remember(config: ListConfig, known: registry.Registry) -> Memory:
     """What the last run knew. Without it, the published list itself says who was listed."""
+    lost = set(known.mirrors)
     try:
-        document = json.loads(config.state.read_bytes())
-        return Memory(
-            {name: _standing(one) for name, one in document["standings"].items()},
-            dict(document["letters"]),
-            [Event(**event) for event in document["events"]],
-            {
-                name: [Event(**event) for event in events]
-                for name, events in document.get("history", {}).items()
-            },
-            {name: FirstDay(**one) for name, one in document.get("firsts", {}).items()},
-            int(document.get("turn", 0)),
-            dict(document.get("monitors", {})),
-            document.get("heard"),
-            {name: [Proof(**one) for one in found] for name, found in document.get("proofs", {}).items()},
+        document = notes.read(config.state)
+        memory, lost = _memory(document, config.state) if document is not None else (Memory(), lost)
+    except (ValueError, OSError) as error:
+        log.warning("%s: cannot be used: %s", config.state, error)
+        memory = Memory()
+    if lost:
+        log.info(
+            "%s: of %d mirrors the published list says whether they were listed", config.state, len(lost)
         )
-    except FileNotFoundError:
-        log.info("%s: not there; the published list says who was listed", config.state)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        log.warning("%s: cannot be used (%s); the published list says who was listed", config.state, error)
+        memory.standings |= {name: one for name, one in _published(config, known).items() if name in lost}
+    return memory
+
+
+def _memory(document: Any, source: Path) -> tuple[Memory, set[str]]:
+    """What can be used of it, and of whom it is not known where they stood."""
+    tables: dict[str, Any] = notes.fit(dict[str, Any], document)
+    told = notes.fit(dict[str, Any], tables.get("standings"))
+    tables["standings"] = {name: _before_votes(one) for name, one in told.items()}
+
+    def usable(kind: Any, table: str, rows: Iterable[tuple[Any, Any]]) -> Iterator[tuple[Any, Any]]:
+        for name, row in rows:
+            try:
+                yield name, notes.fit(kind, row)
+            except ValueError as error:
+                log.warning("%s: %s of %s cannot be used: %s", source, table, name, error)
+
+    def by_mirror(table: str, kind: Any) -> dict[str, Any]:
+        return dict(usable(kind, table, single(table, dict[str, Any], {}).items()))
+
+    def single(key: str, kind: Any, otherwise: Any) -> Any:
+        return dict(usable(kind, key, [("it", tables.get(key, otherwise))])).get("it", otherwise)
+
+    standings = by_mirror("standings", Standing)
+    found = Memory(
+        standings,
+        {name: at for name, at in by_mirror("letters", int).items() if at >= 0},
+        [event for _, event in usable(Event, "events", enumerate(single("events", list[Any], [])))],
+        by_mirror("history", list[Event]),
+        by_mirror("firsts", FirstDay),
+        max(single("turn", int, 0), 0),
+        single("monitors", dict[str, str], {}),
+        single("heard", int | None, None),
+        by_mirror("proofs", list[Proof]),
+    )
+    return found, tables["standings"].keys() - standings
+
+
+def _published(config: ListConfig, known: registry.Registry) -> dict[str, Standing]:
+    """Who is listed by the published list itself."""
     whole, now = _listed_urls(config, "mirrors.txt"), int(time.time())
     over = {family: _listed_urls(config, f"mirrors-{family}.txt") for family in FAMILIES}
     listed, withdrawn = (
@@ -342,15 +376,20 @@ def _remember(config: ListConfig, known: registry.Registry) -> Memory:
             families = {one: listed if url in over[one] else withdrawn for one in record["address_families"]}
             known_over = any(one.listed for one in families.values())
             standings[name] = replace(listed, families=families if known_over else {})
-    return Memory(standings)
+    return standings
 
 
-def _standing(told: dict[str, Any]) -> Standing:
-    families = {family: _standing(one) for family, one in told.get("families", {}).items()}
-    # Of before there were several monitors: whose it was is not known.
-    if (at := told.pop("tampered_at", None)) is not None:
-        told["tampered"] = {"": at}
-    return Standing(**told | {"leaves": tuple(told["leaves"]), "families": families})
+def _before_votes(told: Any) -> Any:
+    """A standing of before there were several monitors: whose a wrong hash was is not known."""
+    if isinstance(told, dict) and told.get("tampered_at") is not None:
+        families = told.get("families")
+        inner = (
+            {name: _before_votes(one) for name, one in families.items()}
+            if isinstance(families, dict)
+            else families
+        )
+        return told | {"tampered": {"": told["tampered_at"]}, "families": inner}
+    return told
 
 
 def _listed_urls(config: ListConfig, name: str) -> set[str]:
@@ -363,8 +402,16 @@ def _listed_urls(config: ListConfig, name: str) -> set[str]:
 def _holds(folder: Path | None) -> dict[str, str]:
     found = {}
     for entry in entries(folder) if folder else ():
-        if not entry.name.startswith(".") and entry.is_file():
-            found[entry.name] = Path(entry.path).read_text("utf-8", "replace")
+        if entry.name.startswith("."):
+            continue
+        try:
+            with open(entry.path, encoding="utf-8", errors="replace") as stream:
+                found[entry.name] = stream.read(LONGEST_REASON)
+        except FileNotFoundError:  # released this moment
+            continue
+        except OSError as error:  # who is held stays so
+            log.warning("%s: %s", entry.path, error.strerror)
+            found[entry.name] = ""
     return found
 
 

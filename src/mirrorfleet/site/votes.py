@@ -1,13 +1,13 @@
 """What every monitor says, and who of them has a vote (fleet/standing.py)."""
 
 import asyncio
-import json
 import logging
 import ssl
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..common import notes
 from ..common.schema import InvalidDocumentError
 from ..fleet.documents import Heard
 from ..fleet.evidence import printable
@@ -32,7 +32,7 @@ class Votes:
         """The name of the monitor that said so; InvalidDocumentError when it is none, or not one by itself."""
         if isinstance(answer, BaseException):
             raise answer
-        found = read(json.loads(answer))
+        found = read(notes.decode(answer))
         name = found.monitor.name if found.monitor else ""
         if any(name == one.name for one in self.told):
             raise InvalidDocumentError(
