@@ -19,7 +19,7 @@ CA = "/etc/ssl/certs/ca-certificates.crt"
 WHEEL = f"$(find {SERVED}/packages -name 'alpha-1.0-*.whl')"
 SYNC = "systemctl start mirror-sync.service"
 RESTORE = f"cp /root/site {SITE} && systemctl reload nginx"
-# Code, words of the reason; to break; to mend.
+# Codes, words of the reason; to break; to mend.
 OLD = "s-0-0123456789abcdef"  # a snapshot of the page without its newer releases
 OLD_PAGE = """
 import json, sys
@@ -46,8 +46,9 @@ FAULTS = {
         "stale", "last synced",
         f"date -u -d '2 days ago' +%Y%m%dT%H:%M:%S >/root/x && cp /root/x {SERVED}/last-modified", SYNC,
     ),
+    # Rounds and audits draw what they ask for, so that either may be the first.
     "stale pages, fresh date": (
-        "failing", "lacks alpha-1",
+        "failing|audit", "lacks alpha-1",
         f"cd {SERVED}/pages/alpha && readlink cur >/root/cur && cp -a $(cat /root/cur) {OLD} && rm {OLD}/simple/*.gz"
         f" && python3 -c '{OLD_PAGE}' {OLD}/simple/index.v1_json && ln -sfn {OLD} cur",
         f"cd {SERVED}/pages/alpha && ln -sfn $(cat /root/cur) cur && rm -r {OLD}",
@@ -134,7 +135,10 @@ def told(capsys):
     return tell
 
 
-ALERTS = {"failing": "MirrorFails", "tampered": "MirrorTampered", "stale": "MirrorStale"}
+# What audits find first here rounds find as well: of that is mailed sooner.
+ALERTS = {
+    "failing": "MirrorFails", "audit": "MirrorFails", "tampered": "MirrorTampered", "stale": "MirrorStale",
+}  # fmt: skip
 
 
 @pytest.fixture
@@ -193,14 +197,15 @@ def test_the_monitors_own_list_says_the_same(shells):
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_fault_leads_off_the_list_and_its_end_back(shells, standing, until, told, mailed, fault):
-    code, words, harm, mend = FAULTS[fault]
+    codes, words, harm, mend = FAULTS[fault]
     victim = shells[VICTIM]
     until(lambda found: found["listed"])
     victim.check_output(harm)
     try:
         left = until(lambda found: not found["listed"])
         found = standing()
-        assert found["code"] == code
+        code = found["code"]
+        assert code in codes.split("|")
         assert re.search(words, found["reason"]), found["reason"]
         assert found["next"]
         assert others_listed(standing)
@@ -335,7 +340,7 @@ def test_a_monitor_that_is_cut_off_takes_nobody_off_the_list(
         assert standing()["listed"], standing()
         assert others_listed(standing)
         if alert:  # of which is told after two minutes
-            mailed("coordinator@fleet.test", alert, "the list stays as it is", seconds=240)
+            mailed("coordinator@fleet.test", alert, "it has no vote", seconds=240)
             assert standing()["listed"], standing()
     finally:
         victim.check_output("systemctl start nginx")
