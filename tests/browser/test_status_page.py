@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from browser.website import Published, Visit, headers, publish
+from browser.website import Published, Visit, apart, headers, publish
 from playwright.sync_api import Page, expect
 from site_material import Site, fleet
 
@@ -340,7 +340,7 @@ def test_what_is_not_known_sorts_last(visit: Look, serve: Callable[[Path], str],
         "deviation": 0,
         "delay": 9,
     }
-    assert site.publish() == 0
+    assert apart(site) == 0
     page = visit(f"{serve(site.documents)}/").page
     button = page.get_by_role("button", name="Score")
     for expected in (["1.5", "10.25", ""], ["10.25", "1.5", ""]):

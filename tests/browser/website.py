@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import http.server
+import multiprocessing
 import re
 import shlex
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -41,16 +43,25 @@ class Handler(http.server.SimpleHTTPRequestHandler):
         pass
 
 
+def apart(site: Site, *options: str) -> int:
+    """The exit code of a run in a process of its own: this one may drive a browser, and has an event loop that runs."""
+    run = multiprocessing.get_context("fork").Process(target=lambda: sys.exit(site.publish(*options)))
+    run.start()
+    run.join()
+    assert run.exitcode is not None
+    return run.exitcode
+
+
 def publish(site: Site) -> Site:
     """Once well, and once as it is: a mirror that was never listed has no history."""
     healthy = {name: one | {"good": 9, "bad": 0, "problem": "", "tampered_at": None} for name, one in
                site.health["mirrors"].items()}  # fmt: skip
     ill, site.health["mirrors"] = site.health["mirrors"], healthy
     site.config["settings"]["audit_required"] = False
-    assert site.publish() == 0
+    assert apart(site) == 0
     site.listed_for(days=90)
     site.health["mirrors"] = ill
-    assert site.publish("--force") == 0
+    assert apart(site, "--force") == 0
     return site
 
 
