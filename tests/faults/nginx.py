@@ -115,6 +115,10 @@ class Nginx:
 
     def start_again(self) -> None:
         self._server.wait(30)
+        until = time.monotonic() + 30
+        while self._listens():  # a worker that was killed with it, and is not gone yet
+            assert time.monotonic() < until
+            time.sleep(0.01)
         self.start()
 
     def stop(self) -> None:
