@@ -344,38 +344,6 @@ def test_a_feed_reader_reads_the_feed_and_knows_its_entries_again(site: Site) ->
     assert calendar.timegm(time.struct_time(second["updated"])) == max(moments)
 
 
-@pytest.mark.parametrize("tool", ["minisign", "signify"])
-def test_the_list_is_signed_for_the_stock_tool(site: Site, tool: str) -> None:
-    secret, public = site.folder / "key.sec", site.folder / "key.pub"
-    if tool == "minisign":
-        make = ["minisign", "-G", "-W", "-p", public, "-s", secret]
-        verify, suffix = ["minisign", "-V", "-p", public, "-m"], "minisig"
-    else:
-        make = ["signify-openbsd", "-G", "-n", "-p", public, "-s", secret]
-        verify, suffix = ["signify-openbsd", "-V", "-p", public, "-m"], "sig"
-    subprocess.run(make, check=True, capture_output=True)
-    site.config["signing"] = {"tool": tool, "key": str(secret)}
-    assert site.publish() == 0
-    for name in ("mirrors.json", "mirrors.txt", "mirrors-ipv4.txt", "mirrors-ipv6.txt"):
-        target = site.documents / name
-        command = [*verify, target, "-x", f"{target}.{suffix}"]
-        assert subprocess.run(command, capture_output=True, check=False).returncode == 0, name
-        target.write_bytes(target.read_bytes() + b"\n")
-        assert subprocess.run(command, capture_output=True, check=False).returncode != 0, name
-    assert not (site.documents / ".unsigned").exists()
-    assert site.publish() == 0  # and mended
-    assert subprocess.run(command, capture_output=True, check=False).returncode == 0
-
-
-def test_a_key_that_cannot_sign_publishes_nothing_unsigned(
-    site: Site, capsys: pytest.CaptureFixture[str]
-) -> None:
-    site.config["signing"] = {"key": str(site.folder / "no-key")}
-    assert site.publish() == 2
-    assert "minisign cannot sign with" in capsys.readouterr().err
-    assert not (site.documents / "mirrors.json").exists()
-
-
 def test_the_snippets_are_read_by_pip_and_uv(site: Site) -> None:
     site.publish()
     config = site.documents / "pip.conf"

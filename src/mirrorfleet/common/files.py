@@ -7,7 +7,7 @@ import hashlib
 import os
 import shutil
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -23,18 +23,26 @@ def temporary_for(path: Path) -> Path:
 
 def write_atomically(path: Path, data: bytes, *, durable: bool = True) -> None:
     """Replace `path` by one rename; readers see the former or the new content."""
-    temporary = temporary_for(path)
+    write_together({path: data}, durable=durable)
+
+
+def write_together(contents: Mapping[Path, bytes], *, durable: bool = True) -> None:
+    """Replace files by renames that follow each other at once: all that is written is, before the first."""
+    temporaries = {path: temporary_for(path) for path in contents}
     try:
-        with temporary.open("wb") as stream:
-            stream.write(data)
-            os.fchmod(stream.fileno(), 0o644)
-            if durable:
-                stream.flush()
-                os.fsync(stream.fileno())
-        os.replace(temporary, path)
+        for path, data in contents.items():
+            with temporaries[path].open("wb") as stream:
+                stream.write(data)
+                os.fchmod(stream.fileno(), 0o644)
+                if durable:
+                    stream.flush()
+                    os.fsync(stream.fileno())
+        for path, temporary in temporaries.items():
+            os.replace(temporary, path)
     except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
+        for temporary in temporaries.values():
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
         raise
 
 

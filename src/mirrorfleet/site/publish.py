@@ -4,13 +4,11 @@ import contextlib
 import gc
 import json
 import logging
-import os
-import subprocess
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from ..common import exposition, notes
 from ..common.config import ConfigError, bounded, load_as
@@ -19,11 +17,12 @@ from ..common.guards import RefusedError, only_one
 from ..common.schema import schema
 from ..fleet import documents, registry
 from ..fleet.availability import FirstDay, first_day
-from ..fleet.evidence import Proof, printable
+from ..fleet.evidence import Proof
 from ..fleet.health import Findings, proofs
 from ..fleet.markup import static
 from ..fleet.standing import FAMILIES, HIDDEN, Event, Inputs, Settings, Standing, step
-from . import authority, mirror_page, status_page
+from . import authority, mirror_page, signatures, status_page
+from .signatures import Signer, Signing
 from .votes import Votes
 from .votes import votes as read_votes
 
@@ -34,16 +33,6 @@ EVENTS_OF_A_MIRROR = 20
 # Mirrors' pages made in a run, beside those of mirrors whose standing changed: a large fleet's take turns.
 PAGES_A_RUN = 1000
 LONGEST_REASON = 1000  # characters of a hold's
-
-
-@dataclass(frozen=True)
-class Signing:
-    """A secret key without passphrase, readable by the user who publishes only."""
-
-    key: Path
-    tool: Literal["minisign", "signify"] = "minisign"
-    program: str | None = None
-    documents: tuple[str, ...] = ("mirrors.json", "mirrors.txt", "mirrors-ipv4.txt", "mirrors-ipv6.txt")
 
 
 @dataclass(frozen=True)
@@ -107,18 +96,22 @@ def collecting_later() -> Iterator[None]:
 def _publish_in_turn(config: ListConfig, *, force: bool) -> tuple[bool, dict[str, Any]]:
     # The timer's run and a playbook's may meet, and so may two mirrors that are updated at once: each takes its turn.
     with only_one(config.state.with_suffix(".lock"), patience=PATIENCE):
+        # Before anything can be refused: what is published stays, and so do its signatures.
+        signer = Signer(config.signing, config.state.with_suffix(".signing")) if config.signing else None
+        signatures.mend(signer, config.documents)
         known = registry.load(config.registry)
         memory = _remember(config, known)
         votes = read_votes(config.health, config.ca_file, memory.monitors)
         now = int(time.time())
         try:
-            good, summary = _publish(config, known, memory, votes, now, force=force)
+            good, summary = _publish(config, known, memory, votes, now, signer=signer, force=force)
         except RefusedError:
-            _tell(config, now, known, votes, refused=True)
+            unsigned = signatures.unsigned(signer, config.documents)
+            _tell(config, now, known, votes, refused=True, unsigned=len(unsigned))
             raise
         _tell(
             config, now, known, votes, memory.heard, refused=False, listed=summary["listed"],
-            kept=bool(summary["cut_off"]),
+            kept=bool(summary["cut_off"]), unsigned=len(summary["unsigned"]),
         )  # fmt: skip
         return good, summary
 
@@ -133,6 +126,7 @@ def _tell(
     refused: bool,
     listed: int | None = None,
     kept: bool = False,
+    unsigned: int,
 ) -> None:
     """Metrics of this run, for the alerts of a monitor."""
     if not config.metrics:
@@ -148,6 +142,7 @@ def _tell(
         one("known_mirrors", "Mirrors of the registry.", len(known.mirrors)),
         one("invalid_mirrors", "Mirrors whose record cannot be used.", len(known.wrong)),
         one("listed_mirrors", "Mirrors on the list.", listed),
+        one("unsigned_documents", "Documents that wait for a signature made elsewhere.", unsigned),
         one("heard_timestamp_seconds", "When a monitor last had a vote.", heard),
         (
             "mirrorfleet_list_monitor_heard",
@@ -168,6 +163,7 @@ def _publish(
     votes: Votes,
     now: int,
     *,
+    signer: Signer | None,
     force: bool,
 ) -> tuple[bool, dict[str, Any]]:
     trusted = authority.read(config.authority) if config.authority else None
@@ -207,15 +203,17 @@ def _publish(
     mirrors = documents.entries(found)
     pages = {mirror["name"]: mirror_page.file_name(mirror["name"]) for mirror in mirrors}
     due = _due(config.documents / mirror_page.FOLDER, pages, former, memory)
-    rendered = dict(render(found, mirrors, due, trusted))
+    rendered = dict(render(found, mirrors, due, trusted, signer))
     folder = config.documents / mirror_page.FOLDER
     if not folder.is_dir():
         folder.mkdir(parents=True)
         folder.chmod(0o755)
-    changed = [name for name, data in rendered.items() if _replace(config, name, data)]
+    changed = [name for name, data in rendered.items() if _replace(config, signer, name, data)]
     _remove_others(folder, set(pages.values()))
     if trusted is None:
         (config.documents / authority.FILE).unlink(missing_ok=True)
+    if signer is None:
+        (config.documents / signatures.FILE).unlink(missing_ok=True)
     if config.state.is_dir():
         remove(config.state)
     write_atomically(config.state, json.dumps({"schema": 1, **vars(memory)}, default=vars).encode())
@@ -229,6 +227,7 @@ def _publish(
         "pages": sum("/" in name for name in changed),
         "events": [f"{event.subject} {event.kind}" for event in outcome.events],
         "cut_off": outcome.cut_off,
+        "unsigned": signatures.unsigned(signer, config.documents),
     }
 
 
@@ -270,6 +269,7 @@ def render(
     mirrors: list[dict[str, Any]],
     due: set[str],
     trusted: authority.Authority | None = None,
+    signer: Signer | None = None,
 ) -> Iterator[tuple[str, bytes]]:
     """Every document by its name, the list itself last: who sees it new finds the others new, too."""
     index = documents.best(found, mirrors)
@@ -282,6 +282,8 @@ def render(
     yield "sort.js", static("sort.js", __package__)
     if trusted:
         yield authority.FILE, trusted.pem
+    if signer:
+        yield signatures.FILE, signer.public
     yield "pip.conf", pip_conf(index, needed)
     yield "uv.toml", uv_toml(index, needed)
     yield "mirrors.zone", documents.zone(found, mirrors)
@@ -292,7 +294,7 @@ def render(
         if mirror["name"] in due:
             page = mirror_page.render(found, mirror, trusted)
             yield f"{mirror_page.FOLDER}/{mirror_page.file_name(mirror['name'])}", page
-    yield "index.html", status_page.render(found, mirrors, index, trusted)
+    yield "index.html", status_page.render(found, mirrors, index, trusted, signer)
     yield "mirrors-ipv4.txt", documents.mirrors_txt(mirrors, "ipv4")
     yield "mirrors-ipv6.txt", documents.mirrors_txt(mirrors, "ipv6")
     yield "mirrors.txt", documents.mirrors_txt(mirrors)
@@ -427,59 +429,14 @@ def _letters(before: dict[str, int], standings: dict[str, Standing]) -> dict[str
     return kept
 
 
-def _replace(config: ListConfig, name: str, data: bytes) -> bool:
+def _replace(config: ListConfig, signer: Signer | None, name: str, data: bytes) -> bool:
     """Only what differs is written, so that who asks again is told that nothing changed."""
     path = config.documents / name
-    signature = _signature(config, name)
-    same = path.is_file() and not path.is_symlink() and path.read_bytes() == data
-    if same and (signature is None or signature.is_file()):
+    if path.is_file() and not path.is_symlink() and path.read_bytes() == data:
         return False
-    if signature is not None and config.signing:
-        write_atomically(signature, sign(config.signing, data, config.documents))
-    # Of mirrors' pages there are thousands; one that a power cut empties is made anew, for it differs.
-    write_atomically(path, data, durable=path.parent == config.documents)
+    if signer and name in signer.documents:
+        signatures.replace(signer, path, data)
+    else:
+        # Of mirrors' pages there are thousands; one that a power cut empties is made anew, for it differs.
+        write_atomically(path, data, durable=path.parent == config.documents)
     return True
-
-
-def _signature(config: ListConfig, name: str) -> Path | None:
-    if not config.signing or name not in config.signing.documents:
-        return None
-    return config.documents / (name + {"minisign": ".minisig", "signify": ".sig"}[config.signing.tool])
-
-
-def sign(signing: Signing, data: bytes, folder: Path) -> bytes:
-    """The signature of a document, by the stock tool."""
-    unsigned, signature = folder / ".unsigned", folder / ".signature"
-    commands = {
-        "minisign": ["minisign", "-S", "-s", str(signing.key), "-m", str(unsigned), "-x", str(signature)],
-        "signify": [
-            "signify-openbsd",
-            "-S",
-            "-s",
-            str(signing.key),
-            "-m",
-            str(unsigned),
-            "-x",
-            str(signature),
-        ],
-    }
-    command = commands[signing.tool]
-    if signing.program:
-        command[0] = signing.program
-    try:
-        unsigned.write_bytes(data)
-        done = subprocess.run(
-            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=30, check=False
-        )
-        if done.returncode:
-            why = printable(done.stderr or done.stdout)
-            raise ConfigError(f"signing.key: {command[0]} cannot sign with {signing.key}: {why}")
-        return signature.read_bytes()
-    except FileNotFoundError as error:
-        raise ConfigError(f"signing.program: {command[0]} is not installed") from error
-    except subprocess.TimeoutExpired as error:
-        raise ConfigError(f"signing.key: {command[0]} waits: has {signing.key} a passphrase?") from error
-    finally:
-        for path in (unsigned, signature):
-            if path.exists():
-                os.unlink(path)

@@ -9,6 +9,7 @@ from .carries import carried, left_out
 from .markup import PAGES
 from .mirror_page import file_name
 from .plots import strip
+from .signatures import Signer
 from .world_map import world_map
 
 
@@ -23,7 +24,13 @@ class Row(NamedTuple):
     left_out: str
 
 
-def render(found: List, mirrors: list[dict[str, Any]], index: str, trusted: Authority | None = None) -> bytes:
+def render(
+    found: List,
+    mirrors: list[dict[str, Any]],
+    index: str,
+    trusted: Authority | None = None,
+    signer: Signer | None = None,
+) -> bytes:
     records = found.registry.mirrors
     signed = {
         mirror["name"]
@@ -64,5 +71,6 @@ def render(found: List, mirrors: list[dict[str, Any]], index: str, trusted: Auth
         map=world_map(mirrors),
         monitors=found.monitors,
         kept_since=found.kept_since,
+        signer=signer,
     )
     return checked(page, "index.html")
