@@ -292,7 +292,7 @@ def test_publish_signs_on_the_control_node(tmp_path: Path) -> None:
         "list_json": str(folder / "by.json"),
         "redirector_signing": {"tool": site.tool, "public_key": str(key / "list.pub"), "key": str(key / "list.sec")},
         "redirector_documents": str(site.documents), "redirector_health": site.config["health"],
-        "redirector_registry": site.registry,
+        "redirector_registry": site.registry, "host_state_directory": str(folder / "host_state"),
         "__redirector_registry_file": site.config["registry"], "__redirector_holds": site.config["holds"],
         "__redirector_state": str(folder / "state"), "__redirector_public_key_file": str(key / "list.pub"),
         "__redirector_signatures": str(folder / "signatures"),

@@ -221,6 +221,7 @@ all:
     monitors: {hosts: {MONITORS}}
 """
 GONE = "gone: {ansible_connection: ssh, ansible_host: 127.0.0.1, ansible_port: 1}"
+GONE_URL = "gone: {monitor_url: 'https://gone.fleet.test'}"
 EYE_PLAY = """
 - hosts: mirrors
   gather_facts: false
@@ -345,6 +346,44 @@ def test_status_has_a_row_for_a_wrong_record(lonely: Fleet) -> None:
     told = after_recap(said)
     assert re.search(r"^mirror5 +record", told, re.MULTILINE)
     assert "    its record is wrong: mirrors/mirror5.yml: mirror_operator is missing" in told
+
+
+@pytest.mark.parametrize("answers", ["one of two", "none"])
+def test_a_monitor_that_cannot_be_reached_stops_no_list(lonely: Fleet, tmp_path: Path, answers: str) -> None:
+    """This machine is the redirector, and where one answers the other monitor."""
+    others = "" if answers == "none" else "  redirector: {}\n"
+    lonely.spoil("fleet", r"(?<=^monitors:\n)  redirector: \{\}", f"{others}  {GONE_URL}")
+    here(lonely, "redirector", sys.executable)
+    path = lonely.inventory / "host_vars/gone.yml"
+    path.write_text(
+        "ansible_host: 127.0.0.1\nansible_port: 1\nansible_ssh_retries: 0\nansible_ssh_common_args: ''\n"
+    )
+    measured, published = tmp_path / "measured.json", tmp_path / "published"
+    given = {
+        "host_state_directory": str(tmp_path / "host_state"),
+        "__monitoring_server_registry_file": str(measured),
+        "__redirector_registry_file": str(tmp_path / "registry.json"),
+        "__redirector_list_command": [
+            "sh",
+            "-c",
+            f"""echo '{{"changed": [], "unsigned": []}}' | tee {published}""",
+        ],
+        "__fleet_look": ["sh", "-c", """cat >/dev/null; echo '{"reference": ""}'"""],
+    }
+    code, said = lonely.play("publish.yml", "-e", json.dumps(given))
+    told = after_recap(said)
+    assert (
+        "gone did not answer: connect to host 127.0.0.1 port 1: Connection refused" in told
+        or answers == "none"
+    )
+    if answers == "none":
+        assert code == 2 and not published.exists()
+        assert "No monitor could be told whom to measure" in told and "gone: " in told
+    else:
+        assert code == 4, said  # as ansible-playbook ends for any host that cannot be reached
+        assert published.exists() and json.loads(measured.read_text())["mirrors"]
+        assert "Could not be told whom to measure: gone: " in told
+        assert "  Next: ansible gone -m ansible.builtin.ping says what keeps SSH from it" in told
 
 
 @pytest.mark.parametrize(
