@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import re
 import sqlite3
 import time
 from collections import Counter
@@ -422,7 +423,7 @@ def test_the_length_of_a_list_tells_how_many_it_names(world: Any, monkeypatch: p
 # --- state that is lost, clocks that jump ---
 
 
-def test_a_memory_of_names_that_is_rotten_is_begun_anew(
+def test_a_memory_of_names_that_is_rotten_is_set_aside_and_begun_anew(
     world: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     fleet = world(30)
@@ -432,14 +433,29 @@ def test_a_memory_of_names_that_is_rotten_is_begun_anew(
     for rotten in (b"no database at all" * 100, b"SQLite format 3\0" + bytes(4080)):
         file.write_bytes(rotten)
         assert fleet.audit() == 0
-        assert "projects.sqlite" in capsys.readouterr().err
+        assert f"{file} is corrupt and set aside as {file}.corrupt" in capsys.readouterr().err
+        assert file.with_name("projects.sqlite.corrupt").read_bytes() == rotten
         assert len(Population(fleet.folder / "state").draw(50, Selection(), ()).names) == 31
     file.unlink()
+    file.mkdir()
+    fleet.config["metrics"] = str(fleet.folder / "metrics")
     assert fleet.probe() == 0
-    file.unlink(missing_ok=True)
-    file.mkdir()  # it cannot be used at all, and nothing stops
-    assert fleet.audit() == 0
-    assert fleet.probe() == 0
+    assert file.is_file() and file.with_name("projects.sqlite.corrupt").is_dir()
+    told = re.search(
+        r"^mirrorfleet_monitor_state_set_aside_timestamp_seconds (\S+)$",
+        (fleet.folder / "metrics").read_text(),
+        re.MULTILINE,
+    )
+    assert told and time.time() - float(told[1]) < 60
+
+
+def test_what_another_process_has_made_anew_is_not_set_aside(tmp_path: Path) -> None:
+    """The service and an audit meet the same rotten file."""
+    memory = Population(tmp_path)
+    memory.learn({"six": 1})
+    assert memory.set_aside_at is None
+    memory._heal()
+    assert memory.set_aside_at is None and memory.draw(9, Selection(), ()).names == ["six"]
 
 
 def test_clocks_that_jump_leave_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

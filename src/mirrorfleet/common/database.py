@@ -1,5 +1,6 @@
 """SQLite files that were spoilt: told apart from what is wrong with a program, and kept under another name."""
 
+import contextlib
 import os
 import sqlite3
 from pathlib import Path
@@ -27,18 +28,25 @@ def check(connection: sqlite3.Connection) -> None:
             raise error
 
 
-def aside_of(path: Path) -> Path:
-    """Where a corrupt database is kept."""
-    return path.with_name(f"{path.name}.corrupt")
-
-
 def set_aside(path: Path) -> Path:
     """Keep a corrupt database, and no other than the last, under another name; who calls holds the lock of all runs."""
-    aside = aside_of(path)
+    aside = _aside_of(path)
     # Its log first: a new database must not find it.
-    for end in ("-wal", "-shm", ""):
+    for end in ("-wal", "-shm", "-journal", ""):
         there, then = path.with_name(path.name + end), aside.with_name(aside.name + end)
         remove(then)
         if there.exists():
             os.replace(there, then)
+    os.utime(aside)
     return aside
+
+
+def set_aside_at(path: Path) -> float | None:
+    """When the database of this name was last set aside, in Unix seconds."""
+    with contextlib.suppress(OSError):
+        return _aside_of(path).stat().st_mtime
+    return None
+
+
+def _aside_of(path: Path) -> Path:
+    return path.with_name(f"{path.name}.corrupt")

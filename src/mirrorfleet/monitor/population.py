@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
+from ..common.database import check, is_corrupt, set_aside, set_aside_at
+from ..common.guards import BusyError, only_one
 from ..common.names import InvalidNameError, own_name, project_name
 from .client import JSON_V1, PIP_FILE, CheckError, Line
 from .reference import Page
@@ -28,7 +30,6 @@ LEARNT = 500  # names kept of one such part, so that no mirror alone decides wha
 NAMES_KEPT = 20_000
 RECENT = 2 * 86400  # seconds for which a project counts as changed lately
 GONE_KEPT = 90 * 86400  # seconds for which one that was removed is asked for
-_CORRUPT = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 _ENTRY = re.compile(rb'\{[^{}]*"name"\s*:\s*"([^"\\]{1,255})"[^{}]*\}')
 _SERIAL = re.compile(rb'"_last-serial"\s*:\s*([0-9]{1,18})\b')
 _REQUIRES = re.compile(rb"^Requires-Dist:[ \t]*([A-Za-z0-9][A-Za-z0-9._-]*)", re.MULTILINE | re.IGNORECASE)
@@ -100,10 +101,15 @@ class _Row(NamedTuple):
 
 
 class Population:
-    """The names in one SQLite file, shared by the service and by audits. A file that is spoilt is begun anew."""
+    """The names in one SQLite file, shared by the service and by audits. A file that is spoilt is set aside."""
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / "projects.sqlite"
+
+    @property
+    def set_aside_at(self) -> float | None:
+        """When a spoilt file was last set aside, in Unix seconds."""
+        return set_aside_at(self._path)
 
     def learn(self, named: Mapping[str, int | None], since: int | None = None) -> None:
         """At most LEARNT names from a mirror's list, half of them those that changed after the serial `since`.
@@ -218,11 +224,33 @@ class Population:
                     return work(db)
             except sqlite3.Error as error:
                 log.warning("%s: %s", self._path, error)
-                if getattr(error, "sqlite_errorcode", 0) & 0xFF not in _CORRUPT:
+                if not self._spoilt(error):
                     break
-                for end in ("-journal", ""):
-                    self._path.with_name(self._path.name + end).unlink(missing_ok=True)
+                self._heal()
         return otherwise
+
+    def _spoilt(self, error: sqlite3.Error) -> bool:
+        return is_corrupt(error) or self._path.is_dir()
+
+    def _heal(self) -> None:
+        """Set a spoilt file aside, if it is the same still: service and audits may find it spoilt at once."""
+        try:
+            with only_one(self._path.with_suffix(".lock"), patience=1):
+                try:
+                    with self._open() as db:
+                        check(db)
+                except sqlite3.DatabaseError as error:
+                    if not self._spoilt(error):
+                        return
+                    aside = set_aside(self._path)
+                    log.error(
+                        "%s is corrupt and set aside as %s; names are learnt anew: %s",
+                        self._path,
+                        aside,
+                        error,
+                    )
+        except (BusyError, OSError) as problem:
+            log.warning("%s: %s", self._path, problem)
 
 
 def _rows(db: sqlite3.Connection) -> dict[str, _Row]:

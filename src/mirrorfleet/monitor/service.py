@@ -367,7 +367,8 @@ class Monitor:
                 ("mirrorfleet_monitor_rounds", "Rounds since the start.", [({}, float(self.rounds))]),
                 exposition.gauge("mirrorfleet_monitor_state_set_aside_timestamp_seconds",
                                  "When a state of the monitor that was corrupt was set aside.",
-                                 self.store.set_aside_at),
+                                 max(filter(None, (self.store.set_aside_at, self._population.set_aside_at)),
+                                     default=None)),
                 ("mirrorfleet_monitor_late_seconds", "How late the last round began.", [({}, self.late)]),
                 ("mirrorfleet_monitor_written_timestamp_seconds", "When this was told.", [({}, now)]),
             ]

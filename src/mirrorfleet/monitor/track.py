@@ -4,7 +4,6 @@ import contextlib
 import functools
 import json
 import logging
-import os
 import sqlite3
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -14,7 +13,7 @@ from typing import Any
 from ..common import notes
 from ..common.clock import by_now
 from ..common.config import Kind
-from ..common.database import aside_of, check, is_corrupt, set_aside
+from ..common.database import check, is_corrupt, set_aside, set_aside_at
 from ..common.schema import Check, compile_schema, schema
 from ..fleet import evidence
 from ..fleet.health import described
@@ -220,7 +219,6 @@ class Store:
                 raise
             aside = set_aside(path)
             log.error("%s is corrupt and set aside as %s; histories begin anew: %s", path, aside, error)
-            os.utime(aside)
             self._open()
 
     def _open(self) -> None:
@@ -240,9 +238,7 @@ class Store:
     @property
     def set_aside_at(self) -> float | None:
         """When a spoilt file was last set aside, in Unix seconds."""
-        with contextlib.suppress(OSError):
-            return aside_of(self._path).stat().st_mtime
-        return None
+        return set_aside_at(self._path)
 
     def tracks(self) -> dict[str, Track]:
         """Of each mirror; one whose row cannot be used has none, and begins anew."""
