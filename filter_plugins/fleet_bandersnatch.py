@@ -26,6 +26,8 @@ OWN_OPTIONS: dict[str, dict[str, str]] = {
     "6": {"api-method": "simple"},
     "8": {"core-metadata": "true", "cleanup_todo": "true"},
 }
+# Without them upstream says where bandersnatch writes (mirrorfleet.fetch.plugins).
+GUARDS = ("mirrorfleet_names", "mirrorfleet_places")
 
 
 def bandersnatch_config(
@@ -115,7 +117,10 @@ def _directory(value: Any) -> str:
 
 
 def _filters(chosen: dict[str, Any]) -> Sections:
-    """The plugins a selection needs, each by name (so that none runs by accident), and their settings."""
+    """The plugins a selection needs, each by name (so that none runs by accident), and their settings.
+
+    Those that keep bandersnatch within its tree are always there.
+    """
     found: list[tuple[str, str, dict[str, str | list[str]]]] = []
     if chosen["projects"]:
         found.append(("allowlist_project", "allowlist", {"packages": chosen["projects"]}))
@@ -129,7 +134,7 @@ def _filters(chosen: dict[str, Any]) -> Sections:
     if chosen["max_project_size"]:
         size = {"max_package_size": str(chosen["max_project_size"])}
         found.append(("size_project_metadata", "size_project_metadata", {**size}))
-    sections: Sections = {"plugins": {"enabled": [plugin for plugin, _, _ in found]}} if found else {}
+    sections: Sections = {"plugins": {"enabled": [*GUARDS, *(plugin for plugin, _, _ in found)]}}
     for _, name, options in found:
         sections.setdefault(name, {}).update(options)
     return sections

@@ -101,9 +101,7 @@ def tier1_of(tmp_path: Path) -> Callable[..., Mirror]:
 
     def make(url: str, **settings: Any) -> Mirror:
         mirror = Mirror(tmp_path / "tier1", url, [], **({"tries": 1, "timeout": 5} | settings))
-        config = mirror.root / "bandersnatch.conf"
-        config.write_text(config.read_text().partition("[plugins]")[0])
-        mirror.configure(selection={"everything": True})
+        mirror.select([], everything=True)
         return mirror
 
     return make

@@ -1,6 +1,8 @@
 """A fleet of processes on this machine: an origin of made-up projects, its web server, mirrors of it."""
 
+import atexit
 import contextlib
+import functools
 import gzip
 import hashlib
 import io
@@ -9,11 +11,14 @@ import multiprocessing
 import os
 import re
 import shlex
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import sysconfig
 import tarfile
+import tempfile
 import time
 import tomllib
 import urllib.error
@@ -30,7 +35,7 @@ from mirrorfleet.cli import main
 
 HERE = Path(__file__).parent
 SOURCE = HERE.parent.parent / "src"
-BANDERSNATCH = Path(sys.executable).parent / "bandersnatch"
+BANDERSNATCH = Path(sys.executable).with_name("bandersnatch")
 DEADLINE = 120  # seconds that anything here may take before it counts as hung
 
 
@@ -95,16 +100,29 @@ def sdist(name: str, version: str) -> bytes:
     return stream.getvalue()
 
 
-def beside_bandersnatch(folder: Path) -> str:
-    """Our distribution where bandersnatch finds plugins, as roles/sync_client has it; the PYTHONPATH for that."""
+@functools.cache
+def bandersnatch() -> Path:
+    """The program in an environment that finds our filters after its own packages, as roles/sync_client has it."""
+    folder = Path(tempfile.mkdtemp(prefix="bandersnatch-"))
+    atexit.register(shutil.rmtree, folder)
+    packages = folder / "lib/python{}.{}/site-packages".format(*sys.version_info)
     points = tomllib.loads((SOURCE.parent / "pyproject.toml").read_text())["project"]["entry-points"]
-    info = folder / "mirrorfleet-0.dist-info"
+    info = packages / "mirrorfleet-0.dist-info"
     info.mkdir(parents=True)
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: mirrorfleet\nVersion: 0\n")
     with (info / "entry_points.txt").open("w") as file:
         for group, found in points.items():
             file.write(f"[{group}]\n" + "".join(f"{name} = {where}\n" for name, where in found.items()))
-    return os.pathsep.join(filter(None, [str(folder), str(SOURCE), os.environ.get("PYTHONPATH")]))
+    (packages / "mirrorfleet.pth").write_text(f"{sysconfig.get_path('purelib')}\n{SOURCE}\n")
+    (folder / "pyvenv.cfg").write_text(f"home = {Path(sys.executable).resolve().parent}\n")
+    program = folder / "bin/bandersnatch"
+    program.parent.mkdir()
+    program.with_name("python").symlink_to(Path(sys.executable).resolve())
+    program.write_text(
+        f"#!{program.with_name('python')}\nfrom bandersnatch.main import main\n\nraise SystemExit(main())\n"
+    )
+    program.chmod(0o755)
+    return program
 
 
 class Host:
@@ -321,7 +339,7 @@ class Mirror(Host):
             index_url=f"{upstream}/simple/",
             selection={"projects": projects},
             bandersnatch={
-                "program": str(BANDERSNATCH),
+                "program": str(bandersnatch()),
                 "config": str(root / "bandersnatch.conf"),
                 "timeout": 40,
             },
@@ -332,14 +350,15 @@ class Mirror(Host):
     def select(self, projects: list[str], **selection: Any) -> None:
         """What the inventory's selection becomes on a host: both files."""
         self.configure(selection={"projects": projects, **selection})
-        names = "".join(f"    {name}\n" for name in projects)
-        ours = {}
+        ours = {"mirrorfleet_names": "", "mirrorfleet_places": ""}
         if kept := selection.get("releases_kept"):
-            ours["mirrorfleet_newest"] = f"keep = {kept}"
+            ours["mirrorfleet_newest"] = f"[mirrorfleet_newest]\nkeep = {kept}"
         if platforms := selection.get("platforms_excluded"):
-            ours["mirrorfleet_platforms"] = f"excluded = {' '.join(platforms)}"
-        enabled = "".join(f"    {name}\n" for name in ours)
-        sections = "".join(f"[{name}]\n{option}\n" for name, option in ours.items())
+            ours["mirrorfleet_platforms"] = f"[mirrorfleet_platforms]\nexcluded = {' '.join(platforms)}"
+        if projects:
+            names = "".join(f"\n    {name}" for name in projects)
+            ours["allowlist_project"] = f"[allowlist]\npackages ={names}"
+        enabled, sections = "".join(f"\n    {name}" for name in ours), "\n".join(ours.values())
         (self.root / "bandersnatch.conf").write_text(
             f"""[mirror]
 directory = {self.fetched}
@@ -354,12 +373,9 @@ hash-index = false
 stop-on-error = false
 compare-method = hash
 [plugins]
-enabled = allowlist_project
-{enabled}
-[allowlist]
-packages =
-{names}
-{sections}"""
+enabled ={enabled}
+{sections}
+"""
         )
 
 

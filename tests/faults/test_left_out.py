@@ -6,15 +6,10 @@ import os
 from pathlib import Path
 
 import pytest
-from faults.fleet import Host, Mirror, Origin, Site, beside_bandersnatch, sdist, wheel
+from faults.fleet import BANDERSNATCH, Host, Mirror, Origin, Site, sdist, wheel
 
 # By the order in which they are kept: the newest final one, the newest others, names that PEP 440 does not know.
 RELEASES = ["2.0", "4.0", "3.0rc1", "1.0", "2004d", "1.0-dev-r1"]
-
-
-@pytest.fixture
-def beside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PYTHONPATH", beside_bandersnatch(tmp_path / "beside"))
 
 
 @pytest.fixture
@@ -51,7 +46,6 @@ def files(releases: list[str]) -> set[str]:
     return wheels | {f"alpha-{release}.tar.gz" for release in releases}
 
 
-@pytest.mark.usefixtures("beside")
 def test_a_mirror_keeps_what_an_origin_keeps_and_fetches_nothing_else(upstream: Site, tmp_path: Path) -> None:
     mirror = Mirror(tmp_path / "mirror", upstream.url, ["alpha", "beta"])
     dump = Host(tmp_path / "dump", "origin", index_url=f"{upstream.url}/simple/")
@@ -66,7 +60,6 @@ def test_a_mirror_keeps_what_an_origin_keeps_and_fetches_nothing_else(upstream: 
         assert {path.name for path in brought if path.suffix != ".metadata"} == files(RELEASES[:kept])
 
 
-@pytest.mark.usefixtures("beside")
 def test_a_release_of_which_the_platforms_leave_nothing_is_none_of_the_newest(
     origin: Origin, site: Site, tmp_path: Path
 ) -> None:
@@ -99,12 +92,13 @@ def test_without_our_filters_no_run_begins(upstream: Site, tmp_path: Path) -> No
     """bandersnatch passes over the name of a plugin that it does not have, and would mirror every release."""
     mirror = Mirror(tmp_path / "mirror", upstream.url, ["alpha"])
     mirror.select(["alpha"], releases_kept=1, platforms_excluded=["windows"])
+    mirror.configure(bandersnatch=mirror.document["bandersnatch"] | {"program": str(BANDERSNATCH)})
     mirror.run("sync", expect=4)
-    assert "has no plugin mirrorfleet_newest, mirrorfleet_platforms, and would fetch what" in mirror.log
+    lacking = "mirrorfleet_names, mirrorfleet_newest, mirrorfleet_places, mirrorfleet_platforms"
+    assert f"has no plugin {lacking}, and would fetch what" in mirror.log
     assert not (mirror.fetched / "web").exists()
 
 
-@pytest.mark.usefixtures("beside")
 @pytest.mark.parametrize(
     ("before", "now"),
     [

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,11 +16,15 @@ from bandersnatch.configuration import (  # type: ignore[import-untyped]
     Singleton,
     validate_config_values,
 )
-from faults.fleet import beside_bandersnatch
-from fleet_bandersnatch import FilterModule
-from hypothesis import given, settings
+from bandersnatch.mirror import BandersnatchMirror  # type: ignore[import-untyped]
+from faults.fleet import bandersnatch
+from fleet_bandersnatch import GUARDS, FilterModule
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from mirrorfleet.common.names import served_path
+from mirrorfleet.fetch import bandersnatch as ours
+from mirrorfleet.fetch.plugins import Names, Places
 from plugin_utils.contract import PLATFORMS
 
 RENDER = FilterModule().filters()["bandersnatch_config"]
@@ -66,7 +70,7 @@ def test_bandersnatch_reads_what_was_meant(version: str, tmp_path: Path) -> None
     assert found.getfloat("mirror", "timeout") == 5
     assert not found.getboolean("mirror", "hash-index")
     assert lines(found["allowlist"]["packages"]) == ["six", "zope-interface"]
-    assert lines(found["plugins"]["enabled"]) == ["allowlist_project"]
+    assert lines(found["plugins"]["enabled"]) == [*GUARDS, "allowlist_project"]
     checked = validate_config_values(found)
     assert checked.json_save
     assert checked.release_files_save
@@ -117,7 +121,8 @@ def test_what_is_rendered_is_what_is_read(
     except AnsibleFilterError:
         return
     found = read(text, tmp_path_factory.mktemp("conf"))
-    enabled = lines(found["plugins"]["enabled"]) if "plugins" in found else []
+    enabled = lines(found["plugins"]["enabled"])
+    assert {*GUARDS} <= {*enabled}
     assert ("allowlist_project" in enabled) == (not everything)
     if not everything:
         names = lines(found["allowlist"]["packages"])
@@ -206,7 +211,7 @@ json.dump({
     "releases": [v for v in "123" if passes(filters.filter_release_plugins(), project | {"version": v})],
     "files": [name for name in ("six-3-py3-none-any.whl", "six-3-cp313-cp313-win_amd64.whl", "six-3.tar.gz")
               if passes(filters.filter_release_file_plugins(),
-                        {"release_file": {"filename": name, "packagetype": "bdist_wheel"}})],
+                        {"release_file": {"filename": name, "url": f"https://files.test/packages/a/{name}"}})],
     "small": passes(filters.filter_metadata_plugins(), project),
 }, sys.stdout)
 """
@@ -235,12 +240,52 @@ def test_the_real_plugins_do_what_the_selection_says(
     path = tmp_path / "bandersnatch.conf"
     path.write_text(RENDER(config(**selection), "6.8.0"))
     done = subprocess.run(
-        [sys.executable, "-c", ASK, path],
-        env=os.environ | {"PYTHONPATH": beside_bandersnatch(tmp_path / "beside")},
-        capture_output=True,
-        text=True,
-        check=True,
+        [bandersnatch().with_name("python"), "-c", ASK, path], capture_output=True, text=True, check=True
     )
     everything = {"six": True, "other": True, "releases": ALL_RELEASES, "files": ALL_FILES, "small": True}
     found = json.loads(done.stdout)
     assert found == everything | {"other": found["other"]} | answer
+
+
+def test_the_guards_that_are_always_enabled_are_those_that_a_run_wants() -> None:
+    assert {*GUARDS} == ours.GUARDS == {Names.name, Places.name}
+
+
+FILES = ["six-1.0.tar.gz", "six;1.0.zip"]
+PIECES = [*"/;?#%@[\\ é", "//", "packages", "a", "..", ".", "%2e", "%2F", "%5c", "%00", "host:1", *FILES]
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    host=st.sampled_from(["", "https://files.test", "//files.test"]),
+    pieces=st.lists(st.sampled_from(PIECES), max_size=12).map("".join),
+    name=st.sampled_from(FILES),
+    ends_well=st.booleans(),
+)
+@example(host="https://files.test", pieces="/packages/a/", name=FILES[0], ends_well=True)
+@example(host="https://files.test", pieces="/packages/../../", name=FILES[0], ends_well=True)
+@example(host="https://files.test", pieces="/packages/a/", name=FILES[1], ends_well=True)
+@example(host="https://[files.test", pieces="/packages/a/", name=FILES[0], ends_well=True)
+def test_bandersnatch_is_given_no_url_but_of_the_place_that_a_file_is_served_from(
+    host: str, pieces: str, name: str, ends_well: bool
+) -> None:
+    url = host + pieces + (name if ends_well else "")
+    if not Places().filter({"release_file": {"url": url, "filename": name}}):
+        return
+    mirror = SimpleNamespace(webdir=Path("/web"), download_mirror=None)
+    path, _ = BandersnatchMirror.populate_download_urls(mirror, {"url": url})
+    written = BandersnatchMirror._file_url_to_local_path(mirror, path)
+    assert written == Path("/web") / served_path(url, name) == Path(os.path.normpath(written))
+
+
+@pytest.mark.parametrize(
+    "entry", [{}, {"filename": "x.zip"}, {"url": 1, "filename": "x.zip"}, {"url": "", "filename": []}]
+)
+def test_a_file_of_which_upstream_says_nonsense_is_not_brought(entry: dict[str, Any]) -> None:
+    assert not Places().filter({"release_file": entry})
+
+
+@pytest.mark.parametrize("name", ["/etc/cron-d/six", "a/b", "six six", "", "..", "six\n", 6, None])
+def test_what_is_no_name_is_no_project(name: Any) -> None:
+    assert not Names().filter({"info": {"name": name}})
+    assert Names().filter({"info": {"name": "Zope.Interface"}})

@@ -553,6 +553,14 @@ def test_a_file_is_named_relative_to_anything(
         assert f'<a\nhref="{WHEEL}#sha256=00" data-yanked>foo</a>' in page.replace("'", '"')
 
 
+def test_what_leads_out_of_packages_keeps_its_url(mirror: Mirror, upstream: Upstream) -> None:
+    """Below ours the same dots would lead to another file, or to none."""
+    paths = ["../x.whl", "a/../../x.whl", "%2e%2E/x.whl", "a/..%2f.%2e/x.whl", "./x.whl", "..?x.whl"]
+    urls = [f"{upstream.url}/packages/{path}" for path in paths]
+    upstream.json(*(upstream.entry() | {"url": url} for url in urls))
+    assert [entry["url"] for entry in mirror.page()["files"]] == urls
+
+
 def test_the_index_may_lie_below_a_path(start: Callable[..., Mirror], upstream: Upstream) -> None:
     upstream.files = {f"/repo/pypi{WHEEL}": b"below"}
     entry = {"filename": "x", "hashes": {}, "size": 5, "url": f"/repo/pypi{WHEEL}"}

@@ -69,7 +69,9 @@ def test_no_run_begins_without_our_filters(host, confined):
     run = confined(UNIT, SYNC)
     host.check_output(f"mv /root/mirrorfleet.pth {site}/")
     assert run.rc == 4
-    assert "has no plugin mirrorfleet_newest" in run.stdout + run.stderr
+    assert (
+        "has no plugin mirrorfleet_names, mirrorfleet_newest, mirrorfleet_places" in run.stdout + run.stderr
+    )
 
 
 def test_configurations_are_for_their_reader_only(host):

@@ -67,11 +67,15 @@ function elsewhere(r) {
     r.return(502, 'Upstream redirects to where this mirror does not follow.\n');
 }
 
+// A dot segment (RFC 3986 section 3.3), however it is spelled: what it leads to is elsewhere.
+const DOTS = /(^|\/|%2f)(\.|%2e){1,2}(\/|%2f|[?#]|$)/i;
+
 // What a page calls a file, as clients of this mirror are to call it; what is not below upstream's packages/ is not ours.
 function ours(url, r) {
     const absolute = resolved(url, r.variables.asked_url);
     const files = r.variables.upstream_files + '/packages/';
-    return absolute.slice(0, files.length) === files ? '/packages/' + absolute.slice(files.length) : absolute;
+    const path = absolute.slice(files.length);
+    return absolute.slice(0, files.length) === files && !DOTS.test(path) ? '/packages/' + path : absolute;
 }
 
 function isObject(value) {

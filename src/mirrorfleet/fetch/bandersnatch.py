@@ -19,6 +19,7 @@ from ..common.progress import Progress
 
 log = logging.getLogger(__name__)
 
+GUARDS = {"mirrorfleet_names", "mirrorfleet_places"}  # the plugins that keep it within its tree
 _LINE = re.compile(r"^\S+ \S+ (?P<level>[A-Z]+): (?P<message>.*?)(?: \([\w.]+:\d+\))?$")
 _TOTAL = re.compile(r"^(\d+) packages to sync\.$")
 _STORED = re.compile(r"^Storing index page\(s\): (\S+) ")
@@ -119,7 +120,7 @@ class Client:
         return self._run("mirror")
 
     def require_plugins(self) -> None:
-        """Raise `RefusedError` when a plugin of the configuration is not there.
+        """Raise `RefusedError` when a plugin of the configuration is not there, or a guard not in the configuration.
 
         bandersnatch passes over its name, and fetches what it would leave out. Ours are where our programs are
         (roles/sync_client).
@@ -129,8 +130,11 @@ class Client:
         try:
             config.read(self._settings.config, "utf-8")
             wanted = set(config.get("plugins", "enabled", fallback="").split())
-            if not wanted:
-                return
+            if unguarded := GUARDS - wanted:
+                raise RefusedError(
+                    f"{self._settings.config} does not enable {', '.join(sorted(unguarded))}, and bandersnatch would "
+                    "write where upstream says; have playbooks/provision.yml write it"
+                )
             command = [str(python), "-c", _TELL_PLUGINS]
             shown = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
         except (configparser.Error, OSError, subprocess.SubprocessError) as error:

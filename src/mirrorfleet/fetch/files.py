@@ -9,10 +9,10 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import quote, urlsplit
 
 from ..common.config import Config
-from ..common.files import regular_size, remove, sha256_of
+from ..common.files import regular_size, sha256_of
 from ..common.guards import require_free_space
 from ..common.names import SIDECAR, InvalidNameError, addressed_path, fits_a_sidecar, served_path
 from ..common.progress import Progress
@@ -116,27 +116,8 @@ class Files:
         entry["size"] = present
         return True
 
-    def _elsewhere(self, one: _Wanted) -> Path | None:
-        """Where bandersnatch put a file that is served from another place: below packages, by the path of its URL.
-
-        It is linked and stays there, or bandersnatch would fetch it again when anything else of its project changes.
-        """
-        parts = unquote(urlsplit(str(one.brought.get("url", ""))).path).split("/")
-        path = self._web.joinpath(*parts[1:])
-        if not parts[1:] or not parts[1].startswith("packages") or {"", ".", ".."} & set(parts[1:]):
-            return None
-        wanted = digests_of(one.entry).get("sha256")
-        return path if regular_size(path) is not None and sha256_of(path) == wanted else None
-
     async def _take(self, one: _Wanted, count: Callable[[int], None]) -> None:
         entry = one.entry
-        if there := self._elsewhere(one):
-            path = self._web / one.place
-            path.parent.mkdir(parents=True, exist_ok=True)
-            remove(path)
-            path.hardlink_to(there)
-            entry["size"] = regular_size(path)
-            return
         free = self._config.minimum_free_bytes + (entry["size"] or 0)
         require_free_space(self._config.paths.fetched, free)
         digests = digests_of(entry)

@@ -3,15 +3,45 @@
 So what this imports, imports nothing but the standard library, packaging, and bandersnatch.
 """
 
+from contextlib import suppress
 from typing import Any
+from urllib.parse import unquote, urlparse
 
 from bandersnatch.filter import (  # type: ignore[import-untyped]
+    FilterProjectPlugin,
     FilterReleaseFilePlugin,
     FilterReleasePlugin,
 )
 
+from ..common.names import project_name, served_path
 from ..index.versions import newest_releases
 from .filters import is_excluded
+
+
+class Names(FilterProjectPlugin):  # type: ignore[misc]
+    """Only projects whose name is one (PEP 503): bandersnatch writes to a path of any, an absolute one as well."""
+
+    name = "mirrorfleet_names"
+
+    def filter(self, metadata: dict[str, Any]) -> bool:
+        with suppress(ValueError, TypeError):
+            return bool(project_name(metadata["info"]["name"]))
+        return False
+
+
+class Places(FilterReleaseFilePlugin):  # type: ignore[misc]
+    """Only files that bandersnatch puts where they are served from: it writes to a URL's path, wherever that leads.
+
+    The others are brought by `files.Files`, to a place of their own.
+    """
+
+    name = "mirrorfleet_places"
+
+    def filter(self, metadata: dict[str, Any]) -> bool:
+        file = metadata["release_file"]
+        with suppress(ValueError, KeyError, TypeError, AttributeError):
+            return unquote(urlparse(file["url"]).path) == f"/{served_path(file['url'], file['filename'])}"
+        return False
 
 
 class Platforms(FilterReleaseFilePlugin):  # type: ignore[misc]
