@@ -5,13 +5,17 @@ import json
 import os
 import shutil
 import sqlite3
+import subprocess
+import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from faults.fleet import Daemon, Host, Origin, Tier2
+from faults.fleet import DEADLINE, Daemon, Host, Origin, Tier2
 
+from mirrorfleet.common.wheels import MAX_METADATA
 from mirrorfleet.served.tree import PAGES, snapshot_name
 
 PROJECTS = ["alpha", "beta", "gamma-delta"]
@@ -262,8 +266,38 @@ def test_what_fails_at_once_is_the_tier1s_fault_and_stops_the_clock(origin: Orig
         assert tier2.status()["last_success"] == before["last_success"]
 
 
+# A lease (fcntl(2)) tells when rsync opens a file that it has listed and is about to send, and keeps it waiting.
+GROWS = """
+import fcntl, os, signal, sys
+signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGIO})
+waiting = [os.open(path, os.O_RDWR) for path in sys.argv[1:]]
+for file in waiting:
+    fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+print("ready", flush=True)
+while waiting:
+    signal.sigwait({signal.SIGIO})
+    for file in [one for one in waiting if fcntl.fcntl(one, fcntl.F_GETLEASE) != fcntl.F_WRLCK]:
+        os.ftruncate(file, 300 << 20)
+        fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+        waiting.remove(file)
+"""
+
+
+@contextlib.contextmanager
+def growing(*paths: Path) -> Iterator[None]:
+    """A sender that lists some bytes of each and sends 300 MB."""
+    with subprocess.Popen([sys.executable, "-c", GROWS, *paths], stdout=subprocess.PIPE) as holder:
+        try:
+            assert holder.stdout is not None and holder.stdout.readline() == b"ready\n"
+            yield
+            assert holder.wait(DEADLINE) == 0
+        finally:
+            holder.kill()
+
+
+@pytest.mark.parametrize("listed", ["as it is", "as announced"])
 def test_what_is_larger_than_announced_never_reaches_the_disk(
-    origin: Origin, tier2: Tier2, tmp_path: Path
+    origin: Origin, tier2: Tier2, tmp_path: Path, listed: str
 ) -> None:
     """A hostile tier-1: a file that its page announces as some bytes, and a sidecar, are of hundreds of megabytes."""
     most = tmp_path / "most"
@@ -279,14 +313,20 @@ def test_what_is_larger_than_announced_never_reaches_the_disk(
         origin.release(name, "3.0")
     origin.release("gamma-delta", "4.0", size=1_000_000)
     origin.publish()
+    large = []
     for pattern in ("alpha-3.0.tar.gz", "beta-3.0-py3-none-any.whl.metadata"):
         path = next((origin.served / "packages").rglob(pattern))
+        data = path.read_bytes()
         path.unlink()
-        with path.open("wb") as stream:
-            stream.truncate(300 << 20)
-    assert sorted(tier2.run("sync", expect=1)["incomplete"]) == ["alpha", "beta"]
+        path.write_bytes(data)
+        large.append(path)
+        if listed == "as it is":
+            os.truncate(path, 300 << 20)
+    with growing(*large) if listed == "as announced" else contextlib.nullcontext():
+        assert sorted(tier2.run("sync", expect=1)["incomplete"]) == ["alpha", "beta"]
     assert "gamma_delta-4.0.tar.gz" in tier2.files("gamma-delta")
-    assert max(map(int, most.read_text().split())) < 3_000_000
+    # A page does not say how long a sidecar is: what is too long for any is cut there.
+    assert max(map(int, most.read_text().split())) < 3_000_000 + MAX_METADATA * (listed == "as announced")
     assert tier2.broken() == []
 
 

@@ -1,5 +1,6 @@
 """rsync, which brings named paths of the tier above and tells which snapshot each project has there."""
 
+import errno
 import logging
 import re
 import subprocess
@@ -26,6 +27,10 @@ class TransferError(Exception):
         super().__init__(without_credentials(what))
 
 
+class _TooLargeError(TransferError):
+    """The sender sent more of a file than it may have, whatever it had listed."""
+
+
 class Transfer:
     """Runs rsync: named paths of the source into a directory."""
 
@@ -34,12 +39,25 @@ class Transfer:
         # rsync keeps the lock too: if we are killed, no second run starts beside it.
         self._inherited = () if lock is None else (lock,)
 
-    def fetch(self, names: Iterable[str], target: Path, *options: str) -> None:
-        """Fetch what is there of the named paths; the caller looks at what came."""
+    def fetch(self, names: Iterable[str], target: Path, *options: str, largest: int) -> None:
+        """Fetch what is there of the named paths and has at most so many bytes; the caller looks at what came.
+
+        A sender may list less than it sends, and rsync takes it: the kernel does not (setrlimit(2), RLIMIT_FSIZE). What
+        else was named comes all the same.
+        """
+        if not (names := list(names)):
+            return
+        target.mkdir(parents=True, exist_ok=True)
         listed = "".join(f"{name}\0" for name in names)
-        if listed:
-            target.mkdir(parents=True, exist_ok=True)
-            self._run([*options, "--files-from=-", "--from0"], f"{target}/", listed)
+        bounded = [*options, f"--max-size={largest}", "--files-from=-", "--from0"]
+        try:
+            self._run(bounded, f"{target}/", listed, limit=("prlimit", f"--fsize={largest}"))
+        except _TooLargeError as error:
+            log.warning("%s", error)
+            if len(names) > 1:
+                half = len(names) // 2
+                self.fetch(names[:half], target, *options, largest=largest)
+                self.fetch(names[half:], target, *options, largest=largest)
 
     def current_snapshots(self, names: Iterable[str] | None) -> dict[str, str]:
         """Which snapshot each project has now; of all of them when no names are given."""
@@ -54,10 +72,16 @@ class Transfer:
         return dict(filter(None, map(_known_link, shown_lines.splitlines())))
 
     def _run(
-        self, options: list[str], target: str | None, stdin: str, acceptable: tuple[int, ...] = _PARTIAL
+        self,
+        options: list[str],
+        target: str | None,
+        stdin: str,
+        acceptable: tuple[int, ...] = _PARTIAL,
+        limit: tuple[str, ...] = (),
     ) -> str:
         source = self._settings.source.rstrip("/") + "/"
         command = [
+            *limit,
             self._settings.program,
             "-rt",
             # What changed within one second to something as long is another file: rsync(1), --modify-window.
@@ -77,11 +101,14 @@ class Transfer:
             errors="replace",
             check=False,
             pass_fds=self._inherited,
+            # Python ignores SIGXFSZ, and so does rsync then, which is told EFBIG and says of what.
+            restore_signals=False,
         )
         if ran.returncode in acceptable:
             log.info("rsync: %s", ran.stderr.strip()[-500:])
         elif ran.returncode != 0:
-            raise TransferError(f"rsync from {source}: exit {ran.returncode}: {ran.stderr.strip()[-500:]}")
+            known = _TooLargeError if f"({errno.EFBIG})" in ran.stderr else TransferError
+            raise known(f"rsync from {source}: exit {ran.returncode}: {ran.stderr.strip()[-500:]}")
         return ran.stdout
 
 

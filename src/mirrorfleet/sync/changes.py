@@ -69,7 +69,7 @@ class Above:
         # With them the segment that is read next: nothing new then costs one connection.
         if position := self._state.get("pull_position"):
             names.append(f"journal/{segment_name(position['segment'])}")
-        self._transfer.fetch(names, self._copy, f"--max-size={MAX_DOCUMENT}")
+        self._transfer.fetch(names, self._copy, largest=MAX_DOCUMENT)
         try:
             head = parse_head((self._copy / "journal/head.json").read_bytes())
             serial = int(json.loads((self._copy / "mirror.json").read_bytes())["serial"])
@@ -95,7 +95,7 @@ class Above:
         # Asked for with the head; unless it was rotated meanwhile, and then it may have grown before.
         if not (whole and first == head.newest):
             segments = (f"journal/{segment_name(number)}" for number in numbers)
-            self._transfer.fetch(segments, self._copy, f"--max-size={MAX_DOCUMENT}")
+            self._transfer.fetch(segments, self._copy, largest=MAX_DOCUMENT)
         changes, consumed, broken = Changes(), 0, 0
         for number in numbers:
             try:

@@ -189,7 +189,7 @@ class Checker:
         stage = self._config.paths.fetched / "stage"
         remove(stage)
         try:
-            self._transfer.fetch([path], stage, f"--max-size={max(largest, 1)}")
+            self._transfer.fetch([path], stage, largest=max(largest, 1))
             if regular_size(stage / path) is None or sha256_of(stage / path) != sha256:
                 raise UnrepairedError("the tier above has no good copy either")
             (self._served / path).parent.mkdir(parents=True, exist_ok=True)

@@ -68,7 +68,7 @@ class Stage:
 
     def _take_batch(self, batch: dict[str, str]) -> None:
         listed = (f"pages/{name}/{snapshot}/" for name, snapshot in batch.items())
-        self._transfer.fetch(listed, self._stage, f"--max-size={MAX_DOCUMENT}", "--exclude=*.gz")
+        self._transfer.fetch(listed, self._stage, "--exclude=*.gz", largest=MAX_DOCUMENT)
         staged: list[tuple[Project, str, dict[str, bytes]]] = []
         for name, snapshot in batch.items():
             try:
@@ -123,7 +123,7 @@ class Stage:
         while paths:
             require_free_space(served, minimum)
             count = max(1, (free_bytes(served) - minimum) // largest)
-            self._transfer.fetch(paths[:count], target, f"--max-size={largest}", *options)
+            self._transfer.fetch(paths[:count], target, *options, largest=largest)
             paths = paths[count:]
 
     def _staged_snapshot(self, name: str, snapshot: str) -> Path:
