@@ -94,7 +94,7 @@ def same_project(theirs: dict[str, Any], ours: dict[str, Any]) -> list[str]:
 
 def passed_on(name: str, theirs: dict[str, Any], ours: dict[str, Any]) -> list[str]:
     """What differs between a file of a cache, which passes on what upstream says and gives, and upstream's."""
-    expected = theirs | {"provenance": https_only(theirs["provenance"])}
+    expected = theirs | {"url": ours["url"], "provenance": https_only(theirs["provenance"])}
     if name.startswith("."):
         # Below packages/ it is hidden, by the rule for what is not finished in a tree.
         expected |= {key: ours[key] for key in ("bytes", "metadata") if ours[key] == "HTTP 404"}

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import html
 import io
 import json
 import random
@@ -73,6 +74,45 @@ def sdist(name: str, version: str) -> bytes:
         member.size = len(data)
         archive.addfile(member, io.BytesIO(data))
     return stream.getvalue()
+
+
+def html_of(page: dict[str, Any]) -> str:
+    """A project's page as HTML (PEP 503, 592, 658, 714, 740, 792); of hashes it has the first."""
+
+    def tag(kind: str, **attributes: Any) -> str:
+        return f"<{kind}" + "".join(
+            f' {key.replace("_", "-")}="{html.escape(value)}"'
+            for key, value in attributes.items()
+            if isinstance(value, str)
+        )
+
+    def metadata(announced: Any) -> str | None:
+        if isinstance(announced, dict):
+            return f"sha256={announced['sha256']}"
+        return "true" if announced else None
+
+    status = page.get("project-status", {})
+    lines = ["<!DOCTYPE html><html><head>", tag("meta", name="pypi:repository-version", content="1.4") + ">"]
+    for name, value in (
+        ("project-status", status.get("status")),
+        ("project-status-reason", status.get("reason")),
+    ):
+        lines += [tag("meta", name=f"pypi:{name}", content=value) + ">"] if value else []
+    lines.append("<title>files</title></head><body>")
+    for entry in page["files"]:
+        hashes = "".join(f"#{kind}={digest}" for kind, digest in [*entry["hashes"].items()][:1])
+        yanked = entry.get("yanked", False)
+        link = tag(
+            "a",
+            href=entry["url"].partition("#")[0] + hashes,
+            data_requires_python=entry.get("requires-python"),
+            data_yanked="" if yanked is True else yanked,
+            data_core_metadata=metadata(entry.get("core-metadata")),
+            data_dist_info_metadata=metadata(entry.get("dist-info-metadata")),
+            data_provenance=entry.get("provenance"),
+        )
+        lines.append(f"{link}>{html.escape(entry['filename'])}</a><br>")
+    return "\n".join([*lines, "</body></html>"])
 
 
 @dataclass
@@ -320,6 +360,8 @@ class Upstream:
                 upstream.asked.append(self.path)
                 upstream.askers.add(self.headers["User-Agent"] or "")
                 status, kind, body, serial = upstream.answer(unquote(self.path.partition("?")[0]))
+                if kind == JSON_TYPE and JSON_TYPE not in (self.headers["Accept"] or JSON_TYPE):
+                    kind, body = "text/html", html_of(json.loads(body)).encode()
                 tag = f'"{sha256(body)[:16]}"'
                 if (
                     status == 200

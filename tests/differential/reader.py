@@ -30,7 +30,8 @@ def read(client, project, html):
     files = {}
     for package in page.packages:
         described = {
-            "bytes": None if html else fetched(package.url.partition("#")[0]),
+            "url": package.url.partition("#")[0],
+            "bytes": None if html else fetched(package.url),
             "hashes": {kind: digest.lower() for kind, digest in package.digests.items()},
             "requires_python": package.requires_python,
             "yanked": package.yanked_reason or "" if package.is_yanked else None,
