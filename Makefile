@@ -16,8 +16,10 @@ SANDBOX_DEBIAN_PACKAGES := podman crun runc netavark aardvark-dns iptables nftab
 # zone fragment, chromium looks at its pages).
 TESTS_DEBIAN_PACKAGES := git openssl rsync minisign signify-openbsd bind9-utils chromium fonts-dejavu-core
 
-# Silence about a tree that is not a git checkout; bytecode and caches stay out of roles.
 export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
+# Compiled once, whatever the caller's shell says, and out of the roles, which are copied to hosts.
+unexport PYTHONDONTWRITEBYTECODE
+export PYTHONPYCACHEPREFIX := $(CURDIR)/build/pycache
 export PATH := $(CURDIR)/.venv/bin:$(PATH):/usr/sbin:/sbin
 
 .PHONY: help

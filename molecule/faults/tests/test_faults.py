@@ -8,7 +8,7 @@ import pytest
 KILLS = 50
 COMMAND = (
     f"cd /srv/faults && KILLS={KILLS} NGINX_CONFIGURATION=/srv/faults/nginx/Debian-$(cut -d. -f1 /etc/debian_version)"
-    " PYTHONPATH=site:src:tests PYTHONDONTWRITEBYTECODE=1"
+    " PYTHONPATH=site:src:tests"
     " /opt/bandersnatch/current/bin/python -m pytest -q -p no:cacheprovider -c /dev/null --rootdir=/srv/faults"
     " --import-mode=importlib --durations=10 tests/faults 2>&1"
 )

@@ -13,10 +13,7 @@ HOUSE = Path(__file__).parents[3]
 EXAMPLE = "inventory/example"
 TESTS = "tests/unit/test_inventory_*.py tests/unit/test_filter_inventory.py tests/unit/test_filter_plugins.py"
 # As in a person's shell: Ansible refuses to run in another encoding.
-COMMAND = (
-    "cd /srv/checkout && export LC_ALL=C.UTF-8 PYTHONDONTWRITEBYTECODE=1"
-    " PATH=/opt/ansible-core/current/bin:$PATH && "
-)
+COMMAND = "cd /srv/checkout && export LC_ALL=C.UTF-8 PATH=/opt/ansible-core/current/bin:$PATH && "
 
 ATTACK = "{{ lookup('ansible.builtin.pipe', 'touch /tmp/canary') }}"
 ATTACKER = "nbo1.example.org"
