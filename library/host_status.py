@@ -214,6 +214,10 @@ def result_of(params: dict[str, Any], proc: Path = Path("/proc")) -> dict[str, A
         found["tree"] = tree_of(mirror)
     if of_list:
         found |= {"list": list_of(of_list), "holds": holds_of(of_list)}
+    noted = folder / "update.json"
+    if noted.exists():
+        # Half a note is of an update that is not at its end, too.
+        found["update"] = document(noted) or {"step": "unknown"}
     if monitor:
         found["health"] = health_of(monitor)
     return found

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import csv
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -196,6 +197,17 @@ def point(link: Path, version: str) -> None:
     scratch.rename(link)
 
 
+def gated(noted: Path, name: str) -> str | None:
+    """The version that last passed the gate of an update that is not at its end; None where the note cannot be read."""
+    try:
+        found = json.loads(noted.read_bytes())["gated"].get(name, "")
+    except FileNotFoundError:
+        return ""
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None
+    return found if isinstance(found, str) else None
+
+
 def run(module: AnsibleModule) -> dict[str, Any]:
     params = module.params
     for key in ("name", "version", *(["extended_by"] if params["extended_by"] else [])):
@@ -239,12 +251,10 @@ def run(module: AnsibleModule) -> dict[str, Any]:
             )
     if relink:
         point(link, params["version"])
-        for other in home.iterdir():
-            if (
-                other.is_dir()
-                and not other.is_symlink()
-                and other.name not in (params["version"], previous, "dist")
-            ):
+        last = gated(Path(params["noted"]), params["name"])
+        kept = {params["version"], previous, last, "dist"}
+        for other in home.iterdir() if last is not None else ():
+            if other.is_dir() and not other.is_symlink() and other.name not in kept:
                 shutil.rmtree(other)
     return result
 
@@ -259,6 +269,7 @@ def main() -> None:
             "extended_by": {"type": "str", "default": ""},
             "index_url": {"type": "str", "default": ""},
             "root": {"type": "path", "default": "/opt"},
+            "noted": {"type": "path", "default": "/etc/mirrorfleet/update.json"},
         },
         supports_check_mode=True,
     )

@@ -31,6 +31,12 @@ ALSO_IN_GROUP_VARS = (
         "fleet_check_names",
     ),
     *("fleet_drain_seconds", "fleet_listed_seconds", "fleet_update_sync_seconds"),
+    *(
+        "fleet_update_canary",
+        "fleet_update_capacity_floor",
+        "fleet_update_off_share",
+        "fleet_update_soak_seconds",
+    ),
 )
 TLS = tuple(key for key in contract.keys(contract.RECORD) if key.startswith("tls_"))
 

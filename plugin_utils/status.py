@@ -47,8 +47,8 @@ def fleet_status(
     """The document, and the lines that a person reads; who needs a person comes first."""
     if only not in ("", "problems"):
         raise BadValueError(f"status_only is {only!r}", "problems, or nothing at all")
-    asked = {name: _answer(result) for name, result in answers.items()}
-    news = _News(asked, groups, now)
+    asked = {name: answer_of(result) for name, result in answers.items()}
+    news = News(asked, groups, now)
     earlier = _former(former)
     records = {str(one["name"]): one for one in registry["mirrors"]}
     limit = int(registry["fleet"]["staleness_limit"])
@@ -91,7 +91,7 @@ class Answer:
     problem: str = ""
 
 
-def _answer(result: Any) -> Answer:
+def answer_of(result: Any) -> Answer:
     result = _mapping(result)
     if status := _mapping(result.get("status")):
         return Answer(status)
@@ -100,7 +100,7 @@ def _answer(result: Any) -> Answer:
     return Answer({}, result.get("reached") is not False, problem)
 
 
-class _News:
+class News:
     """The list and the health that count: the first of each that is not old, else the newest."""
 
     def __init__(self, asked: Mapping[str, Answer], groups: Mapping[str, Sequence[str]], now: int) -> None:
@@ -148,6 +148,26 @@ def _held(hold: Any) -> Row:
     }
 
 
+def _update(told: Any) -> Row:
+    """What an update that is not at its end noted."""
+    told = _mapping(told)
+    return {
+        "step": printable(told.get("step") or "unknown", 20),
+        "since": _whole(told.get("since")),
+        "by": printable(told.get("by") or "", 80),
+        **{key: versions_of(told.get(key)) for key in ("wanted", "gated")},
+    }
+
+
+def versions_of(told: Any) -> dict[str, str]:
+    """By program its version, as far as told."""
+    return {
+        part: printable(version, 60)
+        for part in ("mirrorfleet", "bandersnatch", "nginx")
+        if isinstance(version := _mapping(told).get(part), str) and version
+    }
+
+
 def _withdrawn(told: Any) -> Row:
     """An address family for which a listed mirror is not listed."""
     told = _mapping(told)
@@ -156,7 +176,7 @@ def _withdrawn(told: Any) -> Row:
     }
 
 
-def _row(name: str, kinds: list[str], answer: Answer, record: Mapping[str, Any], news: _News) -> Row:
+def _row(name: str, kinds: list[str], answer: Answer, record: Mapping[str, Any], news: News) -> Row:
     status = answer.status
     is_mirror = "mirror" in kinds
     tree, disk = _mapping(status.get("tree")), _mapping(status.get("disk"))
@@ -191,6 +211,7 @@ def _row(name: str, kinds: list[str], answer: Answer, record: Mapping[str, Any],
         "disk": {key: _whole(disk.get(key)) for key in ("free", "total")} if disk else None,
         "failed_units": [printable(one, 80) for one in _list(status.get("failed_units"))],
         "held": news.holds.get(name) if is_mirror else None,
+        "update": _update(status["update"]) if is_mirror and "update" in status else None,
         "list": {key: own.get(key) for key in ("at", "refused", "kept")} if own else None,
         "health": {
             "at": _whole(_mapping(status["health"]).get("at")),
@@ -209,7 +230,7 @@ def _row(name: str, kinds: list[str], answer: Answer, record: Mapping[str, Any],
     }
 
 
-def _whys(row: Row, news: _News, pins: Mapping[str, Any], limit: int, waits: bool) -> Iterator[Why]:
+def _whys(row: Row, news: News, pins: Mapping[str, Any], limit: int, waits: bool) -> Iterator[Why]:
     """All that is to be known of a host beside its cells, and how urgent it is."""
     now, name = news.now, row["name"]
     if not row["ssh"]["answers"]:
@@ -238,10 +259,16 @@ def _whys(row: Row, news: _News, pins: Mapping[str, Any], limit: int, waits: boo
     yield from _of_pins(row, pins)
 
 
-def _of_mirror(row: Row, news: _News, waits: bool) -> Iterator[Why]:
+def _of_mirror(row: Row, news: News, waits: bool) -> Iterator[Why]:
     code = row["code"]
     if waits:
         yield 3, "waits for the mirror that is to feed it"
+    if update := row["update"]:
+        by = f" by {update['by']}" if update["by"] else ""
+        since = f" since {clock(update['since'])}" if update["since"] is not None else ""
+        wanted = ", ".join(update["wanted"].values()) or "nobody knows what"
+        then = f"ansible-playbook playbooks/update.yml --limit {row['name']} goes on, unless one is at work"
+        yield 3, f"in the middle of an update{by}{since}, at its step {update['step']}, to {wanted}; {then}"
     if held := row["held"]:
         by = f" by {held['by']}" if held["by"] else ""
         since = f" since {clock(held['since'])}" if held["since"] is not None else ""
@@ -290,7 +317,7 @@ def _of_host(row: Row, now: int) -> Iterator[Why]:
         )
 
 
-def _of_redirector(row: Row, news: _News) -> Iterator[Why]:
+def _of_redirector(row: Row, news: News) -> Iterator[Why]:
     if (own := row["list"]) is None:
         return
     at = _whole(own["at"])
@@ -342,7 +369,7 @@ def _wrong_records(problems: Sequence[Mapping[str, Any]], hosts: Sequence[str]) 
         if one["host"] not in hosts:
             by_name.setdefault(str(one["host"]), []).append(_problem(one))
     for name, told in by_name.items():
-        empty: Row = dict.fromkeys(_row("", [], Answer({}), {}, _News({}, {}, 0)))
+        empty: Row = dict.fromkeys(_row("", [], Answer({}), {}, News({}, {}, 0)))
         yield empty | {"name": name, "kinds": ["record"], "urgency": 0, "why": told}
 
 

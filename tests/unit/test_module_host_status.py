@@ -130,6 +130,16 @@ def test_a_monitor(host: Host) -> None:
     assert host.says()["health"] == {"at": 8, "problem": "", "mirrors": {"one": seen}}
 
 
+def test_what_a_mirror_is_in_the_middle_of_is_told_and_half_of_it_is_an_update_too(host: Host) -> None:
+    assert "update" not in host.says()
+    noted = {"step": "gate", "since": 9, "by": "ada on laptop", "gated": {"mirrorfleet": "0.1.0"}}
+    host.put("etc/update.json", noted)
+    assert host.says()["update"] == noted
+    for spoilt in ("", "{", "[]"):
+        host.put("etc/update.json", spoilt)
+        assert host.says()["update"] == {"step": "unknown"}
+
+
 @pytest.mark.parametrize("spoilt", ["", "{", "[]", '{"mirrors": 5}', "nul"])
 def test_what_is_half_there_is_not_told_and_ends_nothing(host: Host, spoilt: str) -> None:
     """As on a host whose provisioning was stopped, or whose disk was full."""

@@ -246,7 +246,7 @@ class Module:
 
     def __init__(self, root: Path, *, check_mode: bool = False, **params: Any) -> None:
         self.params = {"name": "demo", "version": "1.0", "requirements": LOCK, "wheel": None, "extended_by": "",
-                       "index_url": "", "root": str(root)} | params  # fmt: skip
+                       "index_url": "", "root": str(root), "noted": str(root / "update.json")} | params  # fmt: skip
         self.check_mode = check_mode
         self.commands: list[list[str]] = []
         self.environments: list[dict[str, str]] = []
@@ -376,6 +376,30 @@ def test_an_update_keeps_the_former_version_and_no_older_one(tmp_path: Path) -> 
         result = run(Module(tmp_path, version=version))
     assert (result["previous"], result["version"]) == ("2.0", "3.0")
     assert sorted(path.name for path in (tmp_path / "demo").iterdir()) == ["2.0", "3.0", "current"]
+
+
+@pytest.mark.parametrize(
+    ("noted", "kept"),
+    [
+        ('{"gated": {"demo": "1.0"}}', ["1.0", "3.0", "4.0"]),
+        ('{"gated": {"other": "1.0"}}', ["3.0", "4.0"]),
+        # What cannot be read may name any of them.
+        ('{"gated', ["1.0", "2.0", "3.0", "4.0"]),
+        ('{"gated": 7}', ["1.0", "2.0", "3.0", "4.0"]),
+    ],
+)
+def test_the_version_that_last_passed_the_gate_stays_however_often_an_update_was_killed(
+    tmp_path: Path, noted: str, kept: list[str]
+) -> None:
+    for version in ("1.0", "2.0"):
+        run(Module(tmp_path, version=version))
+    note = tmp_path / "update.json"
+    # Written before 2.0 was linked; the runs after that never got to a gate.
+    note.write_text(noted)
+    for version in ("3.0", "4.0"):
+        run(Module(tmp_path, version=version, noted=str(note)))
+    found = sorted(path.name for path in (tmp_path / "demo").iterdir() if path.name != "current")
+    assert found == kept
 
 
 @pytest.mark.parametrize(

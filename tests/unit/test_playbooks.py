@@ -386,6 +386,64 @@ def test_a_monitor_that_cannot_be_reached_stops_no_list(lonely: Fleet, tmp_path:
         assert "  Next: ansible gone -m ansible.builtin.ping says what keeps SSH from it" in told
 
 
+SILENCE = """
+all:
+  vars:
+    ansible_python_interpreter: "{{ ansible_playbook_python }}"
+    ansible_become: false
+    __preflight_upstream: {skipped: true}
+  hosts:
+    gone: {ansible_connection: ssh, ansible_host: 127.0.0.1, ansible_port: 1, ansible_ssh_retries: 0}
+    here: {ansible_connection: local}
+  children:
+    sites: {hosts: {SITE: {}}}
+"""
+SILENCE_PLAY = """
+- hosts: all
+  gather_facts: false
+  tasks:
+    - raw: "true"
+      register: __preflight_python
+      ignore_unreachable: true
+    - set_fact: {__preflight_host: {problems: []}}
+    - import_tasks: TASKS
+      vars: {__preflight_bears_silence: BEARS, __preflight_inputs: [], __fleet_upstream: {}}
+- hosts: all
+  gather_facts: false
+  tasks:
+    - debug: {msg: "{{ inventory_hostname }} is made"}
+"""
+
+
+@pytest.mark.parametrize(
+    ("site", "bears", "goes_on"),
+    [("here", True, True), ("here", False, False), ("gone", True, False)],
+)
+def test_who_does_not_answer_holds_up_nobody_else_but_a_site_does(
+    tmp_path: Path, site: str, bears: bool, goes_on: bool
+) -> None:
+    """The end of preflight, of one host that answers and one that does not."""
+    text = (HOUSE / "playbooks/tasks/preflight.yml").read_text()
+    verdict = text.index("# Whoever publishes and measures")
+    (tmp_path / "verdict.yml").write_text(text[verdict:])
+    (tmp_path / "hosts.yml").write_text(SILENCE.replace("SITE", site))
+    play = SILENCE_PLAY.replace("TASKS", str(tmp_path / "verdict.yml")).replace("BEARS", str(bears).lower())
+    (tmp_path / "play.yml").write_text(play)
+    (tmp_path / "ansible.cfg").write_text(f"[defaults]\nfilter_plugins = {HOUSE}/filter_plugins\n")
+    run = subprocess.run(
+        [*ANSIBLE_PLAYBOOK, "-i", tmp_path / "hosts.yml", tmp_path / "play.yml"],
+        env=os.environ | {"ANSIBLE_NOCOLOR": "1", "ANSIBLE_CONFIG": str(tmp_path / "ansible.cfg")},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    assert run.returncode != 0, "the run is not done"
+    assert ("here is made" in run.stdout) == goes_on, run.stdout
+    assert "gone is made" not in run.stdout
+    assert ("gone: SSH and Python" in run.stdout) != goes_on, run.stdout
+
+
 @pytest.mark.parametrize(
     "playbook", ["publish.yml", "provision.yml", "update.yml", "preflight.yml", "demo.yml"]
 )

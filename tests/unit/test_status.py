@@ -174,6 +174,26 @@ def test_since_when_it_does_not_answer_is_what_an_earlier_run_found() -> None:
         assert fleet.row("one", former=spoilt)["ssh"]["since"] == NOW
 
 
+def test_what_an_update_left_a_mirror_in_is_told_with_the_next_command() -> None:
+    fleet = Fleet("one", "two")
+    noted = {
+        "step": "release",
+        "since": NOW - 7200,
+        "by": "anna on laptop",
+        "wanted": {"mirrorfleet": "0.2.0"},
+    }
+    fleet.answers["one"]["status"]["update"] = noted
+    row = fleet.row("one")
+    assert row["why"] == [
+        "in the middle of an update by anna on laptop since 2027-01-15 06:00 UTC, at its step release, to 0.2.0; "
+        "ansible-playbook playbooks/update.yml --limit one goes on, unless one is at work"
+    ]
+    assert row["needs_a_person"] and row["update"]["wanted"] == {"mirrorfleet": "0.2.0"}
+    fleet.answers["one"]["status"]["update"] = {"step": ["x"], "since": "y", "wanted": 7}
+    assert "in the middle of an update, at its step ['x'], to nobody knows what" in fleet.row("one")["why"][0]
+    assert fleet.row("two")["update"] is None
+
+
 def test_a_held_mirror_tells_by_whom_since_when_and_why() -> None:
     fleet = Fleet("one", "two")
     fleet.holds["one"] = {"reason": "being updated from 0.1.0", "since": NOW - 7200, "by": "anna on laptop"}

@@ -1,0 +1,419 @@
+"""Which mirrors an update changes, in what order, and whether the fleet can bear it now.
+
+What hosts say may be anything, for they are lent: what is not of its type is taken as not told.
+"""
+
+from __future__ import annotations
+
+import copy
+import fnmatch
+import functools
+import math
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from plugin_utils.status import News, Row, answer_of, versions_of
+from plugin_utils.told import printable, some
+from plugin_utils.values import BadValueError
+
+# What update_only names, and the version of a mirror that it changes.
+PARTS = {"bandersnatch": "bandersnatch", "programs": "mirrorfleet", "web_server": "nginx"}
+RESTARTS = {"nginx": "restarts nginx"}
+HELD_FOR_AN_UPDATE = "being updated from"  # how update.yml begins the reason of a hold
+
+Versions = dict[str, str]
+
+
+@dataclass(frozen=True)
+class Mirror:
+    """What the waves go by, of a mirror whose state is active."""
+
+    name: str
+    continent: str
+    weight: float  # Mbit/s offered
+    place: tuple[float, float, float]  # on the unit sphere
+    upstream: str
+    serves: bool  # clients are sent to it
+
+
+@dataclass(frozen=True)
+class Due:
+    """A mirror that the change concerns."""
+
+    name: str
+    running: Versions
+    wanted: Versions
+    gated: Versions  # the last that passed the gate: where it goes back to
+    unfinished: bool  # a run that ended left it in the middle
+    tier: int
+
+    @property
+    def parts(self) -> list[str]:
+        return [part for part, wanted in self.wanted.items() if not _is(self.running.get(part, ""), wanted)]
+
+
+def update_plan(
+    answers: Mapping[str, Any],
+    groups: Mapping[str, Sequence[str]],
+    registry: Mapping[str, Any],
+    *,
+    pins: Mapping[str, Any],
+    now: int,
+    hosts: Sequence[str],
+    only: str = "",
+    canary: str = "",
+    off_share: Any = 0.25,
+    capacity_floor: Any = 0.5,
+) -> dict[str, Any]:
+    """The waves; what each mirror is to run; who is left alone and why; why the fleet cannot bear it, if so."""
+    if only not in ("", *PARTS):
+        raise BadValueError(f"update_only is {only!r}", f"{', '.join(PARTS)}, or nothing at all")
+    off_share = _share("fleet_update_off_share", off_share)
+    capacity_floor = _share("fleet_update_capacity_floor", capacity_floor)
+    records = {str(one["name"]): one for one in registry["mirrors"] if "problem" not in one}
+    if canary and canary not in records:
+        raise BadValueError(
+            f"fleet_update_canary is {canary!r}", f"a mirror of this fleet: {some(sorted(records))}"
+        )
+    asked = {name: answer_of(result) for name, result in answers.items()}
+    news = News(asked, groups, now)
+    due: list[Due] = []
+    left: dict[str, dict[str, str]] = {}
+    for name in hosts:
+        answer = asked.get(name) or answer_of({})
+        if not answer.status:
+            left.setdefault(SILENT, {})[name] = printable(answer.problem)
+            continue
+        wanted = functools.partial(_wanted, records.get(name, {}), pins, only)
+        tier = int(records.get(name, {}).get("tier") or 1)
+        found = _found(name, answer.status, news.holds.get(name), wanted, tier)
+        if isinstance(found, Due):
+            due.append(found)
+        else:
+            why, detail = found
+            left.setdefault(why, {})[name] = detail
+    silent = list(left.get(SILENT, {}))
+    fleet = {name: _mirror(one, news) for name, one in records.items() if one["state"] == "active"}
+    planned = waves(_ordered(due, fleet, canary), fleet, capacity_floor)
+    refused = list(_refused(due, silent, fleet, news, off_share)) if due else []
+    if news.redirector is not None:
+        refused += _at_their_floor(planned.stuck, fleet)
+    return {
+        "hosts": [one.name for wave in planned.waves for one in wave],
+        "sizes": [len(wave) for wave in planned.waves],
+        "mirrors": {one.name: _told(one) for one in due},
+        "left": left,
+        "silent": silent,
+        "refused": refused,
+        "lines": _lines(planned, left),
+    }
+
+
+SILENT = "Did not answer, so left as they are"
+
+
+def _found(
+    name: str,
+    status: Mapping[str, Any],
+    held: Row | None,
+    pinned: Callable[[str, Versions], Versions],
+    tier: int,
+) -> Due | tuple[str, str]:
+    """What a mirror is due for, or why it is left alone, and a detail."""
+    if not status.get("provisioned"):
+        return "Never provisioned, so left alone; see playbooks/provision.yml", ""
+    running = versions_of(status.get("versions"))
+    noted = _mapping(status.get("update"))
+    unfinished = bool(noted) or bool(held and held["reason"].startswith(HELD_FOR_AN_UPDATE))
+    if held and not unfinished:
+        by = f" by {held['by']}" if held["by"] else ""
+        return "Left alone, for they are held", f"held{by}: {held['reason']}"
+    installed = running if status.get("nginx") in ("running", "stopped") else running | {"nginx": ""}
+    wanted = pinned(str(status.get("platform")), running)
+    gated = versions_of(noted.get("gated")) or installed
+    found = Due(name, running, wanted, gated, unfinished, tier)
+    if not found.parts and not unfinished:
+        return "Left alone, for they run what is pinned", ""
+    refused = _mapping(status.get("tree")).get("refused")
+    if refused and not unfinished:
+        # Neither the former programs nor the new ones would sync, and it would be off the list for nothing.
+        return "Left alone, for its sync is refused", printable(refused)
+    return found
+
+
+def _wanted(
+    record: Mapping[str, Any], pins: Mapping[str, Any], only: str, platform: str, running: Versions
+) -> Versions:
+    """What is pinned of the parts that are to change, what runs of the others."""
+    pinned = {
+        "mirrorfleet": pins.get("mirrorfleet"),
+        "bandersnatch": _mapping(pins.get("bandersnatch")).get(platform)
+        if record.get("mode") == "bandersnatch"
+        else None,
+        "nginx": _mapping(pins.get("nginx")).get(platform),
+    }
+    if only:
+        pinned |= {part: running.get(part) for part in pinned if part != PARTS[only]}
+    return {part: str(version) for part, version in pinned.items() if version}
+
+
+def _is(running: str, wanted: str) -> bool:
+    return fnmatch.fnmatchcase(running, wanted)
+
+
+def _mirror(record: Mapping[str, Any], news: News) -> Mirror:
+    location = record["location"]
+    latitude, longitude = (math.radians(location.get(key) or 0) for key in ("latitude", "longitude"))
+    standing = _mapping(news.standings.get(record["name"]))
+    return Mirror(
+        str(record["name"]),
+        str(location["continent"]),
+        float(record["bandwidth"]),
+        (
+            math.cos(latitude) * math.cos(longitude),
+            math.cos(latitude) * math.sin(longitude),
+            math.sin(latitude),
+        ),
+        str(record.get("upstream") or ""),
+        standing.get("listed") is True,
+    )
+
+
+def update_differs(result: Mapping[str, Any], wanted: Mapping[str, str]) -> list[str]:
+    """How what a host says that it runs differs from what it is to run; that it says nothing does, too."""
+    answer = answer_of(result)
+    if not answer.status:
+        return [printable(answer.problem)]
+    running = versions_of(answer.status.get("versions"))
+    # Of an nginx that goes on below a replaced file: what is installed.
+    if replaced := re.fullmatch(r"runs what (\S+) was to replace", str(answer.status.get("nginx"))):
+        running["nginx"] = replaced[1]
+    differs = [
+        f"{part} is {running.get(part) or 'not there'}, not {version}"
+        for part, version in versions_of(wanted).items()
+        if not _is(running.get(part, ""), version)
+    ]
+    stopped = "nginx" in wanted and answer.status.get("nginx") == "stopped"
+    return differs + (["nginx does not run"] if stopped else [])
+
+
+# --- the order and the waves ---
+
+
+def _ordered(due: Iterable[Due], fleet: Mapping[str, Mirror], canary: str) -> list[Due]:
+    """What a former run left first, then the canary, tiers from the top, and last whom no client is sent to."""
+
+    def serves(one: Due) -> bool:
+        return one.name in fleet and fleet[one.name].serves
+
+    found = sorted(due, key=lambda one: (not one.unfinished, not serves(one), one.tier, one.name))
+    fresh = [one for one in found if not one.unfinished]
+    if not fresh:
+        return found
+    # Automatic: concerned by most of what changes, and with the fewest clients, who come by what a mirror offers.
+    first = min(
+        fresh,
+        key=lambda one: (
+            one.name != canary,
+            not serves(one),
+            -len(one.parts),
+            fleet[one.name].weight if one.name in fleet else 0,
+            one.name,
+        ),
+    )
+    return [
+        *(one for one in found if one.unfinished),
+        first,
+        *(one for one in fresh if one is not first),
+    ]
+
+
+@dataclass(frozen=True)
+class Planned:
+    """The waves, and by continent at its floor who would have been in one."""
+
+    waves: list[list[Due]]
+    stuck: dict[str, list[str]]
+
+
+def waves(due: Sequence[Due], fleet: Mapping[str, Mirror], capacity_floor: float) -> Planned:
+    """One, two, a tenth, then a quarter of the mirrors at a time; as many of each as may be away at once."""
+    capacity = _Capacity(fleet, capacity_floor)
+    back = [fleet[one.name] for one in due if one.unfinished and one.name in fleet]
+    then = capacity.with_those(back)
+    stuck: dict[str, list[str]] = {}
+    for own in (fleet[one.name] for one in due if one.name in fleet):
+        if own.serves and not then.bears(own, {}):
+            stuck.setdefault(own.continent, []).append(own.name)
+    left = list(due)
+    apart = _apart([fleet[one.name] for one in due if one.name in fleet], fleet)
+    sizes, found = _sizes(len(due)), []
+    while left:
+        size, wave, rest = next(sizes), list[Due](), list[Due]()
+        lost: dict[str, float] = {}
+        names: set[str] = set()
+        for one in left:
+            mirror = fleet.get(one.name)
+            fits = len(wave) < size and (
+                mirror is None
+                or not mirror.serves
+                or (not apart[one.name] & names and capacity.bears(mirror, lost))
+            )
+            # One at its floor goes alone: whoever asks is told (`stuck`), and may insist.
+            if fits or (not wave and one is left[0]):
+                wave.append(one)
+                names.add(one.name)
+                if mirror and mirror.serves:
+                    lost[mirror.continent] = lost.get(mirror.continent, 0) + mirror.weight
+            else:
+                rest.append(one)
+        found.append(wave)
+        left = rest
+        capacity = capacity.with_those(one for one in back if one.name in names)
+    return Planned(found, stuck)
+
+
+def _sizes(count: int) -> Iterator[int]:
+    yield 1
+    yield 2
+    yield max(2, math.ceil(count / 10))
+    while True:
+        yield max(2, math.ceil(count / 4))
+
+
+class _Capacity:
+    """What a continent's mirrors offer, and how much of it is to stay."""
+
+    def __init__(self, fleet: Mapping[str, Mirror], share: float) -> None:
+        self.spare: dict[str, float] = {}
+        for continent in {one.continent for one in fleet.values()}:
+            weights = [(one.weight, one.serves) for one in fleet.values() if one.continent == continent]
+            offered = sum(weight for weight, _ in weights)
+            # Where there are few, one of them may always be away while all others serve.
+            floor = min(share * offered, offered - max(weight for weight, _ in weights))
+            self.spare[continent] = sum(weight for weight, serves in weights if serves) - floor
+
+    def with_those(self, back: Iterable[Mirror]) -> _Capacity:
+        """As it is once those serve who do not yet."""
+        found = copy.copy(self)
+        found.spare = dict(self.spare)
+        for one in back:
+            found.spare[one.continent] += 0 if one.serves else one.weight
+        return found
+
+    def bears(self, one: Mirror, lost: Mapping[str, float]) -> bool:
+        """Whether it may be away, too, with those who are lost to the list by now."""
+        return lost.get(one.continent, 0) + one.weight <= self.spare[one.continent]
+
+
+def _apart(due: Sequence[Mirror], fleet: Mapping[str, Mirror]) -> dict[str, set[str]]:
+    """By mirror those that are not to be away with it: its upstream, and whose clients it is the next to take over."""
+    near: dict[str, list[Mirror]] = {}
+    for one in fleet.values():
+        if one.serves:
+            near.setdefault(one.continent, []).append(one)
+    found: dict[str, set[str]] = {one.name: set() for one in due}
+    for one in due:
+        x, y, z = one.place
+        # The largest product of two places on the sphere is the shortest way.
+        others = (
+            (x * o.place[0] + y * o.place[1] + z * o.place[2], o.name) for o in near.get(one.continent, ())
+        )
+        backs = max((way for way in others if way[1] != one.name), default=(0, ""))[1]
+        for other in filter(None, (backs, one.upstream)):
+            found[one.name].add(other)
+            found.setdefault(other, set()).add(one.name)
+    return found
+
+
+# --- whether the fleet can bear it ---
+
+
+def _refused(
+    due: Sequence[Due], silent: Sequence[str], fleet: Mapping[str, Mirror], news: News, off_share: float
+) -> Iterator[str]:
+    """Why no wave starts: a line each, with the names and the key that overrides it for this run alone."""
+    if news.redirector is None:
+        yield (
+            "No redirector tells its list, so who serves is not known. Next: see why it does not answer "
+            "(playbooks/status.yml), then run this playbook again."
+        )
+        return
+    # What a run left in the middle is what this one is there for.
+    mended = {one.name for one in due if one.unfinished} | {
+        name for name, held in news.holds.items() if held["reason"].startswith(HELD_FOR_AN_UPDATE)
+    }
+    off = sorted(
+        {name for name, one in fleet.items() if not one.serves} - mended | (set(silent) & fleet.keys())
+    )
+    if len(off) > max(1, off_share * len(fleet)):
+        yield (
+            f"{len(off)} of {len(fleet)} mirrors are off the list, held or silent: {some(off)}. Allowed: a share of "
+            f"{off_share:g}, and one of few. Next: see why (playbooks/status.yml -e status_only=problems), or "
+            "insist, for this run alone: -e fleet_update_off_share=1"
+        )
+
+
+def _at_their_floor(stuck: Mapping[str, Sequence[str]], fleet: Mapping[str, Mirror]) -> Iterator[str]:
+    for continent, names in sorted(stuck.items()):
+        away = sorted(one.name for one in fleet.values() if one.continent == continent and not one.serves)
+        yield (
+            f"{continent} is at its floor: {some(away) or 'nobody'} is off the list there, and {some(names)} would be, "
+            "too. Next: bring back who is off, or leave these out (--limit), or insist, for this run alone: "
+            "-e fleet_update_capacity_floor=0"
+        )
+
+
+# --- as it is told ---
+
+
+def _told(one: Due) -> dict[str, Any]:
+    return {
+        "wanted": one.wanted,
+        "gated": one.gated,
+        "parts": one.parts,
+        "unfinished": one.unfinished,
+        "change": _change(one),
+    }
+
+
+def _change(one: Due) -> str:
+    told = []
+    for part in one.parts:
+        more = f" ({RESTARTS[part]})" if part in RESTARTS else ""
+        told.append(f"{part} {one.running.get(part) or 'none'} -> {one.wanted[part]}{more}")
+    return ", ".join(told) or "as it is"
+
+
+def _lines(planned: Planned, left: Mapping[str, Mapping[str, str]]) -> list[str]:
+    count, alone = sum(len(wave) for wave in planned.waves), sum(len(names) for names in left.values())
+    lines = [
+        f"{count} mirror{'' if count == 1 else 's'} to update, in {len(planned.waves)} "
+        f"wave{'' if len(planned.waves) == 1 else 's'}; {alone} left alone."
+    ]
+    for number, wave in enumerate(planned.waves, 1):
+        alike: dict[str, list[str]] = {}
+        for one in wave:
+            again = "; left in the middle by a former run" if one.unfinished else ""
+            alike.setdefault(_change(one) + again, []).append(one.name)
+        lines += [f"  wave {number}: {', '.join(names)}: {change}" for change, names in alike.items()]
+    for why, names in left.items():
+        lines.append(f"  {why}: {some(sorted(names))}")
+    return lines
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _share(key: str, value: Any) -> float:
+    """As it is said in fleet.yml, or typed (-e)."""
+    try:
+        share = float(value)
+    except (TypeError, ValueError):
+        share = -1
+    if isinstance(value, bool) or not 0 <= share <= 1:
+        raise BadValueError(f"{key} is {value!r}", "a share from 0 to 1, such as 0.5")
+    return share

@@ -1,0 +1,305 @@
+"""The waves of an update, and when the fleet cannot bear one."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+from ansible.errors import AnsibleFilterError
+from fleet_update import FilterModule
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from listing_material import NOW, record
+
+update_plan, update_differs = (FilterModule().filters()[name] for name in ("update_plan", "update_differs"))
+PINS = {
+    "mirrorfleet": "0.2.0",
+    "bandersnatch": {"debian-13": "8.2.0", "debian-12": "6.8.0"},
+    "nginx": {"debian-13": "1.26.*", "debian-12": "1.22.*"},
+}
+NEW = {"mirrorfleet": "0.2.0", "bandersnatch": "8.2.0", "nginx": "1.26.3-3"}
+OLD = NEW | {"mirrorfleet": "0.1.0"}
+CONTINENTS = {"AF": (0, 20), "EU": (50, 10), "OC": (-37, 175)}
+
+
+def place(continent: str, shift: float = 0) -> dict[str, Any]:
+    latitude, longitude = CONTINENTS[continent]
+    return {
+        "continent": continent,
+        "country": "XX",
+        "city": "X",
+        "latitude": latitude,
+        "longitude": longitude + shift,
+    }
+
+
+class Fleet:
+    """Mirrors that run what was pinned before, all listed, to be spoiled."""
+
+    def __init__(self) -> None:
+        self.records: dict[str, dict[str, Any]] = {}
+        self.answers: dict[str, Any] = {}
+        self.standings: dict[str, Any] = {}
+        self.holds: dict[str, Any] = {}
+
+    def add(
+        self, name: str, continent: str = "EU", versions: dict[str, str] | None = None, **changes: Any
+    ) -> Fleet:
+        shift = len(self.records) / 10
+        self.records[name] = record(name, location=place(continent, shift), **changes)
+        self.answers[name] = {"status": {
+            "provisioned": True, "platform": "debian-13", "nginx": "running", "versions": dict(versions or OLD),
+            "tree": {"mode": "bandersnatch"},
+        }}  # fmt: skip
+        self.standings[name] = {"listed": True}
+        return self
+
+    def of(self, name: str, **said: Any) -> Fleet:
+        self.answers[name]["status"] |= said
+        return self
+
+    def plan(self, **more: Any) -> dict[str, Any]:
+        told = {"at": NOW - 5, "mirrors": self.standings}
+        answers = self.answers | {"red": {"status": {"list": told, "holds": self.holds}}}
+        found: dict[str, Any] = update_plan(
+            more.pop("answers", answers), {"redirectors": ["red"], "monitors": []},
+            {"mirrors": list(self.records.values())},
+            **{"pins": PINS, "now": NOW, "hosts": list(self.records)} | more,
+        )  # fmt: skip
+        return found
+
+
+def waves(plan: dict[str, Any]) -> list[list[str]]:
+    hosts = iter(plan["hosts"])
+    return [[next(hosts) for _ in range(size)] for size in plan["sizes"]]
+
+
+# --- who is in which wave ---
+
+
+def test_only_mirrors_that_the_change_concerns_count() -> None:
+    fleet = Fleet().add("one").add("two", versions=NEW).add("three", "OC").add("four", "AF", mode="cache")
+    # bandersnatch is none of a cache's.
+    fleet.of("four", versions={"mirrorfleet": "0.2.0", "bandersnatch": "8.1.0", "nginx": "1.26.1-1"})
+    fleet.add("retired", "OC", state="retired")
+    plan = fleet.plan(hosts=["one", "two", "three", "four"])
+    assert waves(plan) == [["one"], ["three"]]
+    assert plan["left"] == {"Left alone, for they run what is pinned": {"two": "", "four": ""}}
+    assert plan["mirrors"]["one"] == {
+        "wanted": {"mirrorfleet": "0.2.0", "bandersnatch": "8.2.0", "nginx": "1.26.*"},
+        "gated": OLD, "parts": ["mirrorfleet"], "unfinished": False, "change": "mirrorfleet 0.1.0 -> 0.2.0",
+    }  # fmt: skip
+    assert plan["lines"] == [
+        "2 mirrors to update, in 2 waves; 2 left alone.",
+        "  wave 1: one: mirrorfleet 0.1.0 -> 0.2.0",
+        "  wave 2: three: mirrorfleet 0.1.0 -> 0.2.0",
+        "  Left alone, for they run what is pinned: four, two",
+    ]
+
+
+def test_the_canary_is_the_chosen_one_or_has_the_fewest_clients() -> None:
+    fleet = Fleet().add("big", bandwidth=1000).add("small", "OC", bandwidth=50).add("off", "AF", bandwidth=10)
+    fleet.standings["off"]["listed"] = False
+    assert waves(fleet.plan())[0] == ["small"]
+    assert waves(fleet.plan(canary="big"))[0] == ["big"]
+    # One that all of the change concerns shows more.
+    fleet.of("big", versions=OLD | {"bandersnatch": "8.1.0"})
+    assert waves(fleet.plan())[0] == ["big"]
+    fleet.of("small", versions=NEW)
+    assert waves(fleet.plan(canary="small"))[0] == ["big"], "there is a canary all the same"
+    with pytest.raises(AnsibleFilterError, match=r"fleet_update_canary is 'tiny'.*big, off, small"):
+        fleet.plan(canary="tiny")
+
+
+def test_one_part_alone_is_updated() -> None:
+    fleet = Fleet().add(
+        "one", versions={"mirrorfleet": "0.1.0", "bandersnatch": "8.1.0", "nginx": "1.25.1-1"}
+    )
+    for only, part in (
+        ("programs", "mirrorfleet"),
+        ("bandersnatch", "bandersnatch"),
+        ("web_server", "nginx"),
+    ):
+        told = fleet.plan(only=only)["mirrors"]["one"]
+        assert told["parts"] == [part]
+        others = {key: value for key, value in told["wanted"].items() if key != part}
+        assert others.items() <= told["gated"].items(), "what is not to change stays"
+    assert "nginx 1.25.1-1 -> 1.26.* (restarts nginx)" in fleet.plan()["lines"][1]
+    with pytest.raises(
+        AnsibleFilterError, match=r"update_only is 'kernel'.*bandersnatch, programs, web_server"
+    ):
+        fleet.plan(only="kernel")
+
+
+def test_who_back_each_other_and_who_feed_each_other_are_not_away_at_once() -> None:
+    fleet = Fleet().add("canary", "AF", bandwidth=1)
+    for name in ("near1", "near2", "far1", "far2"):
+        fleet.add(name, upstream="origin")
+    for name, longitude in (("near1", 0.0), ("near2", 0.5), ("far1", 30.0), ("far2", 30.5)):
+        fleet.records[name]["location"]["longitude"] = longitude
+    fleet.add("fed", "OC", tier=2, upstream="near1")
+    for wave in waves(fleet.plan(capacity_floor=0)):
+        assert not {"near1", "near2"} <= set(wave) and not {"far1", "far2"} <= set(wave)
+        assert not {"near1", "fed"} <= set(wave)
+
+
+def test_what_a_killed_run_left_is_taken_up_first_whatever_it_got_to() -> None:
+    noted = {"gated": OLD, "wanted": NEW, "step": "release", "since": NOW - 60, "by": "ada on laptop"}
+    fleet = (
+        Fleet().add("one", "AF", bandwidth=1).add("released", versions=NEW).add("held", "OC", versions=NEW)
+    )
+    fleet.of("released", update=noted).standings["released"]["listed"] = False
+    fleet.holds["held"] = {"reason": "being updated from 0.1.0", "since": NOW, "by": "ada"}
+    fleet.standings["held"]["listed"] = False
+    plan = fleet.plan()
+    assert waves(plan) == [["held"], ["released", "one"]]
+    assert plan["mirrors"]["released"]["unfinished"] and plan["mirrors"]["released"]["gated"] == OLD
+    # Of one that was held without a note it is not known what passed the gate last: what runs is taken for it.
+    assert plan["mirrors"]["held"]["gated"] == NEW
+    assert not plan["refused"]
+
+
+def test_the_last_gated_version_is_the_noted_one_and_not_the_one_that_runs() -> None:
+    noted = {"gated": OLD, "wanted": NEW, "step": "update"}
+    told = Fleet().add("one", versions=NEW).of("one", update=noted).plan()["mirrors"]["one"]
+    assert (told["gated"], told["parts"]) == (OLD, [])
+
+
+def test_a_note_that_is_spoilt_is_of_an_unfinished_update_all_the_same() -> None:
+    for noted in ({"gated": 7}, {"gated": {"mirrorfleet": None, "x": "1"}}, {"step": ["hold"]}):
+        told = Fleet().add("one", versions=NEW).of("one", update=noted).plan()["mirrors"]["one"]
+        assert told["unfinished"] and told["gated"] == NEW
+
+
+def test_nginx_that_runs_and_is_replaced_on_disk_is_no_version_to_go_back_to() -> None:
+    told = Fleet().add("one").of("one", nginx="runs what 1.26.3-3 was to replace").plan()["mirrors"]["one"]
+    assert "nginx" not in {part for part, version in told["gated"].items() if version}
+
+
+def test_who_is_left_alone_is_told_why() -> None:
+    fleet = Fleet().add("one", bandwidth=1).add("new").add("refuses").add("kept").add("lost")
+    fleet.of("new", provisioned=False).of("refuses", tree={"refused": "7 of 9 projects would go"})
+    fleet.holds["kept"] = {"reason": "disk is swapped", "since": NOW, "by": "ada on laptop"}
+    fleet.answers["lost"] = {"status": {}, "reached": False, "problem": "No route to host"}
+    plan = fleet.plan(off_share=1)
+    assert plan["hosts"] == ["one"] and plan["silent"] == ["lost"]
+    assert plan["left"] == {
+        "Never provisioned, so left alone; see playbooks/provision.yml": {"new": ""},
+        "Left alone, for its sync is refused": {"refuses": "7 of 9 projects would go"},
+        "Left alone, for they are held": {"kept": "held by ada on laptop: disk is swapped"},
+        "Did not answer, so left as they are": {"lost": "No route to host"},
+    }
+
+
+def test_what_a_mirror_runs_is_compared_with_what_it_is_to_run() -> None:
+    wanted = {"mirrorfleet": "0.2.0", "nginx": "1.26.*"}
+    said = {"versions": NEW, "nginx": "running"}
+    assert update_differs({"status": said}, wanted) == []
+    assert update_differs({"status": said | {"versions": OLD}}, wanted) == ["mirrorfleet is 0.1.0, not 0.2.0"]
+    assert update_differs({"status": said | {"nginx": "stopped"}}, wanted) == ["nginx does not run"]
+    replaced = {"versions": NEW | {"nginx": "1.25.1"}, "nginx": "runs what 1.26.3-3 was to replace"}
+    assert update_differs({"status": replaced}, wanted) == []
+    assert update_differs({"status": {}, "problem": "No route to host"}, wanted) == ["No route to host"]
+
+
+# --- what the fleet can bear ---
+
+
+def test_too_many_off_the_list_are_refused_with_names_and_the_key() -> None:
+    fleet = Fleet()
+    for number in range(8):
+        fleet.add(f"m{number}", bandwidth=10 + number)
+    for name in ("m5", "m6"):
+        fleet.standings[name]["listed"] = False
+    assert fleet.plan()["refused"] == []
+    fleet.answers["m7"] = {"status": {}, "reached": False, "problem": "No route to host"}
+    (refused,) = fleet.plan()["refused"]
+    assert refused.startswith("3 of 8 mirrors are off the list, held or silent: m5, m6, m7.")
+    assert refused.endswith("-e fleet_update_off_share=1")
+    assert fleet.plan(off_share="1")["refused"] == [], "as it is typed"
+    for wrong in (2, -1, "half", True, None):
+        with pytest.raises(AnsibleFilterError, match="fleet_update_off_share is"):
+            fleet.plan(off_share=wrong)
+
+
+def test_a_small_fleet_bears_one_and_a_continent_at_its_floor_is_refused() -> None:
+    fleet = Fleet().add("a", "OC").add("b", "OC").add("c")
+    fleet.standings["a"]["listed"] = False
+    (refused,) = fleet.plan()["refused"]
+    assert refused.startswith("OC is at its floor: a is off the list there, and b would be, too.")
+    assert refused.endswith("-e fleet_update_capacity_floor=0")
+    assert fleet.plan(capacity_floor=0)["refused"] == []
+    # Who is off costs nobody a client.
+    assert fleet.plan(hosts=["a", "c"])["refused"] == []
+
+
+def test_who_comes_back_in_this_run_counts_once_it_is_back() -> None:
+    fleet = Fleet().add("a", "OC").add("b", "OC").add("c")
+    fleet.of("a", update={"gated": OLD, "step": "gate"}).standings["a"]["listed"] = False
+    plan = fleet.plan()
+    assert plan["refused"] == [] and waves(plan) == [["a"], ["b", "c"]]
+
+
+def test_without_a_list_nothing_is_updated() -> None:
+    fleet = Fleet().add("one")
+    answers = fleet.answers | {"red": {"status": {}, "reached": False, "problem": "gone"}}
+    (refused,) = fleet.plan(answers=answers)["refused"]
+    assert refused.startswith("No redirector tells its list")
+    assert fleet.of("one", versions=NEW).plan(answers=answers)["refused"] == [], "there is nothing to do"
+
+
+# --- of any fleet ---
+
+MIRROR = st.tuples(
+    st.sampled_from(sorted(CONTINENTS)), st.integers(1, 1000), st.booleans(), st.booleans(), st.integers(1, 3),
+)  # fmt: skip
+
+
+def made(mirrors: list[tuple[str, int, bool, bool, int]]) -> Fleet:
+    fleet = Fleet()
+    for number, (continent, bandwidth, concerned, listed, tier) in enumerate(mirrors):
+        name = f"m{number}"
+        fleet.add(name, continent, OLD if concerned else NEW, bandwidth=bandwidth, tier=tier)
+        fleet.standings[name]["listed"] = listed
+    return fleet
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(MIRROR, min_size=1, max_size=25), st.sampled_from([0, 0.3, 0.5, 0.9, 1]), st.data())
+def test_of_any_fleet(
+    mirrors: list[tuple[str, int, bool, bool, int]], floor: float, data: st.DataObject
+) -> None:
+    fleet = made(mirrors)
+    plan = fleet.plan(capacity_floor=floor, off_share=1)
+    planned = waves(plan)
+    concerned = {f"m{number}" for number, one in enumerate(mirrors) if one[2]}
+    assert sorted(plan["hosts"]) == sorted(concerned), "each once, and nobody else"
+    assert not planned or len(planned[0]) == 1, "the canary is alone"
+    shuffled = data.draw(st.permutations(list(fleet.records)))
+    assert fleet.plan(capacity_floor=floor, off_share=1, hosts=shuffled)["hosts"] == plan["hosts"]
+    if plan["refused"]:
+        return
+    for wave in planned:
+        for continent in CONTINENTS:
+            here = [one for one in fleet.records.values() if one["location"]["continent"] == continent]
+            offered = sum(one["bandwidth"] for one in here)
+            kept = sum(
+                one["bandwidth"]
+                for one in here
+                if fleet.standings[one["name"]]["listed"] and one["name"] not in wave
+            )
+            touched = any(fleet.standings[one["name"]]["listed"] and one["name"] in wave for one in here)
+            least = min(floor * offered, offered - max((one["bandwidth"] for one in here), default=0))
+            assert not touched or kept >= least - 1e-6
+
+
+def test_of_a_thousand_mirrors() -> None:
+    fleet = made(
+        [(sorted(CONTINENTS)[n % 3], 1 + n * 7 % 1000, n % 10 != 0, n % 50 != 0, 1) for n in range(1000)]
+    )
+    began = time.monotonic()
+    plan = fleet.plan()
+    took = time.monotonic() - began
+    assert len(plan["hosts"]) == 900 and took < 1, f"{took:.2f} s"
+    assert plan["sizes"][:3] == [1, 2, 90] and len(plan["sizes"]) < 12, plan["sizes"]

@@ -1,0 +1,300 @@
+"""An update from end to end, killed where it hurts. Hosts are namespaces of this machine with their own /etc and /opt.
+
+What the playbook goes by is real: its tasks, the plan, what hosts tell, and the notes on them. What the roles do to a
+host is a link to another version; what a monitor sees of a mirror goes by that link; the list is who is not held.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+HOUSE = Path(__file__).resolve().parents[2]
+pytestmark = pytest.mark.slow
+OLD, NEW = "0.1.0", "0.2.0"
+RED = "redirector.example.org"
+INTERPRETER = """#!/bin/sh
+exec unshare --user --map-root-user --mount --kill-child --pid --fork --mount-proc sh -c '
+mount --bind {host}/etc /etc; mount --bind {host}/opt /opt; mount --bind {host}/dpkg-query /usr/bin/dpkg-query
+{host}/nginx 60 & export PATH={host}/bin:$PATH
+{python} "$@"' sh "$@"
+"""
+# What the roles and tasks of others do, as far as an update goes by it.
+STUBS = {
+    "roles/web_server/tasks/main.yml": "[]",
+    "roles/sync_client/tasks/main.yml": """
+- host_state:
+    directories: [{path: "/opt/mirrorfleet/{{ sync_client_mirrorfleet_version }}"}]
+    links: [{path: /opt/mirrorfleet/current, target: "{{ sync_client_mirrorfleet_version }}"}]
+- shell: "{{ lookup('file', control ~ '/after-link', errors='ignore') or 'true' }}"
+  delegate_to: localhost
+""",
+    "roles/sync_client/tasks/rollback.yml": """
+- host_state:
+    links: [{path: /opt/mirrorfleet/current, target: "{{ sync_client_mirrorfleet_version }}"}]
+""",
+    "roles/redirector/tasks/hold.yml": """
+- copy: {content: "{{ redirector_hold_reason }}", dest: "{{ control }}/holds/{{ redirector_mirror }}"}
+""",
+    "roles/redirector/tasks/release.yml": """
+- file: {path: "{{ control }}/holds/{{ redirector_mirror }}", state: absent}
+- shell: "{{ lookup('file', control ~ '/after-release', errors='ignore') or 'true' }}"
+  delegate_to: localhost
+""",
+    "playbooks/preflight.yml": "- {hosts: localhost, gather_facts: false, tasks: []}",
+    "playbooks/tasks/publish_list.yml": """
+- command: "{{ ansible_playbook_python }} {{ control }}/publish.py {{ control }}"
+  delegate_to: localhost
+""",
+    "playbooks/tasks/read_list.yml": """
+- set_fact:
+    __fleet_entries: "{{ [(lookup('file', control ~ '/mirrors.json') | from_json).mirrors
+                          | selectattr('name', 'equalto', inventory_hostname) | first] }}"
+""",
+    "playbooks/tasks/resolve.yml": "- meta: noop",
+    "library/run_unit.py": "",
+    "action_plugins/run_unit.py": """
+from ansible.plugins.action import ActionBase
+class ActionModule(ActionBase):
+    _VALID_ARGS = frozenset(("unit", "timeout"))
+    def run(self, tmp=None, task_vars=None):
+        return super().run(tmp, task_vars) | {"changed": False}
+""",
+}
+PUBLISH = """
+import json, pathlib, sys
+control = pathlib.Path(sys.argv[1])
+held = {path.name: path.read_text() for path in (control / "holds").iterdir()}
+def entry(name):
+    reason = f"held: {held[name]}" if name in held else ""
+    return {"name": name, "listed": not reason, "code": "held" if reason else "listed", "reason": reason}
+names = (control / "names").read_text().split()
+(control / "mirrors.json").write_text(json.dumps({"mirrors": [entry(name) for name in names]}))
+(control / "published").open("a").write(json.dumps(sorted(held)) + "\\n")
+(control / "state").touch()
+"""
+DPKG_QUERY = """#!/bin/sh
+case "$*" in *Status*) printf 'nginx\\tinstalled\\t1.26.3-3\\n' ;; *) echo 1.26.3-3 ;; esac
+"""
+# A monitor's look: a mirror fails where it runs a version that is broken.
+LOOK = """
+import json, os, pathlib, sys
+control = pathlib.Path(sys.argv[1])
+broken = (control / "broken").read_text().split()
+found = {}
+for record in json.load(sys.stdin):
+    version = os.readlink(control.parent / record["name"] / "opt/mirrorfleet/current")
+    failure = {"family": "ipv4", "check": "html-page", "problem": f"{version} is broken"}
+    found[record["name"]] = {"failures": [failure] if version in broken else []}
+print(json.dumps({"reference": "", "mirrors": found}))
+sys.exit(any(one["failures"] for one in found.values()))
+"""
+
+
+class Fleet:
+    """Mirrors m1, m2 … of one continent each, and a redirector that is the monitor."""
+
+    def __init__(self, folder: Path, *continents: str) -> None:
+        self.folder, self.control = folder, folder / "control"
+        self.names = [f"m{number}" for number, _ in enumerate(continents, 1)]
+        self._house()
+        (self.control / "holds").mkdir(parents=True)
+        for name, text in {
+            "publish.py": PUBLISH,
+            "look.py": LOOK,
+            "broken": "",
+            "names": " ".join(self.names),
+        }.items():
+            (self.control / name).write_text(text)
+        self._inventory(continents)
+        for name in (*self.names, RED):
+            self._host(name)
+        documents = {"documents": str(self.control), "state": str(self.control / "state"),
+                     "holds": str(self.control / "holds")}  # fmt: skip
+        (self.folder / RED / "etc/mirrorfleet/list.json").write_text(json.dumps(documents))
+        subprocess.run([sys.executable, self.control / "publish.py", self.control], check=True)
+
+    def _house(self) -> None:
+        house = self.folder / "house"
+        shutil.copytree(
+            HOUSE / "playbooks", house / "playbooks", ignore=shutil.ignore_patterns("__pycache__")
+        )
+        for name in ("plugin_utils", "filter_plugins"):
+            (house / name).symlink_to(HOUSE / name)
+        for name, text in STUBS.items():
+            (house / name).parent.mkdir(parents=True, exist_ok=True)
+            (house / name).write_text(text)
+
+    def _inventory(self, continents: tuple[str, ...]) -> None:
+        shutil.copytree(HOUSE / "inventory/example", self.folder / "fleet")
+        shutil.rmtree(self.folder / "fleet/group_vars")
+        record = yaml.safe_load((self.folder / "fleet/mirrors/akl1.example.org.yml").read_text())
+        for path in (self.folder / "fleet/mirrors").iterdir():
+            path.unlink()
+        for number, (name, continent) in enumerate(zip(self.names, continents, strict=True)):
+            own = record | {"mirror_url": f"https://{name}.example.org", "mirror_bandwidth": 100 + number,
+                            "mirror_location": record["mirror_location"] | {"continent": continent}}  # fmt: skip
+            own["mirror_agreement"]["accepted_on"] = str(own["mirror_agreement"]["accepted_on"])
+            (self.folder / f"fleet/mirrors/{name}.yml").write_text(
+                yaml.safe_dump(own, default_flow_style=None)
+            )
+        (self.folder / "fleet/group_vars").mkdir()
+        (self.folder / "fleet/group_vars/all.yml").write_text(yaml.safe_dump({
+            "ansible_connection": "local", "ansible_become": False, "control": str(self.control),
+            "fleet_drain_seconds": 0, "fleet_update_soak_seconds": 0,
+            "__fleet_look": [sys.executable, str(self.control / "look.py"), str(self.control)],
+        }))  # fmt: skip
+        (self.folder / "fleet/host_vars").mkdir()
+        for name in (*self.names, RED):
+            self._set(name, ansible_python_interpreter=f"{self.folder}/{name}/python")
+        self.pin(OLD)
+
+    def _set(self, name: str, **variables: Any) -> None:
+        (self.folder / f"fleet/host_vars/{name}.yml").write_text(yaml.safe_dump(variables))
+
+    def pin(self, version: str) -> None:
+        path = self.folder / "fleet/fleet.yml"
+        path.write_text(re.sub(r'mirrorfleet: "[0-9.]+"', f'mirrorfleet: "{version}"', path.read_text()))
+
+    def _host(self, name: str) -> None:
+        host = self.folder / name
+        for path in ("etc/mirrorfleet", f"opt/mirrorfleet/{OLD}", "opt/bandersnatch/8.2.0", "bin"):
+            (host / path).mkdir(parents=True)
+        (host / "opt/mirrorfleet/current").symlink_to(OLD)
+        (host / "opt/bandersnatch/current").symlink_to("8.2.0")
+        (host / "etc/os-release").write_text("ID=debian\nVERSION_ID=13\n")
+        for account in ("passwd", "group"):
+            shutil.copy(f"/etc/{account}", host / "etc")
+        shutil.copy("/bin/sleep", host / "nginx")
+        for file, text in {
+            "python": INTERPRETER.format(host=host, python=sys.executable),
+            "dpkg-query": DPKG_QUERY,
+            "bin/runuser": "#!/bin/sh\nexit 0\n",
+            "bin/chown": "#!/bin/sh\nexit 0\n",
+        }.items():
+            (host / file).write_text(text)
+            (host / file).chmod(0o755)
+
+    def lose(self, name: str) -> None:
+        self._set(
+            name, ansible_connection="ssh", ansible_host="127.0.0.1", ansible_port=1, ansible_ssh_retries=0
+        )
+
+    def kill_at(self, moment: str) -> None:
+        (self.control / moment).write_text(f"kill -9 -$(cat {self.control}/group)")
+
+    def update(self, *arguments: str) -> tuple[int, str]:
+        path = {kind: f"{self.folder}/house/{kind}:{HOUSE}/{kind}" for kind in ("library", "action_plugins")}
+        process = subprocess.Popen(
+            [sys.executable, "-m", "ansible", "playbook", "-i", self.folder / "fleet/fleet.yml",
+             self.folder / "house/playbooks/update.yml", *arguments],
+            cwd=HOUSE, start_new_session=True, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            env=os.environ | {
+                "ANSIBLE_CONFIG": str(HOUSE / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1",
+                "ANSIBLE_LIBRARY": path["library"],
+                "ANSIBLE_ACTION_PLUGINS": path["action_plugins"], "ANSIBLE_ROLES_PATH": f"{self.folder}/house/roles",
+            },
+        )  # fmt: skip
+        (self.control / "group").write_text(str(process.pid))
+        said, _ = process.communicate(timeout=240)
+        for moment in ("after-link", "after-release"):
+            (self.control / moment).unlink(missing_ok=True)
+        return process.returncode, said
+
+    def note(self, name: str) -> dict[str, Any] | None:
+        path = self.folder / name / "etc/mirrorfleet/update.json"
+        return json.loads(path.read_text()) if path.exists() else None
+
+    def runs(self) -> dict[str, str]:
+        return {name: os.readlink(self.folder / name / "opt/mirrorfleet/current") for name in self.names}
+
+    def held(self) -> list[str]:
+        return sorted(path.name for path in (self.control / "holds").iterdir())
+
+    def listed(self) -> list[str]:
+        told = json.loads((self.control / "mirrors.json").read_text())["mirrors"]
+        return [one["name"] for one in told if one["listed"]]
+
+
+def flat(said: str) -> str:
+    return re.sub(r"\s+", " ", said)
+
+
+@pytest.fixture
+def fleet(tmp_path: Path) -> Fleet:
+    return Fleet(tmp_path, "OC", "AF")
+
+
+def test_the_plan_is_shown_and_nothing_is_touched(fleet: Fleet) -> None:
+    fleet.pin(NEW)
+    code, said = fleet.update("-e", "update_plan_only=true")
+    assert code == 0, said
+    told = said.partition("PLAY RECAP")[2]
+    assert "  wave 1: m1: mirrorfleet 0.1.0 -> 0.2.0" in told and "  wave 2: m2: mirrorfleet" in told
+    assert set(fleet.runs().values()) == {OLD} and not fleet.held()
+    # Too many off the list: the names, and the key.
+    (fleet.control / "holds/m1").write_text("disk is swapped")
+    (fleet.control / "holds/m2").write_text("disk is swapped")
+    code, said = fleet.update()
+    assert code == 0 and "Left alone, for they are held: m1, m2: held: disk is swapped" in said
+
+
+def test_a_run_that_was_killed_before_the_list_was_published_is_taken_up(fleet: Fleet) -> None:
+    """Nothing holds the mirror any more and it runs what is pinned: but for the note, nobody would look at it."""
+    fleet.pin(NEW)
+    fleet.kill_at("after-release")
+    code, _ = fleet.update()
+    assert code == -signal.SIGKILL
+    assert fleet.runs()["m1"] == NEW and not fleet.held() and "m1" not in fleet.listed()
+    noted = fleet.note("m1")
+    assert noted and (noted["step"], noted["gated"]["mirrorfleet"], noted["listed"]) == ("release", OLD, True)
+    assert re.fullmatch(r"\S+ on \S+", noted["by"]) and time.time() - noted["since"] < 120
+    code, said = fleet.update("--limit", "m1")
+    assert code == 0, said
+    assert "left in the middle by a former run" in said
+    assert fleet.listed() == ["m1", "m2"] and fleet.note("m1") is None
+
+
+def test_a_run_that_was_killed_when_the_new_version_was_linked_goes_back_to_the_gated_one(
+    fleet: Fleet,
+) -> None:
+    """The new version never passed a gate: to the next run it is nothing to go back to."""
+    fleet.pin(NEW)
+    fleet.kill_at("after-link")
+    fleet.update()
+    assert fleet.runs()["m1"] == NEW and fleet.held() == ["m1"]
+    (fleet.control / "broken").write_text(NEW)
+    code, said = fleet.update()
+    assert code != 0
+    assert fleet.runs() == {"m1": OLD, "m2": OLD}
+    assert fleet.listed() == ["m1", "m2"] and fleet.note("m1") is None
+    told = flat(said)
+    assert "m1 could not be updated: task" in told and "m1, seen from redirector.example.org, fails:" in told
+    assert "ipv4 html-page: 0.2.0 is broken" in told and "That was at its step gate, from" in told
+    assert "It is back on its former version" in told and "No further wave starts" in told
+    assert re.search(r"Next: mend it .docs/update.md., then ansible-playbook .*update.yml", told)
+
+
+def test_a_mirror_that_does_not_answer_holds_up_nobody(fleet: Fleet) -> None:
+    fleet.pin(NEW)
+    fleet.lose("m1")
+    code, said = fleet.update()
+    assert code != 0
+    assert fleet.runs() == {"m1": OLD, "m2": NEW} and fleet.note("m2") is None
+    told = flat(said.partition("PLAY RECAP")[2])
+    assert "Updated: m2" in told
+    assert (
+        "m1 did not answer when its turn came, and is as it was. Next, once it does: ansible-playbook" in told
+    )
+    assert "update.yml --limit m1" in told
