@@ -1,6 +1,8 @@
 """The state is lost, of another moment than the tree, or corrupt: a run makes it anew from what is served."""
 
+import functools
 import json
+import random
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -100,6 +102,31 @@ def test_an_older_tree_that_is_restored_is_brought_up_to_date(pair: Pair, tmp_pa
     ends_as_the_origin(pair)
 
 
+def test_tree_and_state_of_any_two_times_end_as_the_origin(pair: Pair, tmp_path: Path) -> None:
+    """Each of former, new and lost of one with each of the other, in an order that is another each time."""
+    host, folders = pair.host, (pair.host.served, pair.host.state)
+    kept = {"former": [keep(folder, tmp_path / f"former-{folder.name}") for folder in folders]}
+    change(pair.origin)
+    pair.origin.release("delta", "1.0")
+    pair.run()
+    kept["new"] = [keep(folder, tmp_path / f"new-{folder.name}") for folder in folders]
+    kept["lost"] = [functools.partial(shutil.rmtree, folder) for folder in folders]
+    serial, files = host.status()["serial"], host.files("alpha").keys()
+    times = [(tree, state) for tree in kept for state in kept if (tree, state) != ("new", "new")]
+    random.shuffle(times)
+    for tree, state in times:
+        kept[tree][0]()
+        kept[state][1]()
+        pair.run()
+        where = f"tree {tree}, state {state}, of {times}"
+        assert host.names() == ["alpha", "delta", "gamma-delta"], where
+        assert host.files("alpha").keys() == files, where
+        assert host.status()["serial"] >= serial, where
+        assert host.broken() == [], where
+        pair.run()
+        assert host.broken() == host.leftovers() == list((host.served / "pages").glob("beta")) == [], where
+
+
 def test_a_lost_state_keeps_what_a_mirror_says_of_itself_while_upstream_is_away(
     mirror: Mirror, site: object
 ) -> None:
@@ -142,3 +169,21 @@ def test_a_tree_and_a_state_of_one_moment_are_not_compared(tier2: Tier2) -> None
     tier2.run("sync")
     assert "noted as they are served" not in tier2.log
     assert "full pass" not in tier2.log
+
+
+@pytest.mark.parametrize("wanted", [False, True])
+def test_a_project_that_a_kill_left_half_removed_is_there_or_gone_altogether(
+    origin: Origin, wanted: bool
+) -> None:
+    """Its first link had left; whether upstream has it still, or again."""
+    (origin.served / "simple/beta").unlink()
+    (origin.served / "journal/moment").write_bytes(b"")
+    if not wanted:
+        origin.delete("beta")
+    origin.publish()
+    assert ("beta" in origin.names()) == wanted
+    for link in ("simple/beta", "pypi/beta", "pages/beta/cur"):
+        assert (origin.served / link).is_symlink() == wanted, link
+    for _ in range(2):
+        origin.publish()
+    assert origin.broken() == origin.leftovers() == []

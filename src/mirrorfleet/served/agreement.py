@@ -1,8 +1,8 @@
 """Tree and state that are not of one moment: what is served is true, and the state is made to say so.
 
-The state may be lost, restored or corrupt, the tree restored, a run killed, or a power cut took the last of what
-either was told. A run that changes something leaves a word in both that no other run left; where they have not the
-same one, every project's current pages are compared with what is noted.
+The state may be lost, restored or corrupt, the tree lost or restored, a run killed, or a power cut took the last of
+what either was told. A run that changes something leaves a word in both that no other run left; where they have not
+the same one, every project's current pages are compared with what is noted.
 """
 
 import json
@@ -33,8 +33,9 @@ log = logging.getLogger(__name__)
 
 def agree(config: Config, state: State) -> None:
     """Have the state say what the tree serves, and know each serial that was given as the tree and its journal do."""
-    pages = config.paths.served / "pages"
-    if pages.is_dir() and not are_of_one_moment(config.paths.served, state):
+    folders = (config.paths.served / "pages", config.paths.fetched / "web/packages")
+    begun = any(path.is_dir() for path in folders) or state.projects()
+    if begun and not are_of_one_moment(config.paths.served, state):
         _Agreement(config, state).reach()
 
 
