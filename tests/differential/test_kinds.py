@@ -135,6 +135,27 @@ def test_a_document_behind_its_page_heals_when_it_does_at_the_same_serial(
     assert mirror.run("sync")["changed"] == 0
 
 
+@pytest.mark.parametrize("upstream", [("documents behind", "rising")], indirect=True)
+def test_a_document_behind_its_page_says_nothing_of_a_file_that_was_replaced(
+    upstream: Upstream, tier1_of: Tier1
+) -> None:
+    upstream.release("Foo", "2.0")
+    mirror = tier1_of(upstream.url)
+    mirror.run("sync")
+    filename, path = "foo-2.0-py3-none-any.whl", "/packages/aa/cc/foo-2.0-py3-none-any.whl"
+    upstream.release("Foo", "3.0")  # so that the document behind names the former file
+    upstream.files[path] = b"other bytes"
+    entry = {"filename": filename, "url": path}
+    for kind in ("sha256", "sha512"):
+        upstream.projects["foo"].entries[filename] = entry | {
+            "hashes": {kind: hashlib.new(kind, b"other bytes").hexdigest()}
+        }
+        assert mirror.run("sync")["good"]
+        assert mirror.files("foo")[filename]["size"] == len(b"other bytes")
+        assert "upload-time" not in mirror.files("foo")[filename]
+        upstream.projects["foo"].serial = upstream._next()
+
+
 @pytest.mark.parametrize("mode", ["tier1", "origin"])
 def test_a_rotten_file_is_had_again_from_where_upstream_keeps_it(
     upstream: Upstream, tier1_of: Tier1, origin_of: Callable[..., Host], mode: str

@@ -101,13 +101,23 @@ def merged(legacy: dict[str, Any], simple: Releases) -> Releases:
         for entry in entries if isinstance(entries, list) else ():
             other = listed.pop(entry.get("filename"), None) if isinstance(entry, dict) else None
             if other:
-                digests = {**digests_of(entry), **other["digests"]}
-                releases.setdefault(version, []).append({**entry, **other, "digests": digests})
+                known = entry if _is_same(digests_of(entry), other["digests"]) else {}
+                digests = {**digests_of(known), **other["digests"]}
+                releases.setdefault(version, []).append({**known, **other, "digests": digests})
     for version, entries in simple.items():
         for entry in entries:
             if entry["filename"] in listed:
                 releases.setdefault(version, []).append(entry)
     return releases
+
+
+def _is_same(former: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    """Whether the hashes can be of one file: a document behind its page may name the one that was replaced.
+
+    Without a hash that both have nobody knows, and the page is believed alone, unless it has none at all.
+    """
+    shared = former.keys() & now.keys()
+    return not now or (bool(shared) and all(former[kind] == now[kind] for kind in shared))
 
 
 def entries_of(document: Any) -> Iterator[Any]:
