@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from faults.fleet import Host, Origin, Site
 
+from mirrorfleet.common import guards
 from mirrorfleet.fetch import upstream
 
 PROJECTS = ["alpha", "beta", "gamma-delta"]
@@ -137,6 +138,23 @@ def test_an_upstream_that_forgot_everything_is_refused(site: Site, dump: Dump) -
     assert "TooManyRedirects" in dump.log
     assert dump.names() == PROJECTS
     assert dump.broken() == []
+
+
+def test_a_disk_without_room_for_the_next_file_ends_the_run_with_one_line(
+    origin: Origin, dump: Dump, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dump.run("sync")
+    for name in PROJECTS:
+        origin.release(name, "3.0")
+    origin.publish()
+    with monkeypatch.context() as patch:
+        patch.setattr(guards, "free_bytes", lambda _: dump.document.get("minimum_free_bytes", 1 << 30) + 100)
+        dump.run("sync", expect=4)
+        (line,) = [line for line in dump.log.splitlines() if "ERROR" in line]
+        assert "bytes free, fewer than the" in line and "Traceback" not in dump.log
+        assert "bytes free" in dump.status()["refused"]
+    dump.run("sync")
+    assert all(len(dump.files(name)) == 6 for name in PROJECTS)
 
 
 def test_a_page_of_any_length_is_not_read_to_its_end(dump: Dump, monkeypatch: pytest.MonkeyPatch) -> None:

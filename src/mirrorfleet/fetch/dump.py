@@ -19,7 +19,7 @@ from ..common.guards import require_free_space
 from ..common.progress import Progress
 from ..served.state import State
 from .fetched import Fetched
-from .files import PROBLEMS, Files, TooLargeError
+from .files import PROBLEMS, Files, TooLargeError, all_of
 from .local import local_document, local_projects
 from .source import Source
 from .upstream import AbsentError, Upstream, upstream
@@ -68,9 +68,7 @@ class Dump:
             async with slots:
                 await self._attempt(name, self._take_remote(name))
 
-        async with asyncio.TaskGroup() as group:
-            for name in remote:
-                group.create_task(one(name))
+        await all_of(one(name) for name in remote)
         self._remove(present, set(local) | set(remote))
         return self.outcome
 

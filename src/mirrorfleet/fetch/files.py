@@ -85,9 +85,9 @@ class Files:
         lacking = [one for one in wanted if not self._is_here(one)]
         with self._state.transaction():
             self._state.begin_fetching(name, (one.place for one in lacking))
-        await _all(self._take(one, count) for one in lacking)
+        await all_of(self._take(one, count) for one in lacking)
         new = [one for one in wanted if not one.is_as_before]
-        had = await _all(self._take_metadata(one, count) for one in new)
+        had = await all_of(self._take_metadata(one, count) for one in new)
         without = {one.entry["filename"] + SIDECAR for one, here in zip(new, had, strict=True) if not here}
         if without:
             reasons = dict.fromkeys(without, "upstream announces core metadata and does not give it")
@@ -183,7 +183,7 @@ def _own_metadata(wheel: Path) -> str:
         return ""
 
 
-async def _all(work: Iterable[Awaitable[Any]]) -> list[Any]:
+async def all_of(work: Iterable[Awaitable[Any]]) -> list[Any]:
     """What came through is kept, so that the next run has less to do; a guard's word weighs most."""
     done = await asyncio.gather(*work, return_exceptions=True)
     problems = [found for found in done if isinstance(found, BaseException)]

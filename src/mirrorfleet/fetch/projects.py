@@ -15,7 +15,7 @@ from ..common.names import InvalidNameError
 from ..common.progress import Progress
 from ..served.state import NEVER, Seen, State
 from .fetched import Fetched
-from .files import PROBLEMS, Files, TooLargeError, place
+from .files import PROBLEMS, Files, TooLargeError, all_of, place
 from .source import Said, Source, entries_of
 from .upstream import AbsentError, FetchError, Upstream, upstream
 
@@ -86,9 +86,7 @@ def ask_for(
             remaining = sorted(names)
             while remaining:
                 part, remaining = remaining[:_AT_ONCE], remaining[_AT_ONCE:]
-                async with asyncio.TaskGroup() as group:
-                    for name in part:
-                        group.create_task(one(name))
+                await all_of(one(name) for name in part)
 
     means.progress.begin("asking for projects", len(names))
     if names:
