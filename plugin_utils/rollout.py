@@ -107,6 +107,7 @@ def update_plan(
         "left": left,
         "silent": silent,
         "refused": refused,
+        "redirector": news.redirector,
         "lines": _lines(planned, left),
     }
 

@@ -272,8 +272,8 @@ def test_a_run_that_was_killed_when_the_new_version_was_linked_goes_back_to_the_
     """The new version never passed a gate: to the next run it is nothing to go back to."""
     fleet.pin(NEW)
     fleet.kill_at("after-link")
-    fleet.update()
-    assert fleet.runs()["m1"] == NEW and fleet.held() == ["m1"]
+    _, said = fleet.update()
+    assert fleet.runs()["m1"] == NEW and fleet.held() == ["m1"], said
     (fleet.control / "broken").write_text(NEW)
     code, said = fleet.update()
     assert code != 0
@@ -284,6 +284,19 @@ def test_a_run_that_was_killed_when_the_new_version_was_linked_goes_back_to_the_
     assert "ipv4 html-page: 0.2.0 is broken" in told and "That was at its step gate, from" in told
     assert "It is back on its former version" in told and "No further wave starts" in told
     assert re.search(r"Next: mend it .docs/update.md., then ansible-playbook .*update.yml", told)
+
+
+def test_of_two_people_the_second_is_told_and_may_insist(fleet: Fleet) -> None:
+    fleet.pin(NEW)
+    lock = fleet.folder / RED / "etc/mirrorfleet/update.lock"
+    theirs = {"run": "7 Mon Jan 1", "by": "bob on desk", "node": "desk", "since": int(time.time()) - 60}
+    lock.write_text(json.dumps(theirs | {"until": int(time.time()) + 600}))
+    code, said = fleet.update()
+    assert code != 0 and set(fleet.runs().values()) == {OLD} and not fleet.held()
+    assert "Nothing was changed, for another run is at work: of bob on desk, since 20" in flat(said)
+    code, said = fleet.update("-e", "update_take_lock=true", "--limit", "m2")
+    assert code == 0, said
+    assert fleet.runs() == {"m1": OLD, "m2": NEW} and lock.read_text() == ""
 
 
 def test_a_mirror_that_does_not_answer_holds_up_nobody(fleet: Fleet) -> None:
