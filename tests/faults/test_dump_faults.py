@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -113,6 +114,36 @@ def test_bad_files_fail_their_projects_alone_and_heal(origin: Origin, site: Site
     dump.run("sync")
     assert dump.broken() == dump.leftovers() == []
     assert dump.metric("failing_projects") == 0
+
+
+def test_a_project_that_keeps_failing_is_tried_ever_more_rarely(
+    origin: Origin, site: Site, dump: Dump, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dump.configure(tries_before_set_aside=2)
+    dump.run("sync")
+    origin.release("alpha", "3.0")
+    origin.publish()
+    site.faults({r"alpha-3.*whl$": "corrupt"})
+    assert list(dump.run("sync", expect=1)["failed"]) == ["alpha"]
+    assert list(dump.run("sync")["failed"]) == ["alpha"]
+    assert "set aside after 2 tries" in dump.log and dump.status()["set_aside"] == ["alpha"]
+    site.faults({})
+    assert dump.run("sync")["changed"] == 0  # its time has not come
+    assert len(dump.files("alpha")) == 4 and dump.status()["set_aside"] == ["alpha"]
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + 86400.0)
+    assert dump.run("sync")["changed"] == 1
+    assert dump.status()["set_aside"] == []
+
+
+def test_what_fails_at_once_is_upstreams_fault_and_tried_in_the_next_run(site: Site, dump: Dump) -> None:
+    dump.configure(tries_before_set_aside=1)
+    dump.run("sync")
+    site.faults({"^/(simple|pypi)/": 503})
+    dump.run("sync", expect=1)
+    assert dump.status()["set_aside"] == []
+    site.faults({})
+    dump.run("sync")
 
 
 def test_a_file_that_is_absent_is_not_an_absent_project(origin: Origin, site: Site, dump: Dump) -> None:

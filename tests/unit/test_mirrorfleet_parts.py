@@ -18,12 +18,12 @@ from mirrorfleet.common.progress import Snapshot, human_bytes, human_time, line
 from mirrorfleet.common.wheels import NoMetadataError, sdist_metadata, wheel_metadata
 from mirrorfleet.fetch.filters import is_excluded, kept_releases
 from mirrorfleet.fetch.source import LeftOut, page_releases
+from mirrorfleet.fetch.trouble import retry_after
 from mirrorfleet.fetch.upstream import FetchError
 from mirrorfleet.fetch.upstream_root import parse_root
 from mirrorfleet.index.pages import project_json
 from mirrorfleet.index.project import parse_project
 from mirrorfleet.index.versions import newest_versions, release_of
-from mirrorfleet.sync.trouble import retry_after
 
 
 def test_the_newest_versions_are_kept_by_pep_440() -> None:

@@ -22,6 +22,7 @@ from .fetched import Fetched
 from .files import PROBLEMS, Files, TooLargeError, all_of
 from .local import local_document, local_projects
 from .source import Source
+from .trouble import count, is_to_be_tried, many
 from .upstream import AbsentError, Upstream, upstream
 
 log = logging.getLogger(__name__)
@@ -32,6 +33,9 @@ class Outcome:
     changed: list[str] = field(default_factory=list)
     removed: list[str] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
+    pending: list[str] = field(
+        default_factory=list
+    )  # of those that failed, what the next run is to try again
     bytes: int = 0
 
 
@@ -57,7 +61,9 @@ class Dump:
             for name in self._config.selection.projects
             if name not in local and self._config.selection.includes(name)
         ]
-        self._progress.begin("dump", len(local) + len(remote))
+        waiting = {name for name, one in self._state.troubles().items() if not is_to_be_tried(one)}
+        asked = [name for name in remote if name not in waiting]
+        self._progress.begin("dump", len(local) + len(asked))
         present = set(self._fetched.identities()[0])
         for name, directory in sorted(local.items()):
             await self._attempt(name, self._take_local(name, directory))
@@ -68,7 +74,8 @@ class Dump:
             async with slots:
                 await self._attempt(name, self._take_remote(name))
 
-        await all_of(one(name) for name in remote)
+        await all_of(one(name) for name in asked)
+        self._count(len(local) + len(asked))
         self._remove(present, set(local) | set(remote))
         return self.outcome
 
@@ -99,8 +106,19 @@ class Dump:
     def _fail(self, name: str, reason: str) -> None:
         log.error("project %s failed: %s", name, reason)
         self.outcome.failed[name] = reason
-        with self._state.transaction():
-            self._state.record_trouble(name, reason, 0)
+
+    def _count(self, tried: int) -> None:
+        """Whose fault it is, and when what failed is tried again."""
+        failed, allowed = self.outcome.failed, self._config.tries_before_set_aside
+        # Nothing else is asked of this upstream that could tell that it is away.
+        if len(failed) > many(tried) or 1 < len(failed) == tried:
+            log.error("%d projects failed at once: upstream's fault, none is counted against", len(failed))
+            self.outcome.pending = sorted(failed)
+            return
+        for name, reason in sorted(failed.items()):
+            count(self._state, name, reason, allowed)
+        troubles = self._state.troubles()
+        self.outcome.pending = [name for name in failed if troubles[name].tries < allowed]
 
     # One project
 

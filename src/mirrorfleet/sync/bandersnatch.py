@@ -18,6 +18,7 @@ from ..common.names import shown
 from ..fetch.bandersnatch import Client, Run
 from ..fetch.fetched import Fetched
 from ..fetch.projects import LONGEST, Found, Means, ask_for, note_what_came
+from ..fetch.trouble import count, is_to_be_tried, many
 from ..fetch.upstream import FetchError, upstream
 from ..fetch.upstream_root import Root, fetch_root
 from ..served.state import NEVER
@@ -25,7 +26,6 @@ from ..served.status import write_status
 from ..served.tree import Result
 from .context import Context, Outcome, summary
 from .publish import publish
-from .trouble import count, is_to_be_tried, many
 
 log = logging.getLogger(__name__)
 

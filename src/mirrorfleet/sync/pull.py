@@ -18,12 +18,12 @@ from ..common.guards import require_free_space
 from ..common.names import SIDECAR
 from ..common.progress import Progress
 from ..fetch.rsync import Transfer
+from ..fetch.trouble import count, is_to_be_tried, many
 from ..served.state import State
 from ..served.status import write_status
 from ..served.tree import Result, ServedTree
 from .changes import Above, Changes
 from .snapshots import Stage
-from .trouble import count, is_to_be_tried, many
 
 log = logging.getLogger(__name__)
 

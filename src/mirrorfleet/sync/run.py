@@ -48,13 +48,13 @@ def _sync_origin(context: Context) -> Outcome:
     config, state = context.config, context.state
     started = time.time()
     fetched = asyncio.run(dump(config, state, context.progress, allow_shrink=context.allow_shrink))
-    troubles = state.troubles()
-    pending = [name for name in fetched.failed if troubles[name].tries < config.tries_before_set_aside]
     result = publish(
-        config, state, fetched_at=None if pending else started, allow_shrink=context.allow_shrink
+        config, state, fetched_at=None if fetched.pending else started, allow_shrink=context.allow_shrink
     )
     state.put("upstream_serial", state.get("serial"))
-    return Outcome(not pending and not result.incomplete, summary(result, state) | {"failed": fetched.failed})
+    return Outcome(
+        not fetched.pending and not result.incomplete, summary(result, state) | {"failed": fetched.failed}
+    )
 
 
 # rsync

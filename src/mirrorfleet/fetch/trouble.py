@@ -4,8 +4,8 @@ import logging
 import time
 
 from ..common.clock import is_due
-from ..fetch.projects import LONGEST, later
 from ..served.state import State, Trouble
+from .projects import LONGEST, later
 
 log = logging.getLogger(__name__)
 
