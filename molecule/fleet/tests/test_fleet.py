@@ -411,6 +411,9 @@ def test_a_killed_update_leaves_its_mirror_off_the_list_and_the_next_one_complet
     assert re.search(
         r"^mirror1 +held .*\n    held by \w+ on \S+ since 20.* UTC: being updated", told, re.MULTILINE
     )
+    assert re.search(
+        r"^    in the middle of an update by \w+ on \S+ since 20.* UTC, at its step ", told, re.MULTILINE
+    )
     playbook("update").ok()
     assert client.entry("mirror1")["listed"]
     assert canary.file("/opt/bandersnatch/current").linked_to == "/opt/bandersnatch/8.2.0"
