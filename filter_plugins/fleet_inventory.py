@@ -5,7 +5,6 @@ Documentation of each filter: the YAML file of its name beside this one.
 
 from __future__ import annotations
 
-import ipaddress
 import json
 import sys
 from collections.abc import Callable, Mapping
@@ -21,32 +20,14 @@ from plugin_utils.inventory import PINNED_BY
 from plugin_utils.values import BadValueError, Report
 
 
-def fleet_addresses(names: list[str], resolved: list[str]) -> list[str]:
-    known: dict[str, set[str]] = {}
-    for line in v.list_of(v.text)(list(dict.fromkeys(resolved))):
-        name, _, address = line.partition(" ")
-        known.setdefault(name, set()).add(address)
-    found = set()
-    for name in names:
-        for address in known.get(v.address(name), {name}):
-            try:
-                one = ipaddress.ip_address(address)
-            except ValueError:
-                continue  # a name that does not resolve yet
-            if not one.is_loopback and not one.is_link_local:
-                found.add(str(one))
-    return sorted(found)
-
-
-def fleet_ports(inputs: dict[str, Any], resolved: list[str], http3: bool = False) -> list[dict[str, Any]]:
+def fleet_ports(inputs: dict[str, Any], http3: bool = False) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
     if inputs["names"]:
         found += [{"port": 80}, {"port": 443}]
         if http3 in (True, "true", "True", "yes"):
             found.append({"port": 443, "protocol": "udp"})
-    # Open to those alone whose address is known: an empty list of sources would let nobody in, none at all everybody.
-    for port, names in ((873, inputs.get("rsync_clients", [])), (9100, inputs["monitors"])):
-        if sources := fleet_addresses(names, resolved):
+    for port, sources in ((873, inputs.get("rsync_clients")), (9100, inputs["monitors"])):
+        if sources:
             found.append({"port": port, "sources": sources})
     for kept in inputs.get("open_ports", []):
         number, _, protocol = str(kept).partition("/")
@@ -156,7 +137,6 @@ class FilterModule:
 
     def filters(self) -> dict[str, Callable[..., Any]]:
         return {
-            "fleet_addresses": as_filter(fleet_addresses),
             "fleet_ports": as_filter(fleet_ports),
             "input_problems": as_filter(input_problems, as_given=("hostvars",)),
             "mailed_by": as_filter(mailed_by),

@@ -145,6 +145,20 @@ def open_ports():
 
 
 @pytest.fixture(scope="session")
+def lead():
+    """Has a name lead to these addresses on a host, to none without any, and the host look as its timer has it look."""
+
+    def to(shell, name, *addresses):
+        lines = "".join(f"{address} {name}\\n" for address in addresses)
+        shell.check_output(
+            f"sed '/ {name}$/d' /etc/hosts >/tmp/hosts && printf '{lines}' >>/tmp/hosts && cat /tmp/hosts >/etc/hosts"
+            " && rm /tmp/hosts && systemctl start mirrorfleet-names.service"
+        )
+
+    return to
+
+
+@pytest.fixture(scope="session")
 def as_found():
     """Describes a host: everything of it that its operator could find changed, a line each."""
 

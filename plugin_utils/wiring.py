@@ -50,7 +50,7 @@ _TREE: dict[str, str] = {
     "nginx_version": "{{ fleet_versions.nginx[__fleet_platform] }}",
     "web_server_bandwidth": "{{ fleet_inputs.bandwidth }}",
     # A tree is offered by rsync to the mirrors that name its host as their upstream, and to nobody else.
-    "rsync_server_clients": "{{ fleet_inputs.rsync_clients | fleet_addresses(__fleet_resolved_lines) }}",
+    "rsync_server_clients": "{{ fleet_inputs.rsync_clients }}",
 }
 TEMPLATES: dict[str, dict[str, str]] = {
     "fleet": {
@@ -76,8 +76,6 @@ TEMPLATES: dict[str, dict[str, str]] = {
         "host_baseline_closing_chains": "{{ (__preflight_host | default({})).closing_chains | default([]) }}",
         "__fleet_platform": "debian-{{ ansible_facts.distribution_major_version }}",
         "__fleet_authority": "{{ tls_authority_dir }}/ca.pem",
-        # Names are resolved on the host that uses them, by tasks/resolve.yml.
-        "__fleet_resolved_lines": "{{ (__fleet_resolved | default({})).stdout_lines | default([]) }}",
         # On a monitor: what it sees of the mirrors whose records it is handed, without a trace.
         "__fleet_look": (
             "{{ ['timeout', '900', 'runuser', '--user', 'fleet-monitor', '--',"
@@ -89,9 +87,7 @@ TEMPLATES: dict[str, dict[str, str]] = {
             " | difference((__preflight_host | default({})).addresses | default([])) | length == 0 else [] }}"
         ),
         # HTTP/3 is QUIC, over UDP.
-        "host_baseline_open_ports": (
-            "{{ fleet_inputs | fleet_ports(__fleet_resolved_lines, nginx_http3 | default(false)) }}"
-        ),
+        "host_baseline_open_ports": "{{ fleet_inputs | fleet_ports(nginx_http3 | default(false)) }}",
     },
     "mirrors": {
         **_TREE,
@@ -99,7 +95,7 @@ TEMPLATES: dict[str, dict[str, str]] = {
             "nginx", "web_server", "sync_client", "rsync_server", "monitoring_agent"
         ),
         "nginx_address_families": "{{ fleet_inputs.address_families }}",
-        "web_server_unlimited_networks": "{{ fleet_inputs.unlimited | fleet_addresses(__fleet_resolved_lines) }}",
+        "web_server_unlimited_networks": "{{ fleet_inputs.unlimited }}",
         "web_server_on_miss": "{{ fleet_inputs.on_miss }}",
         "web_server_upstream_index": "{{ __fleet_config.index_url if web_server_on_miss == 'pass' else '' }}",
         # nginx asks its resolvers in turn, and the host itself the first: the others need not know the same names.
@@ -279,10 +275,6 @@ class Wiring:
                 "private_networks": fleet.shared["private_networks"],
                 "reference_url": self.reference_url,
             }
-        names = {*found["monitors"], *found.get("rsync_clients", []), *found.get("unlimited", [])}
-        found["resolved"] = sorted(
-            one for one in names if any(letter.isalpha() for letter in one) and ":" not in one
-        )
         return found
 
     def _paths(self, of: set[str]) -> dict[str, str]:

@@ -56,7 +56,7 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]
         self.told = getattr(data, "left_out_by_fleet", self.told)
         # Each worker is a fork: filters that are loaded before it are loaded once, not once for each task and host.
         Templar(loader=play.get_loader(), variables={}).template(
-            trust_as_template("{{ [] | fleet_addresses([]) }}")
+            trust_as_template("{{ {} | systemd_sandbox }}")
         )
 
     def v2_playbook_on_stats(self, stats: Any) -> None:  # noqa: ARG002 -- the signature is Ansible's

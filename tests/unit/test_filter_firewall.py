@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 RENDER = FilterModule().filters()["firewall_ruleset"]
+NAMES = FilterModule().filters()["firewall_names"]
 
 
 def nft(text: str, tmp_path: Path, before: str = "") -> dict[str, Any]:
@@ -81,6 +82,32 @@ def test_only_what_is_named_is_open(tmp_path: Path) -> None:
     assert metrics == [("192.0.2.0/24",), ("2001:db8::/32",)]
 
 
+def test_names_are_sets_that_only_their_addresses_are_let_in_by(tmp_path: Path) -> None:
+    rules = [
+        {"name": "metrics", "port": 9100, "sources": ["192.0.2.7", "m.example.org", "n.example.org"]},
+        {"name": "metrics", "port": 9100, "sources": ["m.example.org", "o.example.org"]},
+        {"name": "rsync", "port": 873, "sources": ["m.example.org"]},
+    ]
+    found = nft(RENDER(rules), tmp_path)
+    sources = [(rule["comment"], *opened(rule)[1:]) for rule in rules_of(found) if rule.get("comment")][2:]
+    assert sources == [
+        ("metrics", (9100,), ("192.0.2.7",)),
+        ("metrics", (9100,), ("@tcp_9100_ipv4",)),
+        ("metrics", (9100,), ("@tcp_9100_ipv6",)),
+        ("rsync", (873,), ("@tcp_873_ipv4",)),
+        ("rsync", (873,), ("@tcp_873_ipv6",)),
+    ]
+    sets = {item["set"]["name"]: item["set"] for item in found["nftables"] if "set" in item}
+    assert sorted(sets) == ["tcp_873_ipv4", "tcp_873_ipv6", "tcp_9100_ipv4", "tcp_9100_ipv6"]
+    assert not any("elem" in one for one in sets.values()), "nobody, until the host found them"
+    use = NAMES(rules)
+    assert use["lists"] == {
+        "tcp_9100": ["m.example.org", "n.example.org", "o.example.org"],
+        "tcp_873": ["m.example.org"],
+    }
+    assert NAMES([{"port": 80}, {"port": 81, "sources": ["192.0.2.7"]}])["lists"] == {}
+
+
 def test_loading_replaces_the_table_and_leaves_others_alone(tmp_path: Path) -> None:
     theirs = 'table inet foreign { chain input { tcp dport 1 accept comment "theirs"; }; }\n'
     found = nft(RENDER([{"port": 80}]), tmp_path, before=theirs)
@@ -112,6 +139,11 @@ def test_ssh_stays_open_without_any_rule(tmp_path: Path) -> None:
         ([{"port": 80, "protocol": "tcp accept"}], "rule 1.protocol"),
         ([{"port": 80, "sources": ["0.0.0.0/0 } accept #"]}], "rule 1.sources"),
         ([{"port": 80, "sources": "192.0.2.0/24"}], "rule 1.sources: is text"),
+        (
+            [{"port": 80, "sources": ["m.example.org } accept #"]}],
+            "rule 1.sources: entry 1: is 'm.example.org }",
+        ),
+        ([{"port": 80, "sources": ["localhost"]}], "a DNS name, an address, or a network"),
         ([{"port": 80, "sources": ["192.0.2.1/24"]}], "has host bits set"),
         ([{"port": 80, "name": 'x" accept; #'}], "rule 1.name"),
         ([{"port": 80, "name": "x\ny"}], "rule 1.name"),

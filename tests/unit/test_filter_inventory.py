@@ -189,29 +189,17 @@ def test_values_that_repeat_themselves_are_refused() -> None:
     assert "nested too deeply" in problem["problem"]
 
 
-def test_addresses_of_names_are_those_that_the_host_knows() -> None:
-    lines = [
-        "a.example.org 192.0.2.9",
-        "a.example.org 2001:db8::9",
-        "b.example.org 127.0.1.1",
-        "c.example.org 192.0.2.1",
-    ]
-    names = ["a.example.org", "b.example.org", "unknown.example.org", "198.51.100.1", "2001:DB8::1"]
-    found = FILTERS["fleet_addresses"](names, lines)
-    assert found == ["192.0.2.9", "198.51.100.1", "2001:db8::1", "2001:db8::9"]
-    assert FILTERS["fleet_addresses"](["b.example.org"], lines) == []
-
-
-def test_ports_are_open_to_those_whose_address_is_known() -> None:
-    lines = ["m.example.org 192.0.2.9", "t.example.org 2001:db8::7"]
-    inputs = {"names": ["a.example.org"], "monitors": ["m.example.org"], "rsync_clients": ["t.example.org"]}
-    web, metrics = [{"port": 80}, {"port": 443}], {"port": 9100, "sources": ["192.0.2.9"]}
-    rsync = {"port": 873, "sources": ["2001:db8::7"]}
-    assert FILTERS["fleet_ports"](inputs, lines) == [*web, rsync, metrics]
+def test_ports_are_open_to_those_who_need_them_by_address_or_name() -> None:
+    clients = ["2001:db8::7", "t.example.org"]
+    inputs = {"names": ["a.example.org"], "monitors": ["m.example.org"], "rsync_clients": clients}
+    web, metrics = [{"port": 80}, {"port": 443}], {"port": 9100, "sources": ["m.example.org"]}
+    rsync = {"port": 873, "sources": clients}
+    assert FILTERS["fleet_ports"](inputs) == [*web, rsync, metrics]
     udp = {"port": 443, "protocol": "udp"}
-    assert FILTERS["fleet_ports"](inputs, lines, True) == [*web, udp, rsync, metrics]
-    assert FILTERS["fleet_ports"](inputs, []) == web, "a port without sources would be open to all"
-    assert FILTERS["fleet_ports"]({"names": [], "monitors": ["m.example.org"]}, lines) == [metrics]
+    assert FILTERS["fleet_ports"](inputs, True) == [*web, udp, rsync, metrics]
+    assert FILTERS["fleet_ports"](inputs | {"rsync_clients": []}) == [*web, metrics]
+    nobody = {"names": [], "monitors": []}
+    assert FILTERS["fleet_ports"](nobody) == [], "a port without sources would be open to all"
 
 
 RELAY = {"address": "relay.example.org:587", "from": "fleet@example.org"}

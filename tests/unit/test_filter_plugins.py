@@ -87,7 +87,7 @@ PLAY = """
     - ansible.builtin.debug:
         msg: "{{ {'problems': ansible_play_hosts_all | input_problems(hostvars, beside),
                   'conf': fleet_inputs.config | mirror_config(discovered=found) | bandersnatch_config('8.2.0'),
-                  'known': fleet_inputs.resolved | fleet_addresses(['two.example.org 192.0.2.2']),
+                  'known': fleet_inputs | fleet_ports | firewall_names,
                   'firewall': [{'port': [80, 443]}] | firewall_ruleset,
                   'name': fleet_inputs.urls | map('upper') | map('lower') | nginx_server_names} | to_json }}"
       vars:
@@ -146,7 +146,7 @@ def test_a_play_calls_them_from_anywhere(tmp_path: Path) -> None:
     _, _, answer = done.stdout.partition("one | SUCCESS => ")
     found = json.loads(json.JSONDecoder().raw_decode(answer)[0]["msg"])
     assert found["problems"] == []
-    assert found["known"] == ["192.0.2.2"]
+    assert found["known"]["lists"] == {"tcp_9100": ["two.example.org"]}
     assert "    six\n    idna\n" in found["conf"]
     assert found["name"] == "one.example.org"
 

@@ -62,7 +62,6 @@ STUBS = {
     __fleet_entries: "{{ [(lookup('file', control ~ '/mirrors.json') | from_json).mirrors
                           | selectattr('name', 'equalto', inventory_hostname) | first] }}"
 """,
-    "playbooks/tasks/resolve.yml": "- meta: noop",
     "library/run_unit.py": "",
     "action_plugins/run_unit.py": """
 from ansible.plugins.action import ActionBase

@@ -6,14 +6,18 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-# Listeners that the firewall is asked about: the first is open to all, the second to debian-13, the third to nobody.
-OPEN, RESTRICTED, CLOSED = 443, 9100, 8080
+# Listeners that the firewall is asked about: the first is open to all, the second to debian-13, the third to nobody,
+# the fourth to a name that is debian-13's.
+OPEN, RESTRICTED, CLOSED, NAMED = PORTS = 443, 9100, 8080, 873
+FRIEND = "friend.fleet.test"
+NAMES = "mirrorfleet-names.service"
 
 
 @pytest.fixture(scope="module", autouse=True)
-def listeners(scenario):
+def listeners(scenario, lead):
     for host in scenario.hosts.values():
-        for port in (OPEN, RESTRICTED, CLOSED):
+        lead(host.shell, FRIEND, *scenario.hosts["debian-13"].addresses)
+        for port in PORTS:
             host.shell.run(
                 f"systemd-run --quiet --unit listener-{port} python3 -m http.server --bind :: {port}"
             )
@@ -22,7 +26,8 @@ def listeners(scenario):
             )
     yield
     for host in scenario.hosts.values():
-        host.shell.check_output(f"systemctl stop listener-{OPEN} listener-{RESTRICTED} listener-{CLOSED}")
+        host.shell.check_output(f"systemctl stop {' '.join(f'listener-{port}' for port in PORTS)}")
+        lead(host.shell, FRIEND)
 
 
 # --- the host as declared ---
@@ -38,7 +43,7 @@ def test_nothing_but_ssh_is_offered_to_the_network(host):
     sockets = host.check_output("ss -Htuln").splitlines()
     local = [line.split()[4] for line in sockets]
     offered = {address.rsplit(":", 1)[1] for address in local if not re.match(r"127\.|\[::1\]", address)}
-    assert offered == {"22", str(OPEN), str(RESTRICTED), str(CLOSED)}
+    assert offered == {"22", *map(str, PORTS)}
 
 
 def test_our_programs_user_can_do_nothing_else(host):
@@ -91,13 +96,13 @@ def test_the_fleets_authority_is_trusted(host, scenario):
 
 # --- the firewall, from outside ---
 
-ALL = (22, OPEN, RESTRICTED, CLOSED)
+ALL = (22, *PORTS)
 
 
 def test_only_what_was_declared_is_open_and_to_whom(me, scenario, open_ports):
     expected = {
         None: {22, OPEN},
-        "debian-13": {22, OPEN, RESTRICTED},
+        "debian-13": {22, OPEN, RESTRICTED, NAMED},
         "debian-12": {22, OPEN},
         me.name: set(ALL),  # they do listen
     }
@@ -118,8 +123,35 @@ def test_the_firewall_comes_back_with_a_reboot(me, host, open_ports):
     """As systemd loads it then, and nobody else any; the SSH connection that asks for it lives on."""
     before = host.check_output("nft list table inet mirrorfleet")
     host.check_output("nft delete table inet mirrorfleet && systemctl restart nftables.service")
-    assert host.check_output("nft list ruleset") == before
+    until = time.monotonic() + 60
+    while (after := host.check_output("nft list ruleset")) != before and time.monotonic() < until:
+        time.sleep(0.2)
+    assert after == before, "with whom it knows by name"
     assert open_ports(me, ALL) == {22, OPEN}
+
+
+def test_who_moves_is_let_in_at_the_new_address_and_not_at_the_old_one(me, scenario, open_ports, lead):
+    """By name, in both families; and while the name leads nowhere, where it led last."""
+    one, two = (scenario.hosts[name] for name in ("debian-13", "debian-12"))
+    lead(me.shell, FRIEND, *two.addresses)
+    assert NAMED in open_ports(me, ALL, two)
+    if me.name != one.name:
+        assert NAMED not in open_ports(me, ALL, one)
+    lead(me.shell, FRIEND)
+    assert NAMED in open_ports(me, ALL, two)
+    assert "does not resolve" in me.shell.check_output(f"journalctl --no-pager --unit {NAMES}")
+    lead(me.shell, FRIEND, *one.addresses)
+    assert NAMED in open_ports(me, ALL, one)
+    if me.name != two.name:
+        assert NAMED not in open_ports(me, ALL, two)
+
+
+def test_names_are_looked_up_every_five_minutes(host):
+    timer = "systemctl --no-pager show --property NextElapseUSecRealtime --value mirrorfleet-names.timer"
+    due = host.check_output(f'echo $(($(date --date "$({timer})" +%s) - $(date +%s)))')
+    assert -5 < int(due) <= 300
+    assert host.check_output(f"systemctl is-enabled mirrorfleet-names.timer {NAMES}") == "enabled\nenabled"
+    assert host.run(f"systemd-analyze security --no-pager --threshold=26 {NAMES}").succeeded
 
 
 def test_a_firewall_that_was_there_stays_open_after_a_reboot(scenario):
@@ -158,7 +190,7 @@ def test_a_ruleset_that_a_killed_run_left_on_trial_is_proven_by_the_next(me, sce
     me.shell.check_output(
         "systemd-run --quiet --unit=host-state-firewall --on-active=600 nft delete table inet mirrorfleet"
     )
-    assert scenario.converge().changed[me.name] == 1
+    assert scenario.converge().changed[me.name] == 2  # the rules, and whom they let in by name
     assert me.shell.run("systemctl is-active host-state-firewall.timer").stdout.strip() == "inactive"
     assert not me.shell.file("/var/lib/host_state/former.nft").exists
     assert me.shell.run("nft list table inet mirrorfleet").rc == 0

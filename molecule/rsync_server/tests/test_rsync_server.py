@@ -96,6 +96,18 @@ def test_strangers_are_refused(me):
         assert "packages" not in done.stdout
 
 
+def test_who_moves_gets_the_tree_at_the_new_address_alone(me, other, take, lead):
+    """By the next connection: nothing is restarted."""
+    name = f"{other.name}.fleet.test"
+    try:
+        lead(me.shell, name, other.ipv4, "2001:db8::1")
+        assert take("mirror/").succeeded
+        assert "Unknown module 'mirror'" in take("mirror/", address=me.ipv6).stdout
+    finally:
+        lead(me.shell, name)
+    assert take("mirror/", address=me.ipv6).succeeded
+
+
 def test_who_comes_when_all_connections_are_taken_is_told_so(me, other):
     answers = other.shell.check_output("python3 -c %s %s 3", CONNECT, me.ipv4).splitlines()
     assert answers[:2] == ["@RSYNCD: OK"] * 2

@@ -852,6 +852,39 @@ def test_clients_within_a_limited_network_have_a_share_each(
         host.run(f"ip route del {network} dev eth0")
 
 
+def test_who_is_known_by_name_and_moves_is_not_limited_at_the_new_address(host, mirror, other, wheel, lead):
+    before, now = "2001:db8:1:1::7", "2001:db8:1:2::7"
+
+    def limited(source):
+        said = other.shell.check_output(
+            f"python3 -c %s {mirror.address6} {mirror.name} {wheel[0]} 20 {source} {source}", CLIENTS
+        )
+        assert said in ("200 200", "200 429")
+        return said == "200 429"
+
+    def becomes(expected):
+        until = time.monotonic() + 20  # the old workers' last connections
+        while (
+            found := [limited(source) for source in (before, now)]
+        ) != expected and time.monotonic() < until:
+            time.sleep(0.5)
+        assert found == expected
+
+    host.check_output("ip route replace 2001:db8:1::/48 dev eth0")
+    try:
+        for each in (before, now):
+            other.shell.check_output(f"ip address replace {each}/128 dev eth0 nodad")
+        lead(host, "friend.fleet.test", before)
+        becomes([False, True])
+        lead(host, "friend.fleet.test", now)
+        becomes([True, False])
+    finally:
+        lead(host, "friend.fleet.test")
+        for each in (before, now):
+            other.shell.run(f"ip address del {each}/128 dev eth0")
+        host.run("ip route del 2001:db8:1::/48 dev eth0")
+
+
 def test_a_client_that_asks_too_fast_is_slowed_down(mirror):
     """Twenty seconds' worth at once (50 a second here), then at that rate; others do not notice."""
 
@@ -927,7 +960,12 @@ def test_log_is_json_without_clients(host, mirror):
     lines = [json.loads(line) for line in text.splitlines()]
     clients = {line["client"] for line in lines}
     prefix4, prefix6 = mirror.address.rsplit(".", 1)[0], ":".join(mirror.address6.split(":")[:3])
-    assert {f"{prefix4}.0", f"{prefix6}::"} <= clients <= {f"{prefix4}.0", f"{prefix6}::", "127.0.0.0", ""}
+    limited = {"198.51.100.0", "2001:db8:1::"}  # networks that the tests of limits come from
+    assert (
+        {f"{prefix4}.0", f"{prefix6}::"}
+        <= clients
+        <= {f"{prefix4}.0", f"{prefix6}::", "127.0.0.0", "", *limited}
+    )
     assert any(line["uri"] == "/log%22%5c" for line in lines)
     # whatever enemies sent so far, no fault of this server came of it, and so nothing of theirs is in the other log
     errors = host.file("/var/log/nginx/error.log").content
