@@ -488,3 +488,13 @@ def test_a_redirector_is_handed_the_authority_that_clients_need(
     assert done.returncode == 0, done.stdout + done.stderr
     assert ("THE CERTIFICATE" in done.stdout) is (mode == "private_ca")
     assert "THE KEY" not in done.stdout
+
+
+def test_what_all_roles_install_is_known_before_any_of_them_runs(fleet: Fleet) -> None:
+    """A default that another default of its role is part of is undefined on every host, then."""
+    done = fleet.run(
+        "ansible", "all:!retired:!waiting", "-m", "ansible.builtin.debug", "-a", "msg={{ host_baseline_packages }}",
+        "-e", json.dumps({"ansible_facts": {"distribution": "Debian", "distribution_major_version": "13"}}),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout
+    assert "python3-venv" in done.stdout
