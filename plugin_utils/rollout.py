@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from plugin_utils.status import News, Row, answer_of, versions_of
+from plugin_utils.status import News, Row, answer_of, mapping, versions_of
 from plugin_utils.told import printable, some
 from plugin_utils.values import BadValueError
 
@@ -126,7 +126,7 @@ def _found(
     if not status.get("provisioned"):
         return "Never provisioned, so left alone; see playbooks/provision.yml", ""
     running = versions_of(status.get("versions"))
-    noted = _mapping(status.get("update"))
+    noted = mapping(status.get("update"))
     unfinished = bool(noted) or bool(held and held["reason"].startswith(HELD_FOR_AN_UPDATE))
     if held and not unfinished:
         by = f" by {held['by']}" if held["by"] else ""
@@ -137,7 +137,7 @@ def _found(
     found = Due(name, running, wanted, gated, unfinished, tier)
     if not found.parts and not unfinished:
         return "Left alone, for they run what is pinned", ""
-    refused = _mapping(status.get("tree")).get("refused")
+    refused = mapping(status.get("tree")).get("refused")
     if refused and not unfinished:
         # Neither the former programs nor the new ones would sync, and it would be off the list for nothing.
         return "Left alone, for its sync is refused", printable(refused)
@@ -150,10 +150,10 @@ def _wanted(
     """What is pinned of the parts that are to change, what runs of the others."""
     pinned = {
         "mirrorfleet": pins.get("mirrorfleet"),
-        "bandersnatch": _mapping(pins.get("bandersnatch")).get(platform)
+        "bandersnatch": mapping(pins.get("bandersnatch")).get(platform)
         if record.get("mode") == "bandersnatch"
         else None,
-        "nginx": _mapping(pins.get("nginx")).get(platform),
+        "nginx": mapping(pins.get("nginx")).get(platform),
     }
     if only:
         pinned |= {part: running.get(part) for part in pinned if part != PARTS[only]}
@@ -167,7 +167,7 @@ def _is(running: str, wanted: str) -> bool:
 def _mirror(record: Mapping[str, Any], news: News) -> Mirror:
     location = record["location"]
     latitude, longitude = (math.radians(location.get(key) or 0) for key in ("latitude", "longitude"))
-    standing = _mapping(news.standings.get(record["name"]))
+    standing = mapping(news.standings.get(record["name"]))
     return Mirror(
         str(record["name"]),
         str(location["continent"]),
@@ -403,10 +403,6 @@ def _lines(planned: Planned, left: Mapping[str, Mapping[str, str]]) -> list[str]
     for why, names in left.items():
         lines.append(f"  {why}: {some(sorted(names))}")
     return lines
-
-
-def _mapping(value: Any) -> Mapping[str, Any]:
-    return value if isinstance(value, Mapping) else {}
 
 
 def _share(key: str, value: Any) -> float:

@@ -92,8 +92,8 @@ class Answer:
 
 
 def answer_of(result: Any) -> Answer:
-    result = _mapping(result)
-    if status := _mapping(result.get("status")):
+    result = mapping(result)
+    if status := mapping(result.get("status")):
         return Answer(status)
     # A look that took too long has but a message.
     problem = printable(result.get("problem") or result.get("msg") or "no answer")
@@ -108,17 +108,17 @@ class News:
         self.lists = self._all(asked, groups.get("redirectors", []), "list")
         self.redirector = self._first(self.lists)
         self.monitor = self._first(health := self._all(asked, groups.get("monitors", []), "health"))
-        self.standings = _mapping(self.lists.get(self.redirector or "", {}).get("mirrors"))
-        self.health = _mapping(health.get(self.monitor or "", {}).get("mirrors"))
+        self.standings = mapping(self.lists.get(self.redirector or "", {}).get("mirrors"))
+        self.health = mapping(health.get(self.monitor or "", {}).get("mirrors"))
         self.holds: dict[str, Row] = {}
         for name in reversed(groups.get("redirectors", [])):
-            holds = _mapping(asked[name].status.get("holds")) if name in asked else {}
+            holds = mapping(asked[name].status.get("holds")) if name in asked else {}
             self.holds |= {mirror: _held(one) for mirror, one in holds.items()}
 
     def _all(
         self, asked: Mapping[str, Answer], names: Sequence[str], key: str
     ) -> dict[str, Mapping[str, Any]]:
-        found = {name: _mapping(asked[name].status.get(key)) for name in names if name in asked}
+        found = {name: mapping(asked[name].status.get(key)) for name in names if name in asked}
         return {name: one for name, one in found.items() if _whole(one.get("at")) is not None}
 
     def _first(self, found: Mapping[str, Mapping[str, Any]]) -> str | None:
@@ -129,18 +129,18 @@ class News:
         """How a redirector's list differs from the one that counts."""
         if name not in self.lists or name == self.redirector:
             return ""
-        here, there = _listed(_mapping(self.lists[name].get("mirrors"))), _listed(self.standings)
+        here, there = _listed(mapping(self.lists[name].get("mirrors"))), _listed(self.standings)
         told = [f"lists {some(here - there)}"] if here - there else []
         told += [f"lacks {some(there - here)}"] if there - here else []
         return f"its list is not {self.redirector}'s: it {' and '.join(told)}" if told else ""
 
 
 def _listed(standings: Mapping[str, Any]) -> set[str]:
-    return {name for name, one in standings.items() if _mapping(one).get("listed") is True}
+    return {name for name, one in standings.items() if mapping(one).get("listed") is True}
 
 
 def _held(hold: Any) -> Row:
-    hold = _mapping(hold)
+    hold = mapping(hold)
     return {
         "reason": printable(hold.get("reason") or ""),
         "since": _whole(hold.get("since")),
@@ -150,7 +150,7 @@ def _held(hold: Any) -> Row:
 
 def _update(told: Any) -> Row:
     """What an update that is not at its end noted."""
-    told = _mapping(told)
+    told = mapping(told)
     return {
         "step": printable(told.get("step") or "unknown", 20),
         "since": _whole(told.get("since")),
@@ -164,13 +164,13 @@ def versions_of(told: Any) -> dict[str, str]:
     return {
         part: printable(version, 60)
         for part in ("mirrorfleet", "bandersnatch", "nginx")
-        if isinstance(version := _mapping(told).get(part), str) and version
+        if isinstance(version := mapping(told).get(part), str) and version
     }
 
 
 def _withdrawn(told: Any) -> Row:
     """An address family for which a listed mirror is not listed."""
-    told = _mapping(told)
+    told = mapping(told)
     return {key: printable(told.get(key) or "") for key in ("family", "code", "reason", "next")} | {
         "since": _whole(told.get("since"))
     }
@@ -179,12 +179,12 @@ def _withdrawn(told: Any) -> Row:
 def _row(name: str, kinds: list[str], answer: Answer, record: Mapping[str, Any], news: News) -> Row:
     status = answer.status
     is_mirror = "mirror" in kinds
-    tree, disk = _mapping(status.get("tree")), _mapping(status.get("disk"))
-    standing = _mapping(news.standings.get(name)) if is_mirror else {}
-    seen = _mapping(news.health.get(name)) if is_mirror else {}
-    versions = _mapping(status.get("versions"))
+    tree, disk = mapping(status.get("tree")), mapping(status.get("disk"))
+    standing = mapping(news.standings.get(name)) if is_mirror else {}
+    seen = mapping(news.health.get(name)) if is_mirror else {}
+    versions = mapping(status.get("versions"))
     by_news = _whole(seen.get("certificate_expires"))
-    own = _mapping(status.get("list"))
+    own = mapping(status.get("list"))
     return {
         "name": name,
         "kinds": kinds,
@@ -214,8 +214,8 @@ def _row(name: str, kinds: list[str], answer: Answer, record: Mapping[str, Any],
         "update": _update(status["update"]) if is_mirror and "update" in status else None,
         "list": {key: own.get(key) for key in ("at", "refused", "kept")} if own else None,
         "health": {
-            "at": _whole(_mapping(status["health"]).get("at")),
-            "problem": printable(_mapping(status["health"]).get("problem") or ""),
+            "at": _whole(mapping(status["health"]).get("at")),
+            "problem": printable(mapping(status["health"]).get("problem") or ""),
         }
         if "health" in status
         else None,
@@ -336,10 +336,10 @@ def _of_pins(row: Row, pins: Mapping[str, Any]) -> Iterator[Why]:
     platform = row["platform"] or ""
     wanted = {
         "mirrorfleet": pins.get("mirrorfleet"),
-        "bandersnatch": _mapping(pins.get("bandersnatch")).get(platform)
+        "bandersnatch": mapping(pins.get("bandersnatch")).get(platform)
         if row["mode"] == "bandersnatch"
         else None,
-        "nginx": _mapping(pins.get("nginx")).get(platform),
+        "nginx": mapping(pins.get("nginx")).get(platform),
     }
     told = [
         f"{key} {row['versions'][key]}, pinned is {pin}"
@@ -390,7 +390,7 @@ def _former(text: str) -> Mapping[str, Any]:
 
 def _since(earlier: Any, now: int) -> int:
     """Since when a host does not answer: as an earlier run found it, else as of now."""
-    known = _whole(_mapping(_mapping(earlier).get("ssh")).get("since"))
+    known = _whole(mapping(mapping(earlier).get("ssh")).get("since"))
     return now if known is None else known
 
 
@@ -475,7 +475,7 @@ def size(count: float) -> str:
 # --- what hosts say, as far as it is of its type ---
 
 
-def _mapping(value: Any) -> Mapping[str, Any]:
+def mapping(value: Any) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
 
 
@@ -516,7 +516,7 @@ def list_changes(before: Any, after: Any) -> list[str]:
     lines += _reasons("not listed", new.keys() - listed - left, new)
     for family, label in FAMILIES.items():
         told = {
-            name: [_withdrawn(one) for one in _list(_mapping(new[name]).get("withdrawn"))] for name in listed
+            name: [_withdrawn(one) for one in _list(mapping(new[name]).get("withdrawn"))] for name in listed
         }
         over = {name: one for name, found in told.items() for one in found if one["family"] == family}
         lines += _reasons(f"listed, but not over {label}", over, over)
@@ -524,14 +524,14 @@ def list_changes(before: Any, after: Any) -> list[str]:
 
 
 def _known(found: Any) -> dict[str, Any] | None:
-    mirrors = _mapping(found).get("mirrors")
+    mirrors = mapping(found).get("mirrors")
     return dict(mirrors) if isinstance(mirrors, Mapping) else None
 
 
 def _reasons(what: str, names: Iterable[str], standings: Mapping[str, Any], most: int = 10) -> Iterator[str]:
     names = sorted(names)
     for name in names[:most]:
-        one = _mapping(standings.get(name)) or {"reason": "retired, or its record is gone"}
+        one = mapping(standings.get(name)) or {"reason": "retired, or its record is gone"}
         then = f"; {one['next']}" if one.get("next") else ""
         yield printable(f"{what}: {name}: {one.get('reason') or 'no reason given'}{then}").join(("  ", ""))
     if len(names) > most:

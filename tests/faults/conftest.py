@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 from faults.clients import use
@@ -11,6 +11,7 @@ from faults.fleet import Daemon, Host, Mirror, Origin, Site, Tier2
 from faults.nginx import Nginx, over
 
 PROJECTS = ["alpha", "beta", "gamma-delta"]
+Served = TypeVar("Served", Site, Nginx)
 
 
 def pytest_runtest_setup() -> None:
@@ -45,32 +46,29 @@ def origin(tmp_path: Path) -> Origin:
     return origin
 
 
+def each_of(start: Callable[[Path, int], Served]) -> Iterator[Callable[[Path], Served]]:
+    """What starts a server over a tree, numbered; all that it started stop with the test."""
+    servers: list[Served] = []
+
+    def one(tree: Path) -> Served:
+        servers.append(start(tree, len(servers)))
+        return servers[-1]
+
+    yield one
+    for server in servers:
+        server.stop()
+
+
 @pytest.fixture
 def serve(tmp_path: Path) -> Iterator[Callable[[Path], Site]]:
-    """Start an upstream, whose faults are told it, over a tree; all of them stop with the test."""
-    sites: list[Site] = []
-
-    def start(tree: Path) -> Site:
-        sites.append(Site(tree, tmp_path / f"site{len(sites)}"))
-        return sites[-1]
-
-    yield start
-    for site in sites:
-        site.stop()
+    """Start an upstream, whose faults are told it, over a tree."""
+    yield from each_of(lambda tree, number: Site(tree, tmp_path / f"site{number}"))
 
 
 @pytest.fixture
 def web(tmp_path: Path) -> Iterator[Callable[[Path], Nginx]]:
-    """Start a mirror's own web server over its served tree; all of them stop with the test."""
-    servers: list[Nginx] = []
-
-    def start(tree: Path) -> Nginx:
-        servers.append(over(tree, tmp_path / f"nginx{len(servers)}"))
-        return servers[-1]
-
-    yield start
-    for server in servers:
-        server.stop()
+    """Start a mirror's own web server over its served tree."""
+    yield from each_of(lambda tree, number: over(tree, tmp_path / f"nginx{number}"))
 
 
 @pytest.fixture
