@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import subprocess
@@ -26,9 +27,13 @@ SHARING = {
     if Path(tests).parent.name == "tests"
 }
 SCENARIOS = LONG + sorted(BY_NAME - SHARING - set(LONG))
-LINES_SHOWN = 80
-# What failed, in Ansible's words and pytest's, wherever it stands in a log of thousands of lines.
-TELLING = re.compile(r"│\S*\s+(E  |FAILED|ERROR|fatal:|\[ERROR\])|failed=[1-9]|unreachable=[1-9]")
+LINES_SHOWN = 120
+# What failed, in Ansible's words and pytest's, wherever it stands in a log of thousands of lines: and how many of them.
+TELLING = {
+    re.compile(r"│\s+(fatal|failed): \["): 30,
+    re.compile(r"│\s+(E  |FAILED|ERROR|\[ERROR\])|failed=[1-9]|unreachable=[1-9]"): 3,
+}
+BEYOND = re.compile(r"│\s+(TASK|PLAY|changed:|ok:|skipping:) |│$|└─")
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -72,8 +77,11 @@ def test_scenario(name: str) -> None:
 
 
 def told(log: Path) -> str:
-    """The lines that tell of failures, each with the next, where a long one goes on; else the last ones."""
+    """The lines that tell of failures, each with those that it goes on in; else the last ones."""
     lines = [COLOUR.sub("", line).rstrip() for line in log.read_text(errors="replace").splitlines()]
-    telling = [i for i, line in enumerate(lines) if TELLING.search(line)]
-    shown = sorted({j for i in telling for j in (i, i + 1, i + 2) if j < len(lines)})
-    return "\n".join([lines[i] for i in shown][-LINES_SHOWN:] if shown else lines[-LINES_SHOWN:])
+    shown = set()
+    for i, line in enumerate(lines):
+        for much in [much for telling, much in TELLING.items() if telling.search(line)]:
+            more = itertools.takewhile(lambda one: not BEYOND.search(one), lines[i + 1 : i + much])
+            shown |= set(range(i, i + 1 + len(list(more))))
+    return "\n".join(([lines[i] for i in sorted(shown)] or lines)[-LINES_SHOWN:])

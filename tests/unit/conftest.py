@@ -29,8 +29,6 @@ sys.path[:0] = [str(ROOT), str(ROOT / "filter_plugins"), str(ROOT / "library")]
 # make names the project's configuration; a test that runs Ansible says itself which one it wants.
 os.environ.pop("ANSIBLE_CONFIG", None)
 
-NOW = datetime.datetime.now(datetime.UTC)
-
 
 @dataclass
 class Authority:
@@ -47,14 +45,15 @@ class Authority:
     def issue(self, *names: str, days: float = 30) -> Path:
         """A PEM file with key and certificate for names or addresses; one of negative days has expired."""
         key = ec.generate_private_key(ec.SECP256R1())
+        now = datetime.datetime.now(datetime.UTC)
         certificate = (
             x509.CertificateBuilder()
             .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, names[0])]))
             .issuer_name(self.certificate.subject)
             .public_key(key.public_key())
             .serial_number(x509.random_serial_number())
-            .not_valid_before(NOW - datetime.timedelta(days=60))
-            .not_valid_after(NOW + datetime.timedelta(days=days))
+            .not_valid_before(now - datetime.timedelta(days=60))
+            .not_valid_after(now + datetime.timedelta(days=days))
             .add_extension(
                 x509.SubjectAlternativeName([_general_name(name) for name in names]), critical=False
             )
@@ -81,6 +80,7 @@ def _private_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
 @pytest.fixture(scope="session")
 def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
     key = ec.generate_private_key(ec.SECP256R1())
+    now = datetime.datetime.now(datetime.UTC)
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Test authority")])
     usage = x509.KeyUsage(
         digital_signature=True, key_cert_sign=True, crl_sign=True, content_commitment=False, key_encipherment=False,
@@ -92,8 +92,8 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
         .issuer_name(name)
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
-        .not_valid_before(NOW - datetime.timedelta(days=365))
-        .not_valid_after(NOW + datetime.timedelta(days=365))
+        .not_valid_before(now - datetime.timedelta(days=365))
+        .not_valid_after(now + datetime.timedelta(days=365))
         .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
         .add_extension(usage, critical=True)
         .sign(key, hashes.SHA256())

@@ -9,8 +9,9 @@ KILLS = 50
 COMMAND = (
     f"cd /srv/faults && KILLS={KILLS} NGINX_CONFIGURATION=/srv/faults/nginx/Debian-$(cut -d. -f1 /etc/debian_version)"
     " PYTHONPATH=site:src:tests"
+    " COLUMNS=200"
     " /opt/bandersnatch/current/bin/python -m pytest -q -p no:cacheprovider -c /dev/null --rootdir=/srv/faults"
-    " --import-mode=importlib --durations=10 tests/faults 2>&1"
+    " --import-mode=importlib --durations=10 --show-capture=stdout tests/faults 2>&1"
 )
 
 
@@ -24,5 +25,6 @@ def outcomes(scenario):
 
 def test_every_fault_is_survived(outcomes, me):
     outcome = outcomes[me.name]
-    print(outcome.stdout[-3000:])
+    why = [line for line in outcome.stdout.splitlines() if line.startswith(("E  ", "KILL_SEED", "killed:"))]
+    print("\n".join(why), outcome.stdout[-3000:], sep="\n")
     assert outcome.rc == 0

@@ -97,7 +97,8 @@ def status_page(browser: Path):
     browser.write_text(f'#!/bin/sh\necho "$1" >{opened}\n')
     browser.chmod(0o755)
     process = subprocess.Popen(
-        ["make", "-s", "demo-page"],
+        # Ctrl-C is heard, also where the tests were started by a shell that has them ignore it: in the background.
+        ["env", "--default-signal=INT", "make", "-s", "demo-page"],
         cwd=ROOT,
         env=ENVIRONMENT | {"BROWSER": str(browser)},
         start_new_session=True,
