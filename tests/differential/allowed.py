@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 Files = dict[str, dict[str, Any]]
+Choice = dict[str, Any]  # of chooser.py
 
 
 def names_no_file_can_have(name: str, described: dict[str, Any]) -> bool:
@@ -111,12 +112,69 @@ def project_passed_on(theirs: dict[str, Any], ours: dict[str, Any]) -> list[str]
     ]
 
 
+def unread(choice: Choice, files: Files, entries: Files) -> bool:
+    """uv reads no page that has null for an upload time, or what is none for a sha256; here it has neither."""
+    causes = ("invalid type: null, expected a timestamp", "Invalid hash digest length")
+    return choice.get("refused", "").startswith(causes)
+
+
+def undated(choice: Choice, files: Files, entries: Files) -> bool:
+    """pip keeps to no date where any file has none, also one that is left out here."""
+    missing = any(
+        one["uploaded"] is None and any(rule(name, one) for rule in LEFT_OUT) for name, one in files.items()
+    )
+    return missing and "upload-time" in choice.get("refused", "")
+
+
+def left_out(choice: Choice, files: Files, entries: Files) -> bool:
+    """What is left out here cannot be chosen here."""
+    name = choice["file"]
+    return name in files and any(rule(name, files[name]) for rule in LEFT_OUT)
+
+
+def no_metadata(choice: Choice, files: Files, entries: Files) -> bool:
+    """Upstream does not give the metadata that it announces; here it is not announced, or is the wheel's own."""
+    entry = entries.get(choice["file"], {})
+    announced = entry.get("core-metadata") or entry.get("dist-info-metadata")
+    given = isinstance(announced, dict) and files[choice["file"]]["metadata"] == announced["sha256"]
+    return "refused" in choice and bool(announced) and not given
+
+
+def long_metadata(choice: Choice, files: Files, entries: Files) -> bool:
+    """pip cannot write metadata whose name is longer than a file's may be; here it is not announced."""
+    return "File name too long" in choice.get("refused", "")
+
+
+def capitals(choice: Choice, files: Files, entries: Files) -> bool:
+    """pip takes a hash in capitals for a wrong one; here it is written in small letters."""
+    hashes = entries.get(choice["file"], {"hashes": {}})["hashes"].values()
+    return "refused" in choice and any(digest != digest.lower() for digest in hashes)
+
+
+def url_with_more(choice: Choice, files: Files, entries: Files) -> bool:
+    """pip takes a URL's fragment for its hash, and appends to its query what metadata's path ends with."""
+    return "refused" in choice and bool({"#", "?"} & set(entries.get(choice["file"], {"url": ""})["url"]))
+
+
+CHOICES = (unread, undated, left_out, no_metadata, long_metadata, capitals, url_with_more)
+
+
+def same_choice(theirs: Choice, ours: Choice, files: Files, entries: Files, rules: Rules) -> bool:
+    """Whether a client chose the same of a project, whose files are these upstream, with these entries of its page."""
+    if any(rule(theirs, files, entries) for rule in rules.choices):
+        return True
+    if rules is COPY and "hashes" in theirs:
+        theirs = theirs | {"hashes": {"sha256": files[theirs["file"]]["bytes"]}}
+    return ours == theirs
+
+
 @dataclass(frozen=True)
 class Rules:
     left_out: tuple[Callable[[str, dict[str, Any]], bool], ...]
     same_file: Callable[[str, dict[str, Any], dict[str, Any]], list[str]]
     same_project: Callable[[dict[str, Any], dict[str, Any]], list[str]]
+    choices: tuple[Callable[[Choice, Files, Files], bool], ...]
 
 
-COPY = Rules(LEFT_OUT, same_file, same_project)  # of a mirror that has a tree
-CACHE = Rules((), passed_on, project_passed_on)
+COPY = Rules(LEFT_OUT, same_file, same_project, CHOICES)  # of a mirror that has a tree
+CACHE = Rules((), passed_on, project_passed_on, ())

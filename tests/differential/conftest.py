@@ -21,27 +21,46 @@ sys.path[:0] = [str(ROOT), str(ROOT / "filter_plugins")]
 from tests import nginx_material  # noqa: E402
 
 
-class Reader:
-    def __init__(self) -> None:
-        command = [ROOT / "build/clients/bin/python", Path(__file__).with_name("reader.py")]
+class Client:
+    """A script in the clients' environment, which answers each line by one."""
+
+    def __init__(self, script: str, *arguments: Path) -> None:
+        command = [ROOT / "build/clients/bin/python", Path(__file__).with_name(script), *arguments]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
-    def read(self, url: str, projects: list[str], *, html: bool = False) -> dict[str, Any]:
+    def ask(self, **asked: Any) -> Any:
         assert self._process.stdin is not None and self._process.stdout is not None
-        asked = {"url": f"{url}/simple/", "projects": projects, "html": html}
         print(json.dumps(asked), file=self._process.stdin, flush=True)
-        found: dict[str, Any] = json.loads(self._process.stdout.readline())
-        return found
+        return json.loads(self._process.stdout.readline())
 
     def stop(self) -> None:
         self._process.communicate()
 
 
+class Reader(Client):
+    def read(self, url: str, projects: list[str], *, html: bool = False) -> dict[str, Any]:
+        found: dict[str, Any] = self.ask(url=f"{url}/simple/", projects=projects, html=html)
+        return found
+
+
+class Chooser(Client):
+    def choose(self, url: str, questions: list[tuple[str, str, str]]) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = self.ask(url=f"{url}/simple/", questions=questions)
+        return found
+
+
 @pytest.fixture(scope="session")
 def reader() -> Iterator[Reader]:
-    reader = Reader()
+    reader = Reader("reader.py")
     yield reader
     reader.stop()
+
+
+@pytest.fixture(scope="session")
+def chooser() -> Iterator[Chooser]:
+    chooser = Chooser("chooser.py", ROOT / ".venv/bin/uv")
+    yield chooser
+    chooser.stop()
 
 
 @pytest.fixture(autouse=True)

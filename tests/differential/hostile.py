@@ -39,9 +39,9 @@ SERIALS = ["rising", "constant", "missing", "falling"]
 SHAPES = ["both", "both", "no documents", "no validators", "documents behind"]
 ODD = [" 2", "-2", "é漢", "@,=(;", "#?%25", "+x&y", "%2F", "~", "'"]
 STATUSES = ["active", "archived", "deprecated", "frozen-by-admin"]
-REASONS = [False, True, "", "broken", "do <b>not</b> \"use\" & 'that'\nat all \u2028 ", "\x07bell"]
-REQUIRES = [None, ">=3.8", ">=2.7, !=3.0.*", '>=3; "x" <y> & z', "", "no specifier"]
-TIMES = ["2020-01-01T00:00:00Z", "2020-01-01T00:00:00.123456Z", "2020-01-01T02:00:00+02:00", None]
+REASONS = [*[False] * 5, True, "", "broken", "do <b>not</b> \"use\" & 'that'\nat all \u2028 ", "\x07bell"]
+REQUIRES = [None, ">=3.8", ">=2.7, !=3.0.*", '>=3; "x" <y> & z', "", "no specifier", ">=3.99"]
+TIMES = [*["2020-01-01T00:00:00Z", "2020-01-01T00:00:00.123456Z", "2020-01-01T02:00:00+02:00"] * 4, None]
 
 
 def sha256(data: bytes) -> str:

@@ -6,13 +6,14 @@ The seed of each upstream is in its test's name; DIFFERENTIAL_SEED=n runs that o
 from __future__ import annotations
 
 import os
+import random
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from differential.allowed import CACHE, COPY, Rules
+from differential.allowed import CACHE, COPY, Rules, same_choice
 from differential.conftest import CACHE_FORGETS
 from differential.hostile import Upstream
 from faults.fleet import Host, Mirror, Tier2
@@ -105,12 +106,30 @@ def other_urls(pages: dict[str, Any], documents: dict[str, Any]) -> list[str]:
     return found
 
 
+QUESTIONS = 1  # of each state, asked at upstream and every mirror: some 0.2 s of CPU each
+WAYS = ["newest", "prerelease", "cooldown", "source", "pinned"]
+
+
+def questions(chance: random.Random, upstream: Upstream) -> list[tuple[str, str, str]]:
+    """Of a sample of projects, which client to ask, for what, and in which way."""
+    asked = []
+    for project in chance.sample([one for one in upstream.projects.values() if one.entries], QUESTIONS):
+        client, way = chance.choice(["pip", "uv"]), chance.choice(WAYS)
+        if way == "pinned":  # also to what is yanked
+            version = chance.choice(sorted(set(project.versions.values())))
+            asked.append((client, f"{project.name}=={version}", "newest"))
+        else:
+            asked.append((client, project.name, way))
+    return asked
+
+
 @pytest.mark.chance
 @pytest.mark.parametrize("seed", SEEDS)
 def test_a_client_gets_here_what_it_gets_upstream(
     seed: int,
     tmp_path: Path,
     reader: Any,
+    chooser: Any,
     serve: Callable[[Path], str],
     cache_of: Callable[[str], str],
     tier1_of: Callable[..., Mirror],
@@ -125,6 +144,7 @@ def test_a_client_gets_here_what_it_gets_upstream(
     cache, forgotten = cache_of(upstream.url), 0.0
     ever: set[str] = set()
     former: dict[tuple[str, str], Any] = {}
+    chance = random.Random(seed)
 
     def compare(state: int, name: str, url: str, log: str = "", rules: Rules = COPY) -> None:
         ours = reader.read(url, sorted(ever))
@@ -138,6 +158,11 @@ def test_a_client_gets_here_what_it_gets_upstream(
         else:
             found += differences(reader.read(upstream.url, sorted(changed), html=True), pages, rules)
             found += other_urls(pages, changed)
+        for question, there, here in zip(asked, chosen, chooser.choose(url, asked), strict=True):
+            project = question[1].partition("==")[0]
+            files, entries = theirs[project].get("files", {}), upstream.projects[project].entries
+            if not same_choice(there, here, files, entries, rules):
+                found.append(f"{question}: {here}, upstream {there}; its page has {list(entries.values())}")
         assert not found, (
             f"seed {seed} ({upstream.shape}, serials {upstream.serials}), state {state}, {name}:\n"
             + "\n".join(found[:20])
@@ -150,6 +175,8 @@ def test_a_client_gets_here_what_it_gets_upstream(
             ever |= upstream.projects.keys()
             origin.configure(selection={"projects": sorted(ever)})
             theirs = reader.read(upstream.url, sorted(ever))
+            asked = questions(chance, upstream)
+            chosen = chooser.choose(upstream.url, asked)
             for host in hosts:
                 host.run("sync", expect=None)
                 if host.root.name not in sites:
