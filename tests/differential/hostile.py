@@ -6,6 +6,7 @@ All of it comes from one seed. An upstream is a server of its own on loopback; `
 from __future__ import annotations
 
 import copy
+import gzip
 import hashlib
 import html
 import io
@@ -68,7 +69,11 @@ def wheel(name: str, version: str, own: bytes | None) -> bytes:
 
 def sdist(name: str, version: str) -> bytes:
     stream = io.BytesIO()
-    with tarfile.open(fileobj=stream, mode="w:gz") as archive:
+    # The same bytes whenever it is made.
+    with (
+        gzip.GzipFile(fileobj=stream, mode="wb", mtime=0) as packed,
+        tarfile.open(fileobj=packed, mode="w") as archive,
+    ):
         member = tarfile.TarInfo(f"{name}-{version}/PKG-INFO")
         data = metadata_of(name, version)
         member.size = len(data)
