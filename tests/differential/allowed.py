@@ -56,7 +56,8 @@ def same_file(name: str, theirs: dict[str, Any], ours: dict[str, Any]) -> list[s
         "yanked": theirs["yanked"] if theirs["yanked"] is None else text(theirs["yanked"]) or "",
         # Upstream may not say (PEP 691); here it is known (PEP 700).
         "size": theirs["size"] if theirs["size"] is not None else ours["size"],
-        "uploaded": moment(theirs["uploaded"]),
+        # A document behind its page may still say of the same bytes what the page does not any more.
+        "uploaded": moment(theirs["uploaded"] or theirs.get("told")),
         "provenance": https_only(theirs["provenance"]),
     }
     found = {key: ours[key] for key in expected} | {"uploaded": moment(ours["uploaded"])}
@@ -96,6 +97,7 @@ def same_project(theirs: dict[str, Any], ours: dict[str, Any]) -> list[str]:
 def passed_on(name: str, theirs: dict[str, Any], ours: dict[str, Any]) -> list[str]:
     """What differs between a file of a cache, which passes on what upstream says and gives, and upstream's."""
     expected = theirs | {"url": ours["url"], "provenance": https_only(theirs["provenance"])}
+    expected.pop("told", None)
     if name.startswith("."):
         # Below packages/ it is hidden, by the rule for what is not finished in a tree.
         expected |= {key: ours[key] for key in ("bytes", "metadata") if ours[key] == "HTTP 404"}
