@@ -111,10 +111,16 @@ QUESTIONS = 1  # of each state, asked at upstream and every mirror: some 0.2 s o
 WAYS = ["newest", "prerelease", "cooldown", "source", "pinned"]
 
 
-def questions(chance: random.Random, upstream: Upstream) -> list[tuple[str, str, str]]:
-    """Of a sample of projects, which client to ask, for what, and in which way."""
+def questions(
+    chance: random.Random, upstream: Upstream, theirs: dict[str, Any]
+) -> list[tuple[str, str, str]]:
+    """Of a sample of projects, which client to ask, for what, and in which way.
+
+    None is asked for that pypi-simple cannot read, by whose reading of the files a choice is judged.
+    """
     asked = []
-    for project in chance.sample([one for one in upstream.projects.values() if one.entries], QUESTIONS):
+    read = [one for one in upstream.projects.values() if one.entries and "files" in theirs[one.name]]
+    for project in chance.sample(read, QUESTIONS):
         client, way = chance.choice(["pip", "uv"]), chance.choice(WAYS)
         if way == "pinned":  # also to what is yanked
             version = chance.choice(sorted(set(project.versions.values())))
@@ -175,7 +181,7 @@ def test_a_client_gets_here_what_it_gets_upstream(
             found += other_urls(pages, changed)
         for question, there, here in zip(asked, chosen, chooser.choose(url, asked), strict=True):
             project = question[1].partition("==")[0]
-            files, entries = theirs[project].get("files", {}), upstream.projects[project].entries
+            files, entries = theirs[project]["files"], upstream.projects[project].entries
             if not same_choice(there, here, files, entries, rules):
                 found.append(f"{question}: {here}, upstream {there}; its page has {list(entries.values())}")
         assert not found, (
@@ -191,7 +197,7 @@ def test_a_client_gets_here_what_it_gets_upstream(
             origin.configure(selection={"projects": sorted(ever)})
             theirs = reader.read(upstream.url, sorted(ever))
             note_documents(theirs, upstream)
-            asked = questions(chance, upstream)
+            asked = questions(chance, upstream, theirs)
             chosen = chooser.choose(upstream.url, asked)
             for host in hosts:
                 host.run("sync", expect=None)
