@@ -30,10 +30,10 @@ SCENARIOS = LONG + sorted(BY_NAME - SHARING - set(LONG))
 LINES_SHOWN = 120
 # What failed, in Ansible's words and pytest's, wherever it stands in a log of thousands of lines: and how many of them.
 TELLING = {
-    re.compile(r"│\s+(fatal|failed): \["): 30,
+    re.compile(r"│\s+((fatal|failed): \[|-+ Captured stdout )"): 40,
     re.compile(r"│\s+(E  |FAILED|ERROR|\[ERROR\])|failed=[1-9]|unreachable=[1-9]"): 3,
 }
-BEYOND = re.compile(r"│\s+(TASK|PLAY|changed:|ok:|skipping:) |│$|└─")
+BEYOND = re.compile(r"│\s+(TASK|changed:|ok:|skipping:|-+ Captured stderr) |└─")
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 

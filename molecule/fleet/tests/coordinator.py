@@ -78,6 +78,8 @@ def playbook(
         os.killpg(process.pid, 9)
         output, _ = process.communicate()
         assert kill_after is not None, f"{name} took over 15 minutes:\n{output[-6000:]}"
+    # What a failed test shows, here and of CI's log.
+    print(*output.splitlines()[-25:], sep="\n")
     return Run(process.returncode, output)
 
 
