@@ -6,7 +6,6 @@ disappear at once).
 """
 
 import argparse
-import asyncio
 import json
 import logging
 import signal
@@ -14,107 +13,20 @@ import sqlite3
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NoReturn
 
 from . import __version__
-from .common.config import Config, ConfigError, load
-from .common.database import is_corrupt, set_aside
-from .common.guards import BusyError, RefusedError, only_one
+from .common.config import ConfigError, load
+from .common.guards import BusyError, RefusedError
 from .common.log import set_up
-from .common.progress import Progress
 from .common.schema import InvalidDocumentError
-from .served import metrics
-from .served.agreement import agree
-from .served.state import State
-from .served.status import write_status
-from .sync.cache import BadTargetError, purge
-from .sync.check import check
-from .sync.context import Context
-from .sync.publish import publish
-from .sync.run import sync
 
 log = logging.getLogger("mirrorfleet")
 
 FAILED = 1
-CODES: dict[type[Exception], int] = {ConfigError: 2, BadTargetError: 2, BusyError: 3, RefusedError: 4}
+CODES: dict[type[Exception], int] = {ConfigError: 2, BusyError: 3, RefusedError: 4}
 Answer = tuple[bool, dict[str, Any]]
-
-
-def _dump(context: Context) -> Answer:
-    from .fetch.dump import dump  # noqa: PLC0415 - no mirror runs it
-
-    context.config.paths.fetched.mkdir(parents=True, exist_ok=True)
-    outcome = asyncio.run(
-        dump(context.config, context.state, context.progress, allow_shrink=context.allow_shrink)
-    )
-    return not outcome.failed, {
-        "changed": len(outcome.changed),
-        "removed": len(outcome.removed),
-        "failed": outcome.failed,
-        "bytes": outcome.bytes,
-    }
-
-
-def _publish(context: Context) -> Answer:
-    result = publish(context.config, context.state, allow_shrink=context.allow_shrink)
-    return not result.incomplete, {
-        "serial": context.state.get("serial"),
-        "changed": result.changed,
-        "removed": result.removed,
-        "deleted": result.deleted,
-        "incomplete": result.incomplete,
-    }
-
-
-def _check(context: Context) -> Answer:
-    # A project whose fetch is under way has files that no page names yet.
-    settled = not context.state.troubles()
-    report = check(context.config, context.state, context.lock, everything=True, sweep=settled)
-    _write_metrics(context)
-    return not report.broken, asdict(report)
-
-
-def _write_metrics(context: Context) -> None:
-    """A sync whose metrics cannot be told, as before the monitoring agent is there, is a sync all the same."""
-    try:
-        metrics.write(context.config, context.state)
-    except OSError as error:
-        log.warning("metrics were not written: %s: %s", error.filename, error.strerror)
-
-
-def _sync(context: Context) -> Answer:
-    started = time.monotonic()
-    good = False
-    context.state.put("refused", None)
-    try:
-        outcome = sync(context)
-        good = outcome.good
-    except RefusedError as error:
-        context.state.put("refused", str(error))
-        write_status(context.config, context.state, int(context.state.get("serial") or 0), None)
-        raise
-    finally:
-        seconds = time.monotonic() - started
-        context.state.put("last_run", {"good": good, "ended": time.time(), "seconds": seconds})
-        _write_metrics(context)
-    return good, outcome.summary
-
-
-WRITING: dict[str, Callable[[Context], Answer]] = {
-    "sync": _sync,
-    "dump": _dump,
-    "publish": _publish,
-    "pull": _sync,
-    "check": _check,
-}
-MODES = {
-    "dump": ("origin",),
-    "publish": ("origin", "bandersnatch"),
-    "pull": ("rsync",),
-    "check": ("origin", "bandersnatch", "rsync"),
-}
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -191,60 +103,6 @@ def _own_verb(verbs: Any, name: str, config: str, text: str) -> argparse.Argumen
     return verb
 
 
-def _write(config: Config, options: argparse.Namespace) -> int:
-    """A verb that writes the trees: one at a time, with a summary as its last line."""
-    started = time.monotonic()
-    if config.mode not in MODES.get(options.verb, (config.mode,)):
-        raise ConfigError(f"{options.config}: mode: {options.verb} is not for mode {config.mode}")
-
-    def work(state: State, lock: int) -> Answer:
-        progress = Progress(1 if options.progress else 60, lambda now: state.put("progress", now))
-        full = getattr(options, "full", False)
-        agree(config, state)
-        return WRITING[options.verb](Context(config, state, progress, lock, options.allow_shrink, full))
-
-    with only_one(config.paths.state / "lock") as lock:
-        good, summary = _with_state(config, lambda state: work(state, lock))
-    seconds = round(time.monotonic() - started, 3)
-    print(json.dumps({"verb": options.verb, "good": good, "seconds": seconds, **summary}), flush=True)
-    return 0 if good else FAILED
-
-
-def _with_state(config: Config, work: Callable[[State], Answer]) -> Answer:
-    """A corrupt state is set aside, and the work done once more with a new one."""
-    try:
-        with State(config.database) as state:
-            return work(state)
-    except (sqlite3.DatabaseError, ExceptionGroup) as error:
-        if not is_corrupt(error):
-            raise
-        aside = set_aside(config.database)
-        log.error(
-            "state: %s is corrupt and set aside as %s; it is made anew from what is served: %s",
-            config.database,
-            aside,
-            error,
-        )
-    with State(config.database) as state:
-        state.put("set_aside_at", time.time())
-        return work(state)
-
-
-def _purge(directory: Path, what: list[str]) -> int:
-    if not directory.is_dir():
-        raise ConfigError(
-            f"{directory} is not there: this mirror passes nothing through, so it caches nothing"
-        )
-    print(json.dumps({"verb": "purge", "good": True, "removed": purge(directory, what)}))
-    return 0
-
-
-def _metrics(config: Config) -> int:
-    with State(config.database) as state:
-        metrics.write(config, state)
-    return 0
-
-
 def _summed_up(verb: str, work: Callable[[], Answer]) -> int:
     """Ends with a summary as the last line."""
     started = time.monotonic()
@@ -254,40 +112,74 @@ def _summed_up(verb: str, work: Callable[[], Answer]) -> int:
     return 0 if good else FAILED
 
 
-# What a monitor or a redirector runs is imported there only: mirrors never call it, and a pass with nothing new is so
-# short that a few imports count.
+# Each verb imports what it runs: what begins every few seconds, as a redirector's list, has nothing else to load.
+# ruff: noqa: PLC0415
+
+
+def _write(options: argparse.Namespace) -> int:
+    from .sync.verbs import write
+
+    full = getattr(options, "full", False)
+    good = write(
+        options.config, load(options.config), options.verb,
+        progress=options.progress, allow_shrink=options.allow_shrink, full=full,
+    )  # fmt: skip
+    return 0 if good else FAILED
+
+
+def _metrics(options: argparse.Namespace) -> int:
+    from .served import metrics
+    from .served.state import State
+
+    config = load(options.config)
+    with State(config.database) as state:
+        metrics.write(config, state)
+    return 0
+
+
+def _purge(options: argparse.Namespace) -> int:
+    from .sync.cache import purge
+
+    if not options.cache.is_dir():
+        raise ConfigError(
+            f"{options.cache} is not there: this mirror passes nothing through, so it caches nothing"
+        )
+    print(json.dumps({"verb": "purge", "good": True, "removed": purge(options.cache, options.what)}))
+    return 0
 
 
 def _list(options: argparse.Namespace) -> int:
-    from .site.publish import publish_list  # noqa: PLC0415 - no mirror runs it
+    from .site.publish import publish_list
 
     return _summed_up("list", lambda: publish_list(options.config, force=options.force))
 
 
 def _probe(options: argparse.Namespace) -> int:
     if not (options.names or options.records):
-        from .monitor.service import probe  # noqa: PLC0415 - no mirror runs it
+        from .monitor.service import probe
 
         return _summed_up("probe", lambda: probe(options.config, once=options.once))
     if not options.once:
         raise ConfigError(
             "probe: the service measures every mirror of the registry; to look at some is --once"
         )
-    from .monitor.look import look  # noqa: PLC0415 - nor does the service need it
+    from .monitor.look import look
 
     return _summed_up("probe", lambda: look(options.config, options.names, options.records))
 
 
 def _audit(options: argparse.Namespace) -> int:
-    from .monitor.audit import audit  # noqa: PLC0415 - no mirror runs it
+    from .monitor.audit import audit
 
     return _summed_up("audit", lambda: audit(options.config, options.names, only_due=options.due))
 
 
-OWN_VERBS: dict[str, Callable[[argparse.Namespace], int]] = {
+VERBS: dict[str, Callable[[argparse.Namespace], int]] = {
     "audit": _audit,
     "list": _list,
+    "metrics": _metrics,
     "probe": _probe,
+    "purge": _purge,
 }
 
 
@@ -300,15 +192,10 @@ def main(arguments: list[str] | None = None) -> int:
     set_up(verbose=options.verbose)
     signal.signal(signal.SIGTERM, _terminate)
     try:
-        if options.verb in OWN_VERBS:
-            return OWN_VERBS[options.verb](options)
-        if options.verb == "purge":
-            return _purge(options.cache, options.what)
-        config = load(options.config)
-        return _metrics(config) if options.verb == "metrics" else _write(config, options)
-    except (ConfigError, BadTargetError, BusyError, RefusedError) as error:
+        return VERBS.get(options.verb, _write)(options)
+    except (ConfigError, BusyError, RefusedError) as error:
         log.error("%s", error)
-        return CODES[type(error)]
+        return next(code for kind, code in CODES.items() if isinstance(error, kind))
     except InvalidDocumentError as error:
         log.error("refused to publish or to read: %s", error)
     except sqlite3.Error as error:

@@ -12,6 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+from ..common.config import ConfigError
 from ..common.files import remove
 from ..common.names import SIDECAR, InvalidNameError, project_name, shown
 from ..fetch.local import version_of
@@ -22,7 +23,7 @@ _HEAD = 8192
 _KEY = b"\nKEY: "
 
 
-class BadTargetError(ValueError):
+class BadTargetError(ConfigError):
     """What is neither a path of a file nor a project."""
 
 
