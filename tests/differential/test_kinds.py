@@ -6,11 +6,14 @@ import hashlib
 import json
 import sqlite3
 from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
-from differential.hostile import Upstream
-from faults.fleet import Host, Mirror
+from differential.hostile import Upstream, metadata_of, wheel
+from faults.fleet import Host, Mirror, Tier2
 
+from mirrorfleet.served.tree import ServedTree
 from mirrorfleet.sync.bandersnatch import _SAMPLE
 
 Tier1 = Callable[..., Mirror]
@@ -154,6 +157,74 @@ def test_a_document_behind_its_page_says_nothing_of_a_file_that_was_replaced(
         assert mirror.files("foo")[filename]["size"] == len(b"other bytes")
         assert "upload-time" not in mirror.files("foo")[filename]
         upstream.projects["foo"].serial = upstream._next()
+
+
+@pytest.mark.parametrize("mode", ["tier1", "origin"])
+def test_a_name_as_long_as_a_file_may_have_is_served_in_every_tier(
+    upstream: Upstream, tier1_of: Tier1, origin_of: Callable[..., Host], tmp_path: Path, mode: str
+) -> None:
+    """Core metadata is announced up to where its longer name fits, too."""
+    listed, folder = upstream.release("Foo", "2.0").entries, "/packages/aa/bb"
+    for length in (246, 247, 250, 255):
+        filename = f"foo-1.{'1' * (length - len('foo-1.-py3-none-any.whl'))}-py3-none-any.whl"
+        data = wheel("Foo", filename.split("-")[1], metadata_of("Foo", filename.split("-")[1]))
+        upstream.files[f"{folder}/{filename}"] = data
+        hashes = {"sha256": hashlib.sha256(data).hexdigest()}
+        listed[filename] = {"filename": filename, "url": f"{folder}/{filename}", "hashes": hashes}
+        upstream.projects["foo"].versions[filename] = filename.split("-")[1]
+        upstream.projects["foo"].sizes[filename] = len(data)
+    host = tier1_of(upstream.url) if mode == "tier1" else origin_of(upstream.url, ["foo", "bar"])
+    for one in (host, Tier2(tmp_path / "tier2", str(host.served))):
+        summary = one.run("sync")
+        assert summary["good"] and not summary.get("left_out")
+        found = one.files("foo")
+        assert found.keys() == listed.keys()
+        assert {len(name) for name in found if not found[name]["core-metadata"]} == {247, 250, 255}
+        assert one.broken() == one.leftovers() == []
+
+
+@pytest.mark.parametrize(("mode", "kind"), [("tier1", "sha256"), ("origin", "md5")])
+def test_a_page_switches_with_the_bytes_of_a_file_that_change_under_its_path(
+    upstream: Upstream,
+    tier1_of: Tier1,
+    origin_of: Callable[..., Host],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    mode: str,
+    kind: str,
+) -> None:
+    """In a tier below, too; and where they change back."""
+    host = tier1_of(upstream.url) if mode == "tier1" else origin_of(upstream.url, ["foo", "bar"])
+    hosts = [host, Tier2(tmp_path / "tier2", str(host.served))]
+    commit, committed = ServedTree.commit, 0
+
+    def looked_at(tree: ServedTree, *rest: Any) -> None:
+        nonlocal committed
+        committed += 1
+        assert [one.broken() for one in hosts] == [[], []]
+        commit(tree, *rest)
+
+    for one in hosts:
+        one.run("sync")
+    monkeypatch.setattr(ServedTree, "commit", looked_at)
+    path, summary = "/packages/aa/bb/foo-1.0-py3-none-any.whl", b"Summary: other\n"
+    for own in (summary, summary, b""):
+        data = wheel("Foo", "1.0", metadata_of("Foo", "1.0") + own)
+        upstream.release("Foo", "1.0", hashes={kind: hashlib.new(kind, data).hexdigest()}, size=len(data))
+        upstream.files[path] = data
+        for one in hosts:
+            assert one.run("sync")["good"]
+            (entry,) = one.files("foo").values()
+            assert entry["hashes"]["sha256"] == hashlib.sha256(data).hexdigest()
+            assert one.broken() == []
+    assert committed
+    for one in hosts:
+        one.run("sync")
+        assert one.broken() == one.leftovers() == []
+    for lost in host.root.rglob(path.rpartition("/")[2]):
+        lost.unlink()
+    assert host.run("check")["repaired"]
+    assert host.broken() == []
 
 
 @pytest.mark.parametrize("mode", ["tier1", "origin"])

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 from ..common.config import Config
 from ..common.files import regular_size, sha256_of
@@ -68,10 +68,10 @@ class Files:
         document each file's `url` becomes its place here, and `source` says where it is from.
         """
         before, since = _by_name(former), _by_name(brought)
-        wanted = [
-            _Wanted(entry, place(entry), before.get(entry["filename"], {}), since.get(entry["filename"], {}))
-            for entry in entries_of(document)
-        ]
+        wanted = []
+        for entry in entries_of(document):
+            known = before.get(entry["filename"], {})
+            wanted.append(_Wanted(entry, self._place(entry, known), known, since.get(entry["filename"], {})))
         size, limit = sum(one.entry["size"] or 0 for one in wanted), self._config.selection.max_project_size
         if limit is not None and size > limit:
             raise TooLargeError(f"{size} bytes, more than the {limit} of max_project_size")
@@ -97,6 +97,20 @@ class Files:
             if one.entry["url"] != here:
                 one.entry["source"], one.entry["url"] = one.entry["url"], here
         return received
+
+    def _place(self, entry: dict[str, Any], former: dict[str, Any]) -> str:
+        """Not where other bytes are served: where upstream changes them under their URL, a page switches with them."""
+        usual, digests = place(entry), digests_of(entry)
+        same = digests.items() <= digests_of(former).items() and entry["size"] in (None, former.get("size"))
+        if same and former.get("source") == entry["url"]:
+            return unquote(former["url"])[1:]
+        served = {one.sha256 for one in self._state.checked_file(usual)}
+        if served <= {digests.get("sha256")}:
+            return usual
+        told = f"{entry['url']} {sorted(digests.items())} {entry['size']}"
+        return addressed_path(
+            digests.get("sha256") or hashlib.sha256(told.encode()).hexdigest(), entry["filename"]
+        )
 
     def _is_here(self, one: _Wanted) -> bool:
         entry, path = one.entry, self._web / one.place

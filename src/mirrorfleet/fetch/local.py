@@ -129,11 +129,8 @@ def _facts(path: Path, filenames: list[str]) -> dict[str, Any]:
 
 def local_document(name: str, directory: Path) -> tuple[dict[str, Any], dict[str, Path]]:
     """The project's document (without serial) and, per served path, the file it is to be copied from."""
-    paths = sorted(
-        path
-        for path in directory.iterdir()
-        if path.name.endswith((".whl", ".tar.gz", ".zip")) and not path.name.startswith(".")
-    )
+    there = sorted(path for path in directory.iterdir() if not path.name.startswith("."))
+    paths = [path for path in there if path.name.endswith((".whl", ".tar.gz", ".zip"))]
     facts = _facts(directory / "project.json", [path.name for path in paths])
     releases: dict[str, list[dict[str, Any]]] = {}
     sources: dict[str, Path] = {}
@@ -155,4 +152,7 @@ def local_document(name: str, directory: Path) -> tuple[dict[str, Any], dict[str
     document: dict[str, Any] = {"info": info, "releases": releases, "vulnerabilities": []}
     if "status" in facts:
         document["project-status"] = {"status": facts["status"], "reason": facts.get("reason")}
+    if others := {path.name for path in there if path not in paths} - {"project.json"}:
+        reason = "a local package's name ends with .whl, .tar.gz or .zip"
+        document["left-out"] = {shown(name): reason for name in sorted(others)}
     return document, sources
