@@ -15,13 +15,14 @@ import re
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
 PYTHON = "/usr/bin/python3"
+WHEELS = "/usr/share/python-wheels"  # where Debian's python3-pip-whl, which python3-venv depends on, has pip
 BROUGHT_BY_VENV = {"pip", "setuptools"}
 CA_BUNDLE = "/etc/ssl/certs/ca-certificates.crt"  # what Debian's update-ca-certificates writes
 STEP_SECONDS = 1800
@@ -134,31 +135,42 @@ def problems_of(
     return problems
 
 
+def steps(target: Path, pip: Path, *options: str) -> Iterator[list[str]]:
+    """The commands that make an environment.
+
+    Its pip is unpacked: ensurepip runs it uncompiled to install itself, which costs as much as all the rest.
+    """
+    yield [PYTHON, "-m", "venv", "--without-pip", str(target)]
+    (site,) = target.glob("lib/python3*/site-packages")
+    yield [PYTHON, "-m", "zipfile", "--extract", str(pip), str(site)]
+    yield [str(target / "bin/python"), "-m", "pip", "--disable-pip-version-check", "--no-input", "install",
+           "--no-cache-dir", "--quiet", "--require-hashes", "--only-binary", ":all:", *options]  # fmt: skip
+
+
 def install(
     module: AnsibleModule, target: Path, requirements: str, wheel: Path | None, extended_by: Path | None
 ) -> None:
     """Make the environment anew at its own path, which its programs name; what was there is back if that fails."""
     params = module.params
+    pips = sorted(Path(WHEELS).glob("pip-*.whl"))
+    if not pips:
+        module.fail_json(msg=f"there is no pip in {WHEELS}: install the package python3-venv")
     target.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
     aside = target.with_name(f".{target.name}.aside")
     shutil.rmtree(aside, ignore_errors=True)
     if target.exists():
         target.rename(aside)
-    pip = [str(target / "bin/python"), "-m", "pip", "--disable-pip-version-check", "--no-input", "install",
-           "--no-cache-dir", "--quiet"]  # fmt: skip
     environment = {"PIP_CERT": CA_BUNDLE} if os.path.exists(CA_BUNDLE) else {}
     with tempfile.TemporaryDirectory() as scratch:
         lock = Path(scratch) / "requirements.txt"
+        options = ["-r", str(lock)]
+        if wheel is not None:  # whatever it says that it needs: what is locked is all there is
+            requirements += f"\n{wheel} --hash=sha256:{hashlib.sha256(wheel.read_bytes()).hexdigest()}\n"
+            options.append("--no-deps")
         lock.write_text(requirements, encoding="utf-8")
         # Not as an argument, which every user of the host can see.
         own_index = {"PIP_INDEX_URL": params["index_url"]} if params["index_url"] else {}
-        steps = [
-            [PYTHON, "-m", "venv", str(target)],
-            [*pip, "--require-hashes", "--only-binary", ":all:", "-r", str(lock)],
-        ]
-        if wheel is not None:
-            steps.append([*pip, "--no-index", "--no-deps", str(wheel)])
-        for step in steps:
+        for step in steps(target, pips[-1], *options):
             code, out, err = module.run_command(
                 ["timeout", "--kill-after=10", str(STEP_SECONDS), *step],
                 environ_update=environment | own_index,

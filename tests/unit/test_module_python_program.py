@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -79,6 +80,15 @@ def target(tmp_path: Path) -> Path:
 @pytest.fixture
 def site(target: Path) -> Path:
     return target / "lib/python3.13/site-packages"
+
+
+@pytest.fixture(autouse=True)
+def wheels(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where Debian has pip's wheel."""
+    folder = tmp_path_factory.mktemp("wheels")
+    (folder / "pip-25.1-py3-none-any.whl").touch()
+    monkeypatch.setattr(python_program, "WHEELS", str(folder))
+    return folder
 
 
 # --- the lock ---
@@ -321,8 +331,39 @@ def test_what_extends_a_program_comes_after_its_own_and_is_of_the_version_that_i
 def test_hashes_are_required_and_nothing_is_built(tmp_path: Path) -> None:
     module = Module(tmp_path, index_url="https://index.example/simple/")
     run(module)
-    pip = module.commands[1]
+    pip = module.commands[-1]
     assert {"--require-hashes", "--only-binary"} <= set(pip)
+    assert "--no-deps" not in pip, "a lock that lacks something would not be refused"
+
+
+def test_an_own_wheel_is_a_locked_line_more_and_its_needs_are_nobodys(tmp_path: Path) -> None:
+    wheel = make_wheel(tmp_path)
+    seen = []
+
+    class Reading(Module):
+        def run_command(
+            self, command: list[str], environ_update: dict[str, str], **_: Any
+        ) -> tuple[int, str, str]:
+            done = super().run_command(command, environ_update)
+            if "-r" in command:
+                seen.append(Path(command[command.index("-r") + 1]).read_text())
+                (site,) = (tmp_path / "demo/1.0").glob("lib/python3*/site-packages")
+                with zipfile.ZipFile(wheel) as archive:
+                    archive.extractall(site)
+            return done
+
+    module = Reading(tmp_path, wheel=str(wheel))
+    assert run(module)["changed"] and not run(Reading(tmp_path, wheel=str(wheel)))["changed"]
+    digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
+    assert seen == [f"{LOCK}\n{wheel} --hash=sha256:{digest}\n"]
+    assert {"--require-hashes", "--no-deps"} <= set(module.commands[-1])
+
+
+def test_a_host_without_what_makes_environments_is_told_what_to_install(tmp_path: Path, wheels: Path) -> None:
+    shutil.rmtree(wheels)
+    with pytest.raises(FailedError, match=r"there is no pip in .*: install the package python3-venv"):
+        run(Module(tmp_path))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_index_is_no_argument_that_others_see_and_its_password_is_told_nowhere(tmp_path: Path) -> None:
@@ -332,7 +373,7 @@ def test_the_index_is_no_argument_that_others_see_and_its_password_is_told_nowhe
     with pytest.raises(FailedError, match=r"https://index\.example/simple/: the index is down") as caught:
         run(module)
     assert "s3cret" not in str(caught.value) + str(module.commands)
-    assert module.environments[1]["PIP_INDEX_URL"] == url
+    assert module.environments[-1]["PIP_INDEX_URL"] == url
 
 
 def test_an_index_that_hangs_is_told(tmp_path: Path) -> None:
@@ -357,7 +398,7 @@ def test_check_mode_on_a_bare_host_needs_no_wheel(tmp_path: Path) -> None:
     assert run(module)["problems"][0].endswith("is not on the host")
 
 
-@pytest.mark.parametrize("broken", ["venv", "--require-hashes"])
+@pytest.mark.parametrize("broken", ["venv", "zipfile", "--require-hashes"])
 def test_what_was_there_is_back_when_an_installation_fails(
     tmp_path: Path, target: Path, site: Path, broken: str
 ) -> None:

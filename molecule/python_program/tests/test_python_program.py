@@ -106,4 +106,7 @@ def test_our_own_program_is_that_of_this_checkout(story, host, role):
     assert host.check_output(run) == "0.1.0"
     (wheel,) = (role.dir / "wheels").iterdir()
     assert host.check_output("ls -A /opt/mirrorfleet/dist") == wheel.name
-    assert host.check_output("/opt/mirrorfleet/current/bin/pip list --format freeze | grep -c greeter") == "1"
+    assert (
+        host.check_output("/opt/mirrorfleet/current/bin/python -m pip list --format freeze | grep -c greeter")
+        == "1"
+    )
