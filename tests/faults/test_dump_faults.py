@@ -261,6 +261,27 @@ def test_every_file_that_upstream_lists_is_served_under_its_name(
     assert dump.broken() == []
 
 
+def test_a_release_whose_name_no_page_can_carry_loses_no_file(site: Site, dump: Dump) -> None:
+    """Of an index of documents alone, whose releases are named by nothing else."""
+    entry = {"filename": "alpha-1.0.zip", "url": f"{site.url}/old/alpha-1.0.zip", "size": 1}
+    entry["digests"] = {"sha256": hashlib.sha256(b"x").hexdigest()}
+    document = {
+        "info": {"name": "alpha", "version": "1.0"},
+        "releases": {"1.0\x07": [entry]},
+        "last_serial": 9,
+    }
+    site.faults(
+        {
+            "^/simple/alpha/": 404,
+            "^/pypi/alpha/": {"body": json.dumps(document), "type": "application/json"},
+            "^/old/": {"body": "x", "type": "application/octet-stream"},
+        }
+    )
+    dump.run("sync")
+    assert list(dump.files("alpha")) == ["alpha-1.0.zip"]
+    assert dump.page("alpha")["versions"] == ["1.0"]
+
+
 def test_an_origins_own_newest_release_is_the_newest_that_an_installer_takes(origin: Origin) -> None:
     for version in ("9.0", "10.0", "11.0rc1", "12.0"):
         origin.release("beta", version)

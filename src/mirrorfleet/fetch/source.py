@@ -231,11 +231,10 @@ class Source:
         self, name: str, legacy: dict[str, Any] | None, releases: Releases, left_out: LeftOut
     ) -> dict[str, Any]:
         """As it is to be served by this selection; the newest release that is kept speaks for the project."""
-        usable = {
-            version: usable_entries(name, entries, f"{self._index}/", left_out)
-            for version, entries in releases.items()
-            if clean_text(version) == version
-        }
+        usable: Releases = {}
+        for version, entries in releases.items():
+            found = usable_entries(name, entries, f"{self._index}/", left_out)
+            usable.setdefault(clean_text(version) or "0", []).extend(found)
         document: dict[str, Any] = {"info": {"name": name, "version": ""}, "vulnerabilities": []}
         document |= {key: value for key, value in (legacy or {}).items() if key not in _NOT_KEPT}
         document["releases"] = kept = kept_releases(
