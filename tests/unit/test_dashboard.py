@@ -90,7 +90,8 @@ def _of_a_mirror(folder: Path) -> set[str]:
     config = Config(
         schema=1, name="one", mode="bandersnatch", url="https://one.example.test", upstream=None, paths=paths
     )
-    with State(config.database) as state:
+    with State(config.database) as state, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(metrics, "UPDATE", folder)  # a note that is there
         state.put("last_run", {"good": True, "ended": 5.0, "seconds": 1.0})
         state.record_trouble("six", "a wrong hash", 0.0)
         state.leave_out("six", {"six-1.0.egg": "its sha256 is none"})

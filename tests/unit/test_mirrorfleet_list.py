@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import calendar
 import json
+import os
 import subprocess
 import sys
 import time
@@ -209,6 +210,13 @@ def test_each_run_is_told_to_the_monitoring_agent_if_there_is_one(site: Site) ->
     site.health["at"] -= 10_000
     assert site.publish() == 1
     assert (told()["mirrorfleet_list_refused"], told()["mirrorfleet_list_kept"]) == (0, 1)
+    # Since when, of those that an update holds; what a person holds is meant.
+    for name, why in zip(site.names, ("being updated from 0.1.0", "disks"), strict=True):
+        (site.folder / "holds" / name).write_text(why)
+        os.utime(site.folder / "holds" / name, (9, 9))
+    site.publish()
+    held = {name: one for name, one in told().items() if "update_timestamp" in name}
+    assert held == {f'mirrorfleet_list_update_timestamp_seconds{{mirror="{site.names[0]}"}}': 9}
 
 
 @pytest.mark.parametrize("harm", ["absent", "rotten", "silent", "no health document"])

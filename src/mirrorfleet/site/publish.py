@@ -149,6 +149,11 @@ def _tell(
             "Whether a monitor has a vote.",
             [({"source": told.name}, float(told.heard)) for told in votes.told],
         ),
+        (
+            "mirrorfleet_list_update_timestamp_seconds",
+            "Since when a mirror is held for an update of the fleet.",
+            [({"mirror": name}, since) for name, since in _updated_since(config.holds)],
+        ),
     ]
     try:
         write_atomically(config.metrics, exposition.render(families), durable=False)
@@ -415,6 +420,14 @@ def _holds(folder: Path | None) -> dict[str, str]:
             log.warning("%s: %s", entry.path, error.strerror)
             found[entry.name] = ""
     return found
+
+
+def _updated_since(folder: Path | None) -> Iterator[tuple[str, float]]:
+    """Who is held for an update, as playbooks/update.yml says it, and since when (Unix seconds)."""
+    for name, reason in _holds(folder).items():
+        if folder and reason.startswith("being updated from"):
+            with contextlib.suppress(OSError):
+                yield name, (folder / name).stat().st_mtime
 
 
 def _letters(before: dict[str, int], standings: dict[str, Standing]) -> dict[str, int]:
