@@ -21,6 +21,7 @@ from ansible.module_utils.basic import AnsibleModule
 
 DEADLINE = 10  # seconds that one program may take
 UNITS = ("mirror*", "nginx*", "nftables*", "chrony*", "prometheus*")
+PROGRAMS = ("mirrorfleet", "bandersnatch")
 OF_A_STANDING = ("listed", "code", "reason", "since", "next", "withdrawn")
 OF_HEALTH = (
     "measured_at", "good", "bad", "since", "last_good", "problem", "serial", "last_modified", "lag",
@@ -64,7 +65,7 @@ def platform_of(release: Path = Path("/etc/os-release")) -> str:
 def versions_of(programs: Path, proc: Path) -> tuple[dict[str, str], str]:
     """Of each program what `current` leads to, and of nginx what runs; and whether nginx runs."""
     found = {}
-    for name in ("mirrorfleet", "bandersnatch"):
+    for name in PROGRAMS:
         link = programs / name / "current"
         if link.is_symlink():
             found[name] = Path(os.readlink(link)).name
@@ -81,6 +82,16 @@ def versions_of(programs: Path, proc: Path) -> tuple[dict[str, str], str]:
     former = re.search(r"nginx/(\S+)", said_by(str(running), "-v", stream="stderr"))
     found["nginx"] = former[1] if former else "a former one"
     return found, f"runs what {installed} was to replace"
+
+
+def installed(programs: Path, versions: Any) -> list[str]:
+    """Which of our programs are there in these versions, whatever `current` leads to."""
+    told = versions.items() if isinstance(versions, dict) else ()
+    return sorted(
+        name
+        for name, version in told
+        if name in PROGRAMS and isinstance(version, str) and version and (programs / name / version).is_dir()
+    )
 
 
 def nginx_of(proc: Path) -> Path | None:
@@ -218,6 +229,8 @@ def result_of(params: dict[str, Any], proc: Path = Path("/proc")) -> dict[str, A
     if noted.exists():
         # Half a note is of an update that is not at its end, too.
         found["update"] = document(noted) or {"step": "unknown"}
+    if former := document(folder / "former.json"):
+        found["former"] = former | {"installed": installed(Path(params["programs"]), former.get("versions"))}
     if monitor:
         found["health"] = health_of(monitor)
     return found

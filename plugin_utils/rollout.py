@@ -24,6 +24,7 @@ RESTARTS = {"nginx": "restarts nginx"}
 HELD_FOR_AN_UPDATE = "being updated from"  # how update.yml begins the reason of a hold
 
 Versions = dict[str, str]
+Left = tuple[str, str]  # why a mirror is left alone, and a detail
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,8 @@ def update_plan(
     canary: str = "",
     off_share: Any = 0.25,
     capacity_floor: Any = 0.5,
+    back: bool = False,
+    offers: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """The waves; what each mirror is to run; who is left alone and why; why the fleet cannot bear it, if so."""
     if only not in ("", *PARTS):
@@ -79,6 +82,8 @@ def update_plan(
         )
     asked = {name: answer_of(result) for name, result in answers.items()}
     news = News(asked, groups, now)
+    update = {"pins": dict(pins), "only": only}
+    taken_back = _last_update([asked[name].status for name in hosts if name in asked], pins, now)
     due: list[Due] = []
     left: dict[str, dict[str, str]] = {}
     for name in hosts:
@@ -86,9 +91,13 @@ def update_plan(
         if not answer.status:
             left.setdefault(SILENT, {})[name] = printable(answer.problem)
             continue
-        wanted = functools.partial(_wanted, records.get(name, {}), pins, only)
+        goal = (
+            functools.partial(_former, taken_back, only, offered=(offers or {}).get(name, ""))
+            if back
+            else functools.partial(_wanted, records.get(name, {}), pins, only)
+        )
         tier = int(records.get(name, {}).get("tier") or 1)
-        found = _found(name, answer.status, news.holds.get(name), wanted, tier)
+        found = _found(name, answer.status, news.holds.get(name), goal, tier)
         if isinstance(found, Due):
             due.append(found)
         else:
@@ -106,23 +115,26 @@ def update_plan(
         "mirrors": {one.name: _told(one) for one in due},
         "left": left,
         "silent": silent,
+        "stuck": left.get(STUCK, {}),
+        "of": update,
         "refused": refused,
         "redirector": news.redirector,
-        "lines": _lines(planned, left),
+        "lines": _lines(planned, left, "take back" if back else "update"),
     }
 
 
 SILENT = "Did not answer, so left as they are"
+STUCK = "Cannot go back, so left as they are"
 
 
 def _found(
     name: str,
     status: Mapping[str, Any],
     held: Row | None,
-    pinned: Callable[[str, Versions], Versions],
+    goal: Callable[[Mapping[str, Any], Versions, Versions], Versions | Left],
     tier: int,
-) -> Due | tuple[str, str]:
-    """What a mirror is due for, or why it is left alone, and a detail."""
+) -> Due | Left:
+    """What a mirror is due for, or why it is left alone."""
     if not status.get("provisioned"):
         return "Never provisioned, so left alone; see playbooks/provision.yml", ""
     running = versions_of(status.get("versions"))
@@ -132,8 +144,10 @@ def _found(
         by = f" by {held['by']}" if held["by"] else ""
         return "Left alone, for they are held", f"held{by}: {held['reason']}"
     installed = running if status.get("nginx") in ("running", "stopped") else running | {"nginx": ""}
-    wanted = pinned(str(status.get("platform")), running)
     gated = versions_of(noted.get("gated")) or installed
+    wanted = goal(status, running, gated)
+    if isinstance(wanted, tuple):
+        return wanted
     found = Due(name, running, wanted, gated, unfinished, tier)
     if not found.parts and not unfinished:
         return "Left alone, for they run what is pinned", ""
@@ -145,9 +159,15 @@ def _found(
 
 
 def _wanted(
-    record: Mapping[str, Any], pins: Mapping[str, Any], only: str, platform: str, running: Versions
+    record: Mapping[str, Any],
+    pins: Mapping[str, Any],
+    only: str,
+    status: Mapping[str, Any],
+    running: Versions,
+    _gated: Versions,
 ) -> Versions:
     """What is pinned of the parts that are to change, what runs of the others."""
+    platform = str(status.get("platform"))
     pinned = {
         "mirrorfleet": pins.get("mirrorfleet"),
         "bandersnatch": mapping(pins.get("bandersnatch")).get(platform)
@@ -158,6 +178,61 @@ def _wanted(
     if only:
         pinned |= {part: running.get(part) for part in pinned if part != PARTS[only]}
     return {part: str(version) for part, version in pinned.items() if version}
+
+
+def _last_update(
+    statuses: Iterable[Mapping[str, Any]], pins: Mapping[str, Any], now: int
+) -> Mapping[str, Any]:
+    """The one that is taken back: the newest that came to its end anywhere, if it is to what is pinned now.
+
+    Once the former versions are pinned, update.yml brings them, and an update from before that stays where it is.
+    """
+    told = [mapping(status.get("former")) for status in statuses]
+    # What a clock that was ahead noted is of no known time.
+    dated = [one for one in told if isinstance(one.get("at"), int) and one["at"] <= now]
+    update = mapping(max(dated, key=lambda one: one["at"], default={}).get("update"))
+    return update if update.get("pins") == pins else {}
+
+
+def _former(
+    update: Mapping[str, Any],
+    only: str,
+    status: Mapping[str, Any],
+    running: Versions,
+    gated: Versions,
+    *,
+    offered: str,
+) -> Versions | Left:
+    """What passed the gate before the update, or why the mirror does not go back there.
+
+    In the middle of an update it is what passed last; in the middle of going back, where that went.
+    """
+    noted, former = mapping(status.get("update")), mapping(status.get("former"))
+    if noted:
+        found = versions_of(noted.get("wanted")) if noted.get("back") is True else gated
+    elif not update or former.get("update") != update:
+        return "Left alone, for no update to what is pinned now changed them", ""
+    else:
+        found = versions_of(former.get("versions"))
+    if not noted and found == running:
+        return "Left alone, for they run what they ran before", ""
+    if only:
+        found = running | {part: version for part, version in found.items() if part == PARTS[only]}
+    # While a note is there nothing removes what it names.
+    kept = list(found) if noted else former.get("installed")
+    there = {part for part in PARTS.values() if part != "nginx" and isinstance(kept, list) and part in kept}
+    if found.get("nginx") in [
+        one[1].strip() for line in offered.splitlines() if len(one := line.split("|")) > 1
+    ]:
+        there.add("nginx")
+    gone = [
+        f"{part} {version} is {'in none of its archives' if part == 'nginx' else 'no longer installed'}"
+        for part, version in found.items()
+        if version != running.get(part) and part not in there
+    ]
+    if gone:
+        return STUCK, f"{', '.join(gone)}; the other parts by -e update_only={'|'.join(PARTS)}"
+    return found
 
 
 def _is(running: str, wanted: str) -> bool:
@@ -388,10 +463,10 @@ def _change(one: Due) -> str:
     return ", ".join(told) or "as it is"
 
 
-def _lines(planned: Planned, left: Mapping[str, Mapping[str, str]]) -> list[str]:
+def _lines(planned: Planned, left: Mapping[str, Mapping[str, str]], what: str) -> list[str]:
     count, alone = sum(len(wave) for wave in planned.waves), sum(len(names) for names in left.values())
     lines = [
-        f"{count} mirror{'' if count == 1 else 's'} to update, in {len(planned.waves)} "
+        f"{count} mirror{'' if count == 1 else 's'} to {what}, in {len(planned.waves)} "
         f"wave{'' if len(planned.waves) == 1 else 's'}; {alone} left alone."
     ]
     for number, wave in enumerate(planned.waves, 1):
@@ -401,7 +476,10 @@ def _lines(planned: Planned, left: Mapping[str, Mapping[str, str]]) -> list[str]
             alike.setdefault(_change(one) + again, []).append(one.name)
         lines += [f"  wave {number}: {', '.join(names)}: {change}" for change, names in alike.items()]
     for why, names in left.items():
-        lines.append(f"  {why}: {some(sorted(names))}")
+        by_detail: dict[str, list[str]] = {}
+        for name, detail in sorted(names.items()):
+            by_detail.setdefault(f": {detail}" if why == STUCK else "", []).append(name)
+        lines += [f"  {why}: {some(those)}{detail}" for detail, those in by_detail.items()]
     return lines
 
 

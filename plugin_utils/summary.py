@@ -19,6 +19,7 @@ NEXT = {
     "site.yml": ("status.yml",),
     "publish.yml": ("status.yml",),
     "update.yml": ("status.yml",),
+    "rollback.yml": ("status.yml",),
     "retire.yml": ("status.yml",),
 }
 PAGES = {
@@ -27,6 +28,7 @@ PAGES = {
     "site.yml": "docs/provision.md",
     "publish.yml": "docs/publish.md",
     "update.yml": "docs/update.md",
+    "rollback.yml": "docs/update.md",
     "audit.yml": "docs/audit.md",
     "retire.yml": "docs/retire.md",
     "status.yml": "docs/status.md",

@@ -21,6 +21,7 @@ FLEET_TESTS = "".join(
         "molecule/fleet/tests/test_fleet.py",
         "molecule/monitoring_server/tests/test_monitoring_server.py",
         "playbooks/demo.sh",
+        "tests/unit/test_update_play.py",
     )
 )
 

@@ -140,6 +140,20 @@ def test_what_a_mirror_is_in_the_middle_of_is_told_and_half_of_it_is_an_update_t
         assert host.says()["update"] == {"step": "unknown"}
 
 
+def test_what_passed_the_gate_before_is_told_and_what_of_it_is_there(host: Host) -> None:
+    host.runs("mirrorfleet", "0.1.0")
+    noted = {
+        "at": 9,
+        "update": {},
+        "versions": {"mirrorfleet": "0.1.0", "bandersnatch": "8.1.0", "nginx": "1"},
+    }
+    host.put("etc/former.json", noted)
+    assert host.says()["former"] == noted | {"installed": ["mirrorfleet"]}
+    for spoilt in ({"versions": {"mirrorfleet": ["../x"], "bandersnatch": ""}}, {"versions": "0.1.0"}):
+        host.put("etc/former.json", spoilt)
+        assert host.says()["former"] == spoilt | {"installed": []}
+
+
 @pytest.mark.parametrize("spoilt", ["", "{", "[]", '{"mirrors": 5}', "nul"])
 def test_what_is_half_there_is_not_told_and_ends_nothing(host: Host, spoilt: str) -> None:
     """As on a host whose provisioning was stopped, or whose disk was full."""

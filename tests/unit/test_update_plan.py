@@ -203,6 +203,83 @@ def test_what_a_mirror_runs_is_compared_with_what_it_is_to_run() -> None:
     assert update_differs({"status": {}, "problem": "No route to host"}, wanted) == ["No route to host"]
 
 
+# --- back to what ran before ---
+
+UPDATE = {"pins": PINS, "only": ""}
+FORMER = {"at": NOW - 60, "update": UPDATE, "versions": OLD, "installed": ["bandersnatch", "mirrorfleet"]}
+
+
+def test_what_the_newest_update_changed_goes_back_and_nothing_else_does() -> None:
+    earlier = {"pins": PINS | {"mirrorfleet": "0.1.0"}, "only": ""}
+    fleet = Fleet().add("one", versions=NEW, bandwidth=1).add("two", "OC", versions=NEW).add("old")
+    fleet.of("one", former=FORMER).of("two", former=FORMER | {"at": NOW - 9})
+    fleet.of(
+        "old",
+        former=FORMER | {"at": NOW - 999, "update": earlier, "versions": OLD | {"mirrorfleet": "0.0.9"}},
+    )
+    plan = fleet.plan(back=True)
+    assert waves(plan) == [["one"], ["two"]] and not plan["refused"] and not plan["stuck"]
+    assert plan["mirrors"]["one"] == {
+        "wanted": OLD, "gated": NEW, "parts": ["mirrorfleet"], "unfinished": False,
+        "change": "mirrorfleet 0.2.0 -> 0.1.0",
+    }  # fmt: skip
+    assert plan["lines"][0] == "2 mirrors to take back, in 2 waves; 1 left alone."
+    assert plan["left"] == {"Left alone, for no update to what is pinned now changed them": {"old": ""}}
+    # Again, and nothing goes anywhere; nor when what they ran before is pinned, as the run said.
+    for name in ("one", "two"):
+        fleet.of(name, versions=OLD)
+    assert fleet.plan(back=True)["hosts"] == []
+    assert fleet.plan(back=True, pins=earlier["pins"])["hosts"] == []
+    # An update's own record of itself is what a rollback goes by.
+    assert fleet.plan()["of"] == UPDATE
+
+
+def test_a_time_that_has_not_come_is_the_newest_of_nothing() -> None:
+    fleet = Fleet().add("one", versions=NEW).of("one", former=FORMER).add("ahead")
+    fleet.of("ahead", former=FORMER | {"at": NOW + 9999, "update": {"pins": {}, "only": ""}})
+    assert fleet.plan(back=True)["hosts"] == ["one"]
+
+
+def test_what_is_in_the_middle_goes_back_to_what_passed_last_and_from_the_middle_of_going_back_on() -> None:
+    noted = {"gated": OLD, "wanted": NEW, "step": "gate"}
+    fleet = Fleet().add("one", versions=NEW).of("one", update=noted)
+    assert fleet.plan(back=True)["mirrors"]["one"]["wanted"] == OLD
+    fleet.of("one", update={"gated": NEW, "wanted": OLD, "step": "gate", "back": True}, versions=OLD)
+    told = fleet.plan(back=True)["mirrors"]["one"]
+    assert (told["wanted"], told["gated"], told["unfinished"]) == (OLD, NEW, True)
+
+
+def test_where_going_back_is_not_possible_it_is_said() -> None:
+    fleet = Fleet().add("one", versions=NEW).of("one", former=FORMER | {"installed": ["bandersnatch"]})
+    fleet.add("two", versions=NEW | {"nginx": "1.26.3-4"}).of("two", former=FORMER)
+    plan = fleet.plan(back=True)
+    assert plan["hosts"] == [] and plan["stuck"].keys() == {"one", "two"}
+    assert plan["stuck"]["one"].startswith("mirrorfleet 0.1.0 is no longer installed; the other parts by -e")
+    assert plan["stuck"]["two"].startswith("nginx 1.26.3-3 is in none of its archives;")
+    assert "  Cannot go back, so left as they are: two: nginx 1.26.3-3 is in none" in plan["lines"][2]
+    assert fleet.plan(back=True, only="programs")["mirrors"]["two"]["parts"] == ["mirrorfleet"]
+    offers = {
+        "two": "     nginx | 1.26.3-4 | ...\n     nginx | 1.26.3-3 | http://archive.example trixie/main"
+    }
+    assert fleet.plan(back=True, offers=offers)["mirrors"]["two"]["parts"] == ["mirrorfleet", "nginx"]
+
+
+@pytest.mark.parametrize(
+    "spoilt",
+    [
+        7,
+        [],
+        {"at": "x"},
+        {"at": True, "update": 7},
+        FORMER | {"versions": 7},
+        FORMER | {"installed": {"x": 1}},
+    ],
+)
+def test_a_spoilt_note_of_what_ran_before_takes_nobody_anywhere(spoilt: Any) -> None:
+    fleet = Fleet().add("one", versions=NEW).of("one", former=spoilt)
+    assert fleet.plan(back=True)["hosts"] == [] and fleet.plan()["hosts"] == []
+
+
 # --- what the fleet can bear ---
 
 

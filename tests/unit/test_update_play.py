@@ -193,11 +193,11 @@ class Fleet:
     def kill_at(self, moment: str) -> None:
         (self.control / moment).write_text(f"kill -9 -$(cat {self.control}/group)")
 
-    def update(self, *arguments: str) -> tuple[int, str]:
+    def update(self, *arguments: str, playbook: str = "update.yml") -> tuple[int, str]:
         path = {kind: f"{self.folder}/house/{kind}:{HOUSE}/{kind}" for kind in ("library", "action_plugins")}
         process = subprocess.Popen(
             [sys.executable, "-m", "ansible", "playbook", "-i", self.folder / "fleet/fleet.yml",
-             self.folder / "house/playbooks/update.yml", *arguments],
+             self.folder / "house/playbooks" / playbook, *arguments],
             cwd=HOUSE, start_new_session=True, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
             env=os.environ | {
                 "ANSIBLE_CONFIG": str(HOUSE / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1",
@@ -206,7 +206,7 @@ class Fleet:
             },
         )  # fmt: skip
         (self.control / "group").write_text(str(process.pid))
-        said, _ = process.communicate(timeout=240)
+        said, _ = process.communicate(timeout=400)
         for moment in ("after-link", "after-release"):
             (self.control / moment).unlink(missing_ok=True)
         return process.returncode, said
@@ -283,6 +283,28 @@ def test_a_run_that_was_killed_when_the_new_version_was_linked_goes_back_to_the_
     assert "ipv4 html-page: 0.2.0 is broken" in told and "That was at its step gate, from" in told
     assert "It is back on its former version" in told and "No further wave starts" in told
     assert re.search(r"Next: mend it .docs/update.md., then ansible-playbook .*update.yml", told)
+
+
+def test_a_mirror_is_taken_back_by_the_same_gate_and_a_killed_run_of_it_goes_on(tmp_path: Path) -> None:
+    """playbooks/rollback.yml, by what the update noted at its end: there is no other word of what ran before."""
+    fleet = Fleet(tmp_path, "OC")
+    fleet.pin(NEW)
+    code, said = fleet.update()
+    assert code == 0 and fleet.runs() == {"m1": NEW}, said
+    fleet.kill_at("after-release")
+    code, _ = fleet.update(playbook="rollback.yml")
+    assert code == -signal.SIGKILL and fleet.runs() == {"m1": OLD} and not fleet.listed()
+    noted = fleet.note("m1")
+    assert noted and (noted["back"], noted["wanted"]["mirrorfleet"], noted["gated"]["mirrorfleet"]) == (
+        True,
+        OLD,
+        NEW,
+    )
+    code, said = fleet.update(playbook="rollback.yml")
+    assert code == 0, said
+    assert fleet.runs() == {"m1": OLD} and fleet.listed() == ["m1"] and fleet.note("m1") is None
+    told = said.partition("PLAY RECAP")[2]
+    assert "Taken back: m1" in told and "fleet.yml pins what was taken back. Pin what runs now" in told
 
 
 def test_of_two_people_the_second_is_told_and_may_insist(fleet: Fleet) -> None:
