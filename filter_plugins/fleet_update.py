@@ -18,5 +18,6 @@ class FilterModule:
     def filters(self) -> dict[str, Callable[..., Any]]:
         return {
             "update_plan": as_filter(rollout.update_plan),
+            "update_wave": as_filter(rollout.update_wave),
             "update_differs": as_filter(rollout.update_differs),
         }

@@ -123,6 +123,43 @@ def update_plan(
     }
 
 
+def update_wave(
+    result: Any,
+    redirector: str,
+    registry: Mapping[str, Any],
+    *,
+    wave: Sequence[str],
+    now: int,
+    capacity_floor: Any = 0.5,
+) -> dict[str, Any]:
+    """Whether the fleet still bears a wave that was planned, by the list now, and who of it a person holds."""
+    news = News({redirector: answer_of(result)}, {"redirectors": [redirector]}, now)
+    if news.redirector is None:
+        return {
+            "refused": [f"{redirector} no longer tells its list, so who serves is not known."],
+            "held": {},
+        }
+    fleet = {
+        str(one["name"]): _mirror(one, news)
+        for one in registry["mirrors"]
+        if "problem" not in one and one["state"] == "active"
+    }
+    held = {
+        name: f"held: {one['reason']}"
+        for name, one in news.holds.items()
+        if name in wave and not one["reason"].startswith(HELD_FOR_AN_UPDATE)
+    }
+    capacity = _Capacity(fleet, _share("fleet_update_capacity_floor", capacity_floor))
+    lost: dict[str, float] = {}
+    stuck: dict[str, list[str]] = {}
+    for one in (fleet[name] for name in wave if name in fleet and name not in held):
+        if one.serves and not capacity.bears(one, lost):
+            stuck.setdefault(one.continent, []).append(one.name)
+        elif one.serves:
+            lost[one.continent] = lost.get(one.continent, 0) + one.weight
+    return {"refused": list(_at_their_floor(stuck, fleet)), "held": held}
+
+
 SILENT = "Did not answer, so left as they are"
 STUCK = "Cannot go back, so left as they are"
 

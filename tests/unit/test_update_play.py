@@ -320,6 +320,19 @@ def test_of_two_people_the_second_is_told_and_may_insist(fleet: Fleet) -> None:
     assert fleet.runs() == {"m1": OLD, "m2": NEW} and lock.read_text() == ""
 
 
+def test_a_wave_is_not_begun_where_a_mirror_has_left_the_list_since_it_was_planned(tmp_path: Path) -> None:
+    fleet = Fleet(tmp_path, "OC", "AF", "AF")
+    fleet.pin(NEW)
+    (fleet.control / "after-link").write_text(f"echo disk is swapped >{fleet.control}/holds/m3")
+    code, said = fleet.update()
+    assert code != 0 and fleet.runs() == {"m1": NEW, "m2": OLD, "m3": OLD} and fleet.held() == ["m3"]
+    told = flat(said.partition("PLAY RECAP")[2])
+    assert "This wave was not begun, for the fleet can no longer bear it: m2" in told, said
+    assert "AF is at its floor: m3 is off the list there, and m2 would be, too." in told
+    assert "Then go on: ansible-playbook playbooks/update.yml" in told
+    assert (fleet.folder / RED / "etc/mirrorfleet/update.lock").read_text() == ""
+
+
 def test_a_mirror_that_does_not_answer_holds_up_nobody(fleet: Fleet) -> None:
     fleet.pin(NEW)
     fleet.lose("m1")
