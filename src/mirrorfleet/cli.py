@@ -83,6 +83,15 @@ def _parser() -> argparse.ArgumentParser:
     listing.add_argument(
         "--force", action="store_true", help="publish even what the guards hold to be a mistake"
     )
+    routing = _own_verb(
+        verbs, "route", "route.json", "tell nginx to which mirrors it may send clients for files"
+    )
+    routing.add_argument(
+        "--explain", metavar="FILE", help="only say where this path (/packages/...) comes from"
+    )
+    routing.add_argument("--address", default="127.0.0.1", help="with --explain: of the client")
+    for name in ("asn", "country", "continent", "without", "prefer"):
+        routing.add_argument(f"--{name}", default="", help="with --explain: of the client")
     help_text = "forget what the pull-through cache keeps of files or projects"
     purging = verbs.add_parser("purge", help=help_text, description=help_text, allow_abbrev=False)
     purging.add_argument("what", nargs="+", help="URL or path of a file (/packages/...), or a project's name")
@@ -174,12 +183,24 @@ def _audit(options: argparse.Namespace) -> int:
     return _summed_up("audit", lambda: audit(options.config, options.names, only_due=options.due))
 
 
+def _route(options: argparse.Namespace) -> int:
+    from .route.pools import Client
+    from .route.run import explain, write_routes
+
+    if not options.explain:
+        return _summed_up("route", lambda: write_routes(options.config))
+    client = Client(options.address, options.asn, options.country, options.continent)
+    labels = {"without": options.without, "prefer": options.prefer}
+    return _summed_up("route", lambda: explain(options.config, options.explain, client, **labels))
+
+
 VERBS: dict[str, Callable[[argparse.Namespace], int]] = {
     "audit": _audit,
     "list": _list,
     "metrics": _metrics,
     "probe": _probe,
     "purge": _purge,
+    "route": _route,
 }
 
 

@@ -18,8 +18,9 @@ ROOMS = {
     "fleet": {"common"},
     "site": {"fleet", "common"},
     "monitor": {"fleet", "common"},
+    "route": {"fleet", "common"},
 }
-WINGS = ({"index", "served", "fetch", "sync"}, {"fleet", "site", "monitor"})
+WINGS = ({"index", "served", "fetch", "sync"}, {"fleet", "site", "monitor", "route"})
 BOTH = "cli"  # alone knows both wings
 
 

@@ -6,6 +6,7 @@ the name and the problem.
 """
 
 import functools
+import logging
 import re
 from collections import Counter
 from dataclasses import dataclass
@@ -13,8 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from ..common.config import ConfigError, read_json
+from ..common.files import entries
 from ..common.schema import Check, InvalidDocumentError, compile_schema, schema, shown, validate
 from .evidence import printable
+
+log = logging.getLogger(__name__)
+
+LONGEST_REASON = 1000  # characters of a hold's
 
 
 @dataclass(frozen=True)
@@ -92,3 +98,20 @@ def parse(document: Any, source: str) -> Registry:
 
 def load(path: Path) -> Registry:
     return parse(read_json(path), str(path))
+
+
+def holds(folder: Path | None) -> dict[str, str]:
+    """By name why a mirror is held: the folder has a file for each."""
+    found = {}
+    for entry in entries(folder) if folder else ():
+        if entry.name.startswith("."):
+            continue
+        try:
+            with open(entry.path, encoding="utf-8", errors="replace") as stream:
+                found[entry.name] = stream.read(LONGEST_REASON)
+        except FileNotFoundError:  # released this moment
+            continue
+        except OSError as error:  # who is held stays so
+            log.warning("%s: %s", entry.path, error.strerror)
+            found[entry.name] = ""
+    return found

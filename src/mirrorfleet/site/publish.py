@@ -32,7 +32,6 @@ EVENTS_KEPT = 100
 EVENTS_OF_A_MIRROR = 20
 # Mirrors' pages made in a run, beside those of mirrors whose standing changed: a large fleet's take turns.
 PAGES_A_RUN = 1000
-LONGEST_REASON = 1000  # characters of a hold's
 
 
 @dataclass(frozen=True)
@@ -173,7 +172,7 @@ def _publish(
 ) -> tuple[bool, dict[str, Any]]:
     trusted = authority.read(config.authority) if config.authority else None
     monitors = [one.monitor for one in votes.findings if one.monitor]
-    inputs = Inputs(known, monitors, _holds(config.holds), config.settings, now, votes.away)
+    inputs = Inputs(known, monitors, registry.holds(config.holds), config.settings, now, votes.away)
     outcome = step(inputs, memory.standings, force=force)
     votes.count(outcome.unheard)
     findings = votes.shown()
@@ -406,25 +405,9 @@ def _listed_urls(config: ListConfig, name: str) -> set[str]:
         return set()
 
 
-def _holds(folder: Path | None) -> dict[str, str]:
-    found = {}
-    for entry in entries(folder) if folder else ():
-        if entry.name.startswith("."):
-            continue
-        try:
-            with open(entry.path, encoding="utf-8", errors="replace") as stream:
-                found[entry.name] = stream.read(LONGEST_REASON)
-        except FileNotFoundError:  # released this moment
-            continue
-        except OSError as error:  # who is held stays so
-            log.warning("%s: %s", entry.path, error.strerror)
-            found[entry.name] = ""
-    return found
-
-
 def _updated_since(folder: Path | None) -> Iterator[tuple[str, float]]:
     """Who is held for an update, as playbooks/update.yml says it, and since when (Unix seconds)."""
-    for name, reason in _holds(folder).items():
+    for name, reason in registry.holds(folder).items():
         if folder and reason.startswith("being updated from"):
             with contextlib.suppress(OSError):
                 yield name, (folder / name).stat().st_mtime

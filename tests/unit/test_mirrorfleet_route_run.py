@@ -1,0 +1,294 @@
+"""The verb route: who is sent clients, by which documents; what becomes of nginx's maps when something is missing."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from listing_material import NOW, record, registry
+
+from mirrorfleet.cli import main
+from mirrorfleet.fleet.health import Findings, read
+from mirrorfleet.fleet.registry import parse
+from mirrorfleet.route import run
+from mirrorfleet.route.serving import Limits, Told, listed_families, mirrors
+
+
+def measured(**changes: Any) -> dict[str, Any]:
+    return {
+        "measured_at": NOW,
+        "good": 9,
+        "bad": 0,
+        "problem": "",
+        "last_modified": NOW - 60,
+        "addresses": ["192.0.2.7", "2001:db8::7"],
+        "rounds": {family: {"good": 9, "bad": 0, "problem": ""} for family in ("ipv4", "ipv6")},
+    } | changes
+
+
+def failing(*families: str) -> dict[str, Any]:
+    rounds = {
+        family: {"good": 0, "bad": 1, "problem": "refused"}
+        if family in families
+        else {"good": 9, "bad": 0, "problem": ""}
+        for family in ("ipv4", "ipv6")
+    }
+    return measured(good=0, bad=1, problem="refused", rounds=rounds)
+
+
+def health(**mirrors: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "schema": 1,
+        "monitor": "m",
+        "at": NOW,
+        "reference": {"problem": "", "serial": 1},
+        "mirrors": mirrors,
+    }
+
+
+def told(registered: dict[str, Any], found: dict[str, Any] | None, **changes: Any) -> Told:
+    known = parse(registered, "registry")
+    both = frozenset({"ipv4", "ipv6"})
+    given: dict[str, Any] = {
+        "listed": dict.fromkeys(known.mirrors, both),
+        "findings": read(found) if found else Findings(),
+        "holds": {},
+        "families": ("ipv4", "ipv6"),
+        "limits": Limits(),
+        "now": NOW,
+    }
+    return Told(known, **given | changes)
+
+
+def serving(given: Told) -> dict[str, set[str]]:
+    return {one.name: set(one.serving) for one in mirrors(given)}
+
+
+BOTH = {"ipv4", "ipv6"}
+NO_ADDRESS = "no address is known of it at which this host could ask it"
+
+
+def test_who_is_listed_well_and_fresh_is_sent_clients() -> None:
+    assert serving(told(registry("a", "b"), health(a=measured(), b=measured()))) == {"a": BOTH, "b": BOTH}
+    (one, _) = mirrors(told(registry("a", "b"), health(a=measured(), b=measured())))
+    assert (one.weight, one.country, one.addresses) == (1000, "NZ", ("192.0.2.7", "2001:db8::7"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "found", "more", "why"),
+    [
+        ({"state": "drained"}, measured(), {}, "drained"),
+        ({"state": "retired"}, measured(), {}, "retired"),
+        ({}, measured(), {"holds": {"a": "looked into"}}, "held"),
+        ({}, measured(), {"listed": {"b": frozenset({"ipv4"})}}, "not on the list"),
+        ({}, measured(last_modified=NOW - 9 * 86400), {}, "its content is 9 days old, allowed are 7 days"),
+        ({}, measured(last_modified=None), {}, "nobody knows how old its content is"),
+        ({}, failing("ipv4", "ipv6"), {}, "refused"),
+        ({}, measured(addresses=[]), {}, "no address is known of it at which this host could ask it"),
+        (
+            {},
+            measured(addresses=["x", "fe80::1%eth0"]),
+            {},
+            "no address is known of it at which this host could ask it",
+        ),
+    ],
+)
+def test_who_is_sent_nobody(changes: Any, found: dict[str, Any], more: dict[str, Any], why: str) -> None:
+    one, other = mirrors(told(registry("a", "b", **changes), health(a=found, b=measured()), **more))
+    assert (one.serving, one.why_not) == (frozenset(), why)
+    assert other.serving
+
+
+def test_a_cache_has_no_age() -> None:
+    given = told(registry("a", mode="cache"), health(a=measured(last_modified=None)))
+    assert serving(given) == {"a": BOTH}
+
+
+def test_a_family_that_fails_is_left_at_the_first_round() -> None:
+    assert serving(told(registry("a"), health(a=failing("ipv6")))) == {"a": {"ipv4"}}
+    given = told(registry("a"), health(a=measured()), families=("ipv4",))
+    assert mirrors(given)[0].addresses == ("192.0.2.7",)
+
+
+def test_a_monitor_that_is_cut_off_or_silent_takes_nobody_away() -> None:
+    every = registry("a", "b", "c", "d")
+    dead = failing("ipv4", "ipv6")
+    assert set(map(len, serving(told(every, health(a=dead, b=dead, c=dead, d=measured()))).values())) == {2}
+    found = health(a=dead, b=measured(), c=measured(), d=measured())
+    assert serving(told(every, found))["a"] == set()
+    assert serving(told(every, found | {"at": NOW - 901}))["a"] == BOTH
+
+
+def test_a_record_that_is_wrong_is_left_out() -> None:
+    wrong = registry("a", "b", bandwidth="fast")
+    assert serving(told(wrong, health(a=measured(), b=measured()))) == {"b": BOTH}
+
+
+def test_networks_are_named_alike() -> None:
+    given = told(
+        registry("a", networks=["as064500", "192.0.2.9/24", "nonsense", "2001:DB8::/32"]),
+        health(a=measured()),
+    )
+    assert mirrors(given)[0].networks == ("AS64500", "192.0.2.0/24", "2001:db8::/32")
+
+
+def test_the_list_says_for_which_families() -> None:
+    listed = record("a") | {"listed": True, "address_families": ["ipv4"]}
+    assert listed_families({"mirrors": [listed, record("b") | {"listed": False}]}) == {
+        "a": frozenset({"ipv4"})
+    }
+
+
+class Host:
+    """A redirector's files; `test` stands for nginx -t, `reloads` counts."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.folder = folder
+        self.routes, self.log = folder / "routes.conf", folder / "reloads"
+        monkeypatch.setattr("time.time", lambda: float(NOW))
+        self.put("registry.json", registry("a", "b"))
+        entries = [
+            {key: one[key] for key in ("name", "url", "urls", "mode", "tier", "location", "bandwidth")}
+            | {"address_families": ["ipv4", "ipv6"], "operator": {"name": "A"}, "serial": 1, "listed": True}
+            | {"code": "listed", "reason": "", "since": 1, "next": "", "last_modified": 1}
+            | {"score": None, "availability": None}
+            for one in registry("a", "b")["mirrors"]
+        ]
+        document = {"schema": 1, "fleet": "f", "agreement_version": "1", "staleness_limit": 86400}
+        self.put("mirrors.json", document | {"mirrors": entries})
+        self.put("health.json", health(a=measured(), b=measured()))
+        self.config()
+
+    def put(self, name: str, document: Any) -> None:
+        (self.folder / name).write_text(json.dumps(document))
+
+    def config(self, test: str = "pass", **changes: Any) -> None:
+        paths = {
+            "registry": "registry.json",
+            "list": "mirrors.json",
+            "health": "health.json",
+            "output": "routes.conf",
+        }
+        given = {key: str(self.folder / name) for key, name in paths.items()}
+        command = [sys.executable, "-c"]
+        commands = {
+            "test": [*command, test],
+            "reload": [*command, f"open({str(self.log)!r}, 'a').write('x')"],
+        }
+        self.put("route.json", given | commands | changes)
+
+    def run(self, *options: str) -> int:
+        return main(["route", "-c", str(self.folder / "route.json"), *options])
+
+    @property
+    def reloads(self) -> int:
+        return len(self.log.read_text()) if self.log.exists() else 0
+
+
+@pytest.fixture
+def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Host:
+    return Host(tmp_path, monkeypatch)
+
+
+def test_nginx_is_reloaded_when_the_routes_change(host: Host, capsys: pytest.CaptureFixture[str]) -> None:
+    assert host.run() == 0
+    assert host.reloads == 0, "nginx includes nothing yet"
+    summary = json.loads(capsys.readouterr().out)
+    assert {key: summary[key] for key in ("changed", "serving", "known", "geoip")} == {
+        "changed": True,
+        "serving": 2,
+        "known": 2,
+        "geoip": False,
+    }
+    assert host.run() == 0
+    assert host.reloads == 0
+    host.put("registry.json", registry("a", "b", state="drained"))
+    assert host.run() == 0
+    assert host.reloads == 1
+    assert "a.example.org" not in host.routes.read_text()
+
+
+def test_what_is_known_stays_while_an_input_is_missing(host: Host) -> None:
+    host.run()
+    before = host.routes.read_bytes()
+    for name in ("registry.json", "mirrors.json", "health.json"):
+        kept = (host.folder / name).read_bytes()
+        for bad in (None, b"{", b'{"schema": 9}'):
+            (host.folder / name).unlink() if bad is None else (host.folder / name).write_bytes(bad)
+            assert host.run() == 1
+            assert host.routes.read_bytes() == before
+            (host.folder / name).write_bytes(kept)
+    assert host.reloads == 0
+
+
+def test_nothing_known_yet_is_a_routing_too(host: Host) -> None:
+    (host.folder / "registry.json").unlink()
+    assert host.run() == 1
+    assert "$route_choice" in host.routes.read_text()
+
+
+def test_what_nginx_refuses_is_taken_back(host: Host) -> None:
+    host.run()
+    before = host.routes.read_bytes()
+    host.config(test="import sys; sys.exit('no')")
+    host.put("registry.json", registry("a", "b", state="drained"))
+    assert host.run() == 1
+    assert host.routes.read_bytes() == before
+    assert host.reloads == 0
+
+
+def test_a_geoip_database_that_is_gone_or_corrupt_costs_the_pools_alone(host: Host, tmp_path: Path) -> None:
+    host.run()
+    database = tmp_path / "country.mmdb"
+    refuse = f"import sys; sys.exit('geoip2' in open({str(host.routes)!r}).read() and 'corrupt')"
+    host.config(test=refuse, country=str(database))
+    assert host.run() == 0
+    assert "geoip2" not in host.routes.read_text()
+    database.write_bytes(b"corrupt")
+    assert host.run() == 1
+    assert "geoip2" not in host.routes.read_text() and "a.example.org" in host.routes.read_text()
+    host.config(country=str(database))
+    assert host.run() == 0
+    assert f'geoip2 "{database}"' in host.routes.read_text()
+
+
+def test_a_monitor_that_cannot_be_asked_said_something_last(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers: list[Any] = [
+        json.dumps(health(a=failing("ipv4", "ipv6"), b=measured())).encode(),
+        OSError("gone"),
+    ]
+
+    def fetch(*_: Any) -> bytes:
+        answer = answers.pop(0)
+        if isinstance(answer, OSError):
+            raise answer
+        assert isinstance(answer, bytes)
+        return answer
+
+    monkeypatch.setattr(run.health, "fetch", fetch)
+    host.config(health="https://monitor.example.org/health.json")
+    assert host.run() == 0
+    assert "a.example.org" not in host.routes.read_text()
+    # Nobody knows now how `a` is, and the live check will see.
+    assert host.run() == 0
+    assert "a.example.org" in host.routes.read_text()
+
+
+def test_a_decision_is_explained(host: Host, capsys: pytest.CaptureFixture[str]) -> None:
+    host.put("registry.json", registry("a", "b", state="drained"))
+    assert host.run("--explain", "/packages/x", "--address", "2001:db8::1", "--country", "NZ") == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["candidates"], told["pool"]) == (["b"], "country NZ over IPv6")
+    assert told["unrouted"] == {"a": "drained"}
+    assert not host.routes.exists()
+
+
+def test_a_wrong_family_is_a_mistake_that_is_named(host: Host, capsys: pytest.CaptureFixture[str]) -> None:
+    host.config(families=["ipv5"])
+    assert host.run() == 2
+    assert "families: must be of ipv4, ipv6, not 'ipv5'" in capsys.readouterr().err
