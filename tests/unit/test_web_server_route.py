@@ -1,0 +1,555 @@
+"""A redirector as nginx serves it: mirrors of all kinds and real clients, all on loopback."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import json
+import os
+import random
+import re
+import select
+import shutil
+import socket
+import socketserver
+import ssl
+import subprocess
+import sys
+import threading
+import time
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mirrorfleet.route.nginx import render
+from mirrorfleet.route.pools import Client, Mirror, route
+from tests.nginx_material import Nginx
+from tests.unit.test_web_server_cache import Mirror as Site
+
+ROOT = Path(__file__).resolve().parents[2]
+CLIENTS = ROOT / "build/clients/bin"
+UV = shutil.which("uv", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}") or "uv"
+BOTH = frozenset({"ipv4", "ipv6"})
+LARGE = "/packages/ab/cd/large-1.0.tar.gz"
+SMALL = "/packages/ab/cd/small-1.0.tar.gz"
+CONTENT = b"large " * 1000
+
+
+class Faulty(socketserver.ThreadingTCPServer):
+    """A mirror over TLS that does what tests tell it to."""
+
+    daemon_threads = True
+    allow_reuse_address = True
+
+    def __init__(self, name: str, tree: Path, certificate: Path) -> None:
+        self.name, self.tree, self.fault = name, tree, ""
+        self.evil = b""  # what a mirror that is tampered with says instead
+        self.asked: list[tuple[str, str, str]] = []
+        self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self.context.load_cert_chain(certificate)
+        super().__init__(("127.0.0.1", 0), Answers)
+        self.port = int(self.server_address[1])
+        threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+
+    def handle_error(self, *_: object) -> None:
+        """Clients that hang up are what this is about."""
+
+    def url(self, path: str) -> str:
+        return f"https://{self.name}.fleet.test:{self.port}{path}"
+
+    def refuse(self) -> None:
+        self.shutdown()
+        self.server_close()
+
+    def gets(self) -> int:
+        return sum(method == "GET" for method, _, _ in self.asked)
+
+
+class Answers(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    wbufsize = -1
+    timeout = 20
+    server: Faulty
+
+    def setup(self) -> None:
+        self.request = self.server.context.wrap_socket(self.request, server_side=True)
+        super().setup()
+
+    def do_HEAD(self) -> None:
+        self.answer()
+
+    def do_GET(self) -> None:
+        self.answer()
+
+    def answer(self) -> None:
+        server, fault = self.server, self.server.fault
+        server.asked.append((self.command, self.path, self.headers["Host"].partition(":")[0]))
+        path = server.tree / self.path.lstrip("/")
+        body = path.read_bytes() if path.is_file() else None
+        if fault == "hang":
+            time.sleep(8)
+            return
+        if fault.isdecimal() or body is None:
+            self.send_response(int(fault or 404))
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
+        if fault == "shorter":
+            body = body[:-1]
+        if fault == "tampered":
+            body = server.evil
+        begin = 0
+        if wanted := re.fullmatch(r"bytes=(\d+)-", self.headers["Range"] or ""):
+            begin = int(wanted[1])
+        self.send_response(206 if begin else 200)
+        if begin:
+            self.send_header("Content-Range", f"bytes {begin}-{len(body) - 1}/{len(body)}")
+        self.send_header("Content-Length", str(len(body) - begin))
+        self.send_header("Accept-Ranges", "bytes")
+        self.send_header("ETag", '"1"')
+        self.end_headers()
+        if self.command == "HEAD":
+            return
+        body = body[begin:]
+        if fault in ("cut", "stalled"):
+            self.wfile.write(body[: len(body) // 2])
+            self.wfile.flush()
+            if fault == "stalled":
+                time.sleep(8)
+            self.close_connection = True
+            self.connection.shutdown(socket.SHUT_RDWR)
+            return
+        if fault == "slow":
+            for at in range(0, len(body), len(body) // 10):
+                self.wfile.write(body[at : at + len(body) // 10])
+                self.wfile.flush()
+                time.sleep(0.1)
+            return
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        """Keep quiet."""
+
+
+def mirror(name: str, port: int, **changes: Any) -> Mirror:
+    given = {
+        "url": f"https://{name}.fleet.test:{port}",
+        "weight": 100,
+        "country": "NZ",
+        "continent": "OC",
+        "serving": BOTH,
+        "addresses": ("127.0.0.1",),
+    }
+    return Mirror(name, **given | changes)
+
+
+@dataclass
+class Fleet:
+    """A redirector with three mirrors, which have what is in `tree`; so has the redirector itself."""
+
+    folder: Path
+    authority: Any
+    options: dict[str, Any]
+    mirrors: dict[str, Faulty] = field(default_factory=dict)
+    records: list[Mirror] = field(default_factory=list)
+    nginx: Nginx | None = None
+    name: str = Nginx.NAME
+
+    @property
+    def tree(self) -> Path:
+        return self.folder / "served"
+
+    @property
+    def site(self) -> Site:
+        assert self.nginx
+        return Site(self.folder, self.nginx)
+
+    def put(self, path: str, content: bytes) -> None:
+        file = self.tree / path.lstrip("/")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(content)
+
+    def start(self, *records: Mirror) -> None:
+        self.records = list(records) or [mirror(name, one.port) for name, one in self.mirrors.items()]
+        routes = self.folder / "routes.conf"
+        routes.write_text(render(route(self.records)))
+        given = {"web_server_routes": str(routes), "web_server_route_small": 1000}
+        given |= {"web_server_route_ca": str(self.authority.pem)}
+        certificate = self.authority.issue(Nginx.NAME, "127.0.0.1")
+        self.nginx = Nginx(self.folder, certificate, name=self.name, **given | self.options)
+
+    def first(self, path: str = LARGE) -> str:
+        return route(self.records).choose(Client("127.0.0.1"), path).candidates[0]
+
+
+@pytest.fixture
+def fleet(tmp_path: Path, authority: Any) -> Iterator[Fleet]:
+    made = Fleet(tmp_path, authority, {})
+    made.put(LARGE, CONTENT)
+    made.put(SMALL, b"small")
+    for name in "abc":
+        made.mirrors[name] = Faulty(name, made.tree, authority.issue(f"{name}.fleet.test"))
+    yield made
+    if made.nginx:
+        made.nginx.stop()
+    for one in made.mirrors.values():
+        with contextlib.suppress(OSError):
+            one.refuse()
+
+
+def test_large_files_come_from_mirrors_and_small_ones_from_here(fleet: Fleet) -> None:
+    fleet.put(f"{LARGE}.metadata", b"m" * 5000)
+    fleet.start()
+    first = fleet.mirrors[fleet.first()]
+    answer = fleet.site.get(LARGE)
+    assert (answer.status, answer.headers["Location"]) == (302, first.url(LARGE)), answer
+    assert answer.headers["Cache-Control"] == "no-store"
+    # asked by HEAD, under its own name, and nobody else was
+    assert [(one.name, one.asked) for one in fleet.mirrors.values() if one.asked] == [
+        (first.name, [("HEAD", LARGE, f"{first.name}.fleet.test")])
+    ]
+    for path, content in ((SMALL, b"small"), (f"{LARGE}.metadata", b"m" * 5000)):
+        answer = fleet.site.get(path)
+        assert (answer.status, answer.body) == (200, content)
+        assert answer.headers["Cache-Control"] == "public, max-age=31536000, immutable"
+    assert fleet.site.get("/packages/ab/cd/absent.whl").status == 404
+    assert fleet.site.get("/packages/ab/.hidden").status == 404
+
+
+def told(fleet: Fleet, path: str, **headers: str) -> dict[str, Any]:
+    answer = fleet.site.get(path, **headers)
+    assert (answer.status, answer.headers["Content-Type"]) == (200, "application/json"), answer
+    return dict(answer.json())
+
+
+def test_the_decision_is_the_pure_functions(fleet: Fleet) -> None:
+    many = [
+        mirror(f"m{number}", 443, weight=number * 37 + 10, networks=networks, serving=serving)
+        for number, (networks, serving) in enumerate(
+            [
+                ((), BOTH),
+                ((), BOTH),
+                ((), frozenset({"ipv6"})),
+                ((), frozenset()),
+                (("192.0.2.0/24", "AS64500"), BOTH),
+                (("192.0.2.128/25", "2001:db8::/32"), BOTH),
+                (("2001:db8::/32",), BOTH),
+            ]
+        )
+    ]
+    odd = {"url": "https://odd.fleet.test", "networks": ("198.51.100.0/24",)}
+    many.append(mirror("odd \"name'", 443, **odd))
+    fleet.start(*many)
+    routing = route(many)
+    for address in ("203.0.113.9", "192.0.2.1", "192.0.2.129", "198.51.100.7", "2001:db8::1", "::1"):
+        for number in range(25):
+            path, label = f"/packages/{number}/{os.urandom(9).hex()[: number + 1]}.whl", f"m{number % 7}"
+            for prefix, labels in (
+                ("", {}),
+                (f"/without/{label}", {"without": label}),
+                (f"/prefer/{label}", {"prefer": label}),
+            ):
+                choice = routing.choose(Client(address), path, **labels)
+                found = told(fleet, f"/route?file={prefix}{path}&address={address}")
+                assert (found["file"], found["address"], found["slot"]) == (path, address, choice.slot)
+                assert found["pool"] == str(choice.pool)
+                names = [routing.mirrors[name].label for name in choice.candidates]
+                assert [name for name in found["candidates"] if name] == names
+
+
+def test_labels_exclude_prefer_and_trust(fleet: Fleet) -> None:
+    fleet.start()
+    first, second, third = route(fleet.records).choose(Client("127.0.0.1"), LARGE).candidates
+    site = fleet.site
+
+    def sent(prefix: str) -> str | None:
+        found: str | None = site.get(f"{prefix}{LARGE}", method="HEAD").headers["Location"]
+        return found
+
+    assert sent("") == fleet.mirrors[first].url(LARGE)
+    assert sent(f"/without/{first}") == fleet.mirrors[second].url(LARGE)
+    assert sent(f"/prefer/{third}") == fleet.mirrors[third].url(LARGE)
+    assert sent("/prefer/nobody") == sent("/without/nobody") == sent("")
+    # whom a client prefers is asked as the others are
+    fleet.mirrors[third].fault = "500"
+    assert sent(f"/prefer/{third}") == sent("")
+    answer = site.get(f"/trusted{LARGE}")
+    assert (answer.status, answer.body) == (200, CONTENT)
+    assert site.get("/trusted/simple/Some.Name").headers["Location"] == "/trusted/simple/some-name/"
+    assert site.get(f"/trusted{LARGE}/../../../../etc/passwd").status == 404
+
+
+def test_a_trace_says_why(fleet: Fleet) -> None:
+    fleet.start()
+    first, second, _ = route(fleet.records).choose(Client("127.0.0.1"), LARGE).candidates
+    fleet.mirrors[first].fault = "503"
+    found = told(fleet, f"{LARGE}?trace=1")
+    assert (found["mirror"], found["candidates"][1], found["pool"]) == (second, first, "world over IPv4")
+    assert found["reason"] == f"slot {found['slot']} of world over IPv4"
+    assert told(fleet, f"/prefer/{second}{LARGE}?trace=1")["reason"] == f"the client prefers {second}"
+    for path, reason in (
+        (f"/trusted{LARGE}", "the client wants trusted hosts only"),
+        (SMALL, "a small file"),
+        ("/packages/absent", "not in the tree of this host"),
+    ):
+        found = told(fleet, f"{path}?trace=1")
+        assert (found["mirror"], found["reason"]) == ("", reason)
+
+
+@pytest.fixture
+def blackhole() -> Iterator[int]:
+    """A port whose queue is full, so that the kernel drops who wants to connect."""
+    with contextlib.ExitStack() as stack:
+        listener = stack.enter_context(socket.socket())
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        for _ in range(4):
+            filling = stack.enter_context(socket.socket())
+            filling.setblocking(False)
+            filling.connect_ex(listener.getsockname())
+        yield int(listener.getsockname()[1])
+
+
+BEFORE_ANY_BYTE = (
+    "refused", "blackholed", "hang", "404", "403", "500", "502", "301", "other name", "other authority", "expired",
+    "shorter",
+)  # fmt: skip
+WITHIN_THE_BODY = ("cut", "stalled", "slow")
+
+
+def break_one(fleet: Fleet, name: str, fault: str) -> None:
+    one = fleet.mirrors[name]
+    if fault == "refused":
+        one.refuse()
+    elif fault in ("other name", "other authority", "expired"):
+        certificate = {
+            "other name": lambda: fleet.authority.issue("elsewhere.fleet.test"),
+            "expired": lambda: fleet.authority.issue(f"{name}.fleet.test", days=-1),
+            "other authority": lambda: _self_signed(fleet, f"{name}.fleet.test"),
+        }[fault]()
+        one.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        one.context.load_cert_chain(certificate)
+    else:
+        one.fault = fault
+
+
+def _self_signed(fleet: Fleet, name: str) -> Path:
+    key, certificate = fleet.folder / "key.pem", fleet.folder / "own.pem"
+    command = [
+        "openssl",
+        "req",
+        "-x509",
+        "-newkey",
+        "rsa:2048",
+        "-nodes",
+        "-days",
+        "3",
+        "-subj",
+        f"/CN={name}",
+    ]
+    command += ["-addext", f"subjectAltName=DNS:{name}", "-keyout", str(key), "-out", str(certificate)]
+    subprocess.run(command, check=True, capture_output=True)
+    certificate.write_bytes(key.read_bytes() + certificate.read_bytes())
+    return certificate
+
+
+@pytest.mark.parametrize("fault", BEFORE_ANY_BYTE)
+def test_nobody_is_sent_to_a_mirror_that_fails_at_that_moment(
+    fleet: Fleet, fault: str, blackhole: int
+) -> None:
+    records = [mirror(name, one.port) for name, one in fleet.mirrors.items()]
+    first, second, third = route(records).choose(Client("127.0.0.1"), LARGE).candidates
+    if fault == "blackholed":
+        records = [mirror(first, blackhole) if one.name == first else one for one in records]
+    else:
+        break_one(fleet, first, fault)
+    fleet.start(*records)
+    for _ in range(3):
+        begun = time.monotonic()
+        answer = fleet.site.get(LARGE, method="HEAD")
+        assert answer.headers["Location"] == fleet.mirrors[second].url(LARGE)
+        assert time.monotonic() - begun < 6
+    break_one(fleet, second, "404")
+    break_one(fleet, third, "404")
+    answer = fleet.site.get(LARGE)
+    assert (answer.status, answer.body) == (200, CONTENT)
+
+
+def test_who_asks_again_is_sent_elsewhere(fleet: Fleet) -> None:
+    """pip and uv come back here when a download breaks off: never to the mirror that broke it off."""
+    fleet.start()
+    first, second, _ = route(fleet.records).choose(Client("127.0.0.1"), LARGE).candidates
+    assert fleet.site.get(LARGE).headers["Location"] == fleet.mirrors[first].url(LARGE)
+    for _ in range(2):
+        answer = fleet.site.get(LARGE, Range="bytes=100-")
+        assert answer.headers["Location"] == fleet.mirrors[second].url(LARGE)
+
+
+def test_without_mirrors_everything_comes_from_here(fleet: Fleet) -> None:
+    fleet.start(mirror("a", 443, serving=frozenset()))
+    answer = fleet.site.get(LARGE)
+    assert (answer.status, answer.body) == (200, CONTENT)
+    assert told(fleet, f"{LARGE}?trace=1")["reason"] == "no mirror serves here"
+
+
+class Names(socketserver.ThreadingTCPServer):
+    """A proxy for CONNECT to which every name is this host: clients believe what no DNS says."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Tunnel)
+        threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+
+class Tunnel(socketserver.StreamRequestHandler):
+    def handle(self) -> None:
+        port = int(self.rfile.readline().split()[1].rpartition(b":")[2])
+        while self.rfile.readline().strip():
+            pass
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)) as there:
+            self.wfile.write(b"HTTP/1.1 200 OK\r\n\r\n")
+            ends = {self.connection: there, there: self.connection}
+            while True:
+                for one in select.select([*ends], [], [])[0]:
+                    if not (data := one.recv(65536)):
+                        return
+                    ends[one].sendall(data)
+
+
+@pytest.fixture(scope="session")
+def tunnel() -> Iterator[str]:
+    with Names() as server:
+        yield server.url
+        server.shutdown()
+
+
+def wheel(name: str, size: int, says: str = "good") -> bytes:
+    """A wheel with a module that says a word, and with so many bytes that nothing compresses."""
+    info = f"{name}-1.0.dist-info"
+    files = {
+        f"{name}.py": f"word = {says!r}\n".encode(),
+        f"{name}.bin": random.Random(name).randbytes(size),
+        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n".encode(),
+        f"{info}/WHEEL": b"Wheel-Version: 1.0\nGenerator: tests\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+    }
+    files[f"{info}/RECORD"] = "".join(f"{path},,\n" for path in [*files, f"{info}/RECORD"]).encode()
+    made = io.BytesIO()
+    with zipfile.ZipFile(made, "w") as archive:
+        for path, content in files.items():
+            archive.writestr(path, content)
+    return made.getvalue()
+
+
+WHEEL = "/packages/ab/cd/big-1.0-py3-none-any.whl"
+
+
+@pytest.fixture
+def installable(fleet: Fleet) -> Fleet:
+    """With a wheel that comes from mirrors, its metadata, and pages that list it."""
+    for name, size in (("big", 400_000), ("little", 100)):
+        path = WHEEL.replace("big", name)
+        content = wheel(name, size)
+        metadata = zipfile.ZipFile(io.BytesIO(content)).read(f"{name}-1.0.dist-info/METADATA")
+        fleet.put(path, content)
+        fleet.put(f"{path}.metadata", metadata)
+        digests = {"sha256": hashlib.sha256(content).hexdigest()}
+        core = {"sha256": hashlib.sha256(metadata).hexdigest()}
+        file = {
+            "filename": path.rpartition("/")[2],
+            "url": f"../..{path}",
+            "hashes": digests,
+            "core-metadata": core,
+        }
+        file |= {"size": len(content), "upload-time": "2026-01-01T00:00:00Z", "yanked": False}
+        page = {"meta": {"api-version": "1.1"}, "name": name, "versions": ["1.0"], "files": [file]}
+        folder = fleet.tree / f"pages/{name}/s-1-ab/simple"
+        folder.mkdir(parents=True)
+        (folder.parents[1] / "cur").symlink_to("s-1-ab")
+        (folder / "index.v1_json").write_text(json.dumps(page))
+        anchor = f'<a href="{file["url"]}#sha256={digests["sha256"]}" data-core-metadata="sha256={core["sha256"]}">'
+        (folder / "index.html").write_text(
+            f"<!DOCTYPE html><html><body>{anchor}{file['filename']}</a></body></html>"
+        )
+    fleet.options["web_server_route_small"] = 10_000
+    fleet.name = "127.0.0.1"
+    return fleet
+
+
+def install(fleet: Fleet, tunnel: str, client: str, *projects: str, label: str = "") -> tuple[int, str, Path]:
+    """What a real client says that knows the redirector alone; timeouts are short, tries are the client's own."""
+    assert fleet.nginx
+    target = fleet.folder / f"{client}-{time.monotonic_ns()}"
+    index = f"http://127.0.0.1:{fleet.nginx.port}{label}/simple/"
+    command = {
+        "pip": [CLIENTS / "pip", "install", "--no-cache-dir", "--disable-pip-version-check", "--timeout", "3",
+                "--target", target, "--index-url", index],
+        "uv": [UV, "pip", "install", "--target", target, "--default-index", index],
+    }[client]  # fmt: skip
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(("PIP_", "UV_"))}
+    given = {
+        "PIP_CONFIG_FILE": os.devnull, "PIP_CERT": str(fleet.authority.pem), "UV_NO_CONFIG": "1", "UV_NO_CACHE": "1",
+        "UV_HTTP_TIMEOUT": "3", "SSL_CERT_FILE": str(fleet.authority.pem), "HTTPS_PROXY": tunnel, "https_proxy": tunnel,
+        "NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1",
+    }  # fmt: skip
+    ran = subprocess.run(
+        [str(word) for word in [*command, *projects]], env=kept | given, capture_output=True, text=True, timeout=120,
+        check=False,
+    )  # fmt: skip
+    return ran.returncode, ran.stdout + ran.stderr, target
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("client", ["pip", "uv"])
+@pytest.mark.parametrize("fault", ["", *BEFORE_ANY_BYTE, *WITHIN_THE_BODY])
+def test_no_installation_fails(
+    installable: Fleet, tunnel: str, blackhole: int, client: str, fault: str
+) -> None:
+    """Whatever becomes of the mirror that a file would come from, before a prober has seen it."""
+    records = [mirror(name, one.port) for name, one in installable.mirrors.items()]
+    first, second, _ = route(records).choose(Client("127.0.0.1"), WHEEL).candidates
+    if fault == "blackholed":
+        records = [mirror(first, blackhole) if one.name == first else one for one in records]
+    elif fault:
+        break_one(installable, first, fault)
+    installable.start(*records)
+    code, said, target = install(installable, tunnel, client, "big", "little")
+    assert code == 0, said
+    assert (target / "big.bin").read_bytes() == random.Random("big").randbytes(400_000)
+    assert (target / "little.py").is_file()
+    served = {name: one.gets() for name, one in installable.mirrors.items() if one.gets()}
+    if fault in ("", "slow"):
+        assert served == {first: 1}
+    elif fault in WITHIN_THE_BODY:
+        assert served.keys() == {first, second}
+    else:
+        assert served == {second: 1}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("client", ["pip", "uv"])
+def test_a_tampered_wheel_is_refused_and_a_label_is_the_way_out(
+    installable: Fleet, tunnel: str, client: str
+) -> None:
+    installable.start()
+    first = installable.first(WHEEL)
+    installable.mirrors[first].evil = wheel("big", 400_000, "evil")
+    assert len(installable.mirrors[first].evil) == (installable.tree / WHEEL.lstrip("/")).stat().st_size
+    break_one(installable, first, "tampered")
+    code, said, target = install(installable, tunnel, client, "big")
+    assert code != 0 and "hash" in said.lower(), said
+    assert not (target / "big.bin").exists()
+    for label in (f"/without/{first}", "/trusted"):
+        code, said, target = install(installable, tunnel, client, "big", label=label)
+        assert code == 0, said
+    assert installable.mirrors[first].gets() == 1
