@@ -166,6 +166,7 @@ picture: setup-tests  ## docs/status-page.png, for the README: the status page o
 .PHONY: bench
 bench:  ## all benchmarks (SIZE=full for documents)
 	@$(MAKE) bench-list
+	$(MAKE) bench-redirect
 	$(MAKE) bench-inventory
 	$(MAKE) bench-sync
 	$(MAKE) bench-web
@@ -174,6 +175,11 @@ bench:  ## all benchmarks (SIZE=full for documents)
 bench-list: setup-tests  ## measure the list's documents and the prober (SIZE=quick or full)
 	@$(BIN)/python benchmarks/list.py
 	$(BIN)/python benchmarks/probe.py
+
+.PHONY: bench-redirect
+bench-redirect: setup-tests  ## what sending clients to mirrors costs, and how well the choice keeps shares (SIZE=full for documents)
+	@$(call say,benchmark of the redirector)
+	$(BIN)/python benchmarks/redirect.py
 
 .PHONY: bench-inventory
 bench-inventory: setup-tests  ## what reading a fleet costs, and evaluating every input of every host (SIZE=full for documents)

@@ -1,0 +1,319 @@
+"""What sending clients to mirrors costs, and how well the choice holds what it promises.
+
+* 1,000,000 made-up clients over the pure choice: shares, locality, movement.
+* 300 pools of 50 mirrors: how large the maps are, how long nginx takes to load them, how much memory.
+* CPU of nginx for a redirect: bare `return 302`, and one that is live-checked by HEAD over TLS, with 3 and 300 pools.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+import resource
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from report import FULL, ROOT, Row, publish, say
+
+sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(ROOT / "src"))
+sys.path.insert(0, str(ROOT / "tests"))
+
+from faults.nginx import ROOT as NGINX
+from faults.nginx import free_port
+
+from mirrorfleet.route.nginx import render
+from mirrorfleet.route.pools import Client, Mirror, Routing, route
+from mirrorfleet.route.slots import SLOTS, assign, moved
+from tests.nginx_material import Nginx
+
+CLIENTS = 1_000_000 if FULL else 100_000
+REQUESTS = 40_000 if FULL else 10_000
+BOTH = frozenset({"ipv4", "ipv6"})
+WEIGHTS = (10, 100, 100, 200, 500, 1000, 1000, 1000, 10_000)
+CONTINENTS = ("AF", "AS", "EU", "NA", "OC", "SA")
+BINARY = NGINX / "usr/sbin/nginx"
+
+
+def fleet(count: int, countries: int, chance: random.Random) -> list[Mirror]:
+    found = []
+    for number in range(count):
+        country = chance.randrange(countries)
+        found.append(
+            Mirror(
+                f"m{number}", f"https://m{number}.fleet.test", chance.choice(WEIGHTS),
+                f"{chr(65 + country // 26)}{chr(65 + country % 26)}", CONTINENTS[country % 6],
+                networks=(f"10.{number}.0.0/16",) if number < 20 else (), serving=BOTH, addresses=("127.0.0.1",),
+            )
+        )  # fmt: skip
+    return found
+
+
+def simulate() -> None:
+    chance = random.Random(7)
+    mirrors = fleet(200, 60, chance)
+    routing = route(mirrors)
+    countries = [*sorted({(one.country, one.continent) for one in mirrors}), ("ZZ", "EU"), ("ZY", "AN")]
+    clients = []
+    for number in range(500):
+        country, continent = chance.choice(countries)
+        address = f"10.{number}.1.1" if number < 20 else f"192.0.2.{number % 250}"
+        clients.append(Client(address, "", country, continent))
+    gone = max(mirrors, key=lambda one: one.weight)
+    without = route([replace(one, serving=frozenset()) if one is gone else one for one in mirrors])
+    pools, got, wanted = Counter[str](), Counter[str](), Counter[str]()
+    needless = own = 0
+    homes = {client: (routing.pool_of(client), without.pool_of(client)) for client in clients}
+    shares = {}
+    for key in {pool for pool, _ in homes.values() if pool}:
+        count = Counter(names[0] for names in routing.pools[key])
+        members = {name: routing.mirrors[name].weight for name in count}
+        shares[key] = {name: weight / sum(members.values()) for name, weight in members.items()}
+        assert sum(count.values()) == SLOTS
+    begun = time.perf_counter()
+    slots = [chance.randrange(SLOTS) for _ in range(CLIENTS)]
+    for slot in slots:
+        client = chance.choice(clients)
+        pool, after = homes[client]
+        assert pool and after
+        name = routing.pools[pool][slot][0]
+        pools[pool.kind] += 1
+        got[name] += 1
+        for member, share in shares[pool].items():
+            if len(shares[pool]) < 30:
+                wanted[member] += share
+        other = without.pools[after][slot][0]
+        own += name == gone.name
+        needless += name != gone.name and other != name
+    told = ", ".join(f"{kind} {count / CLIENTS:.1%}" for kind, count in pools.items())
+    say(f"{CLIENTS:,} clients in {time.perf_counter() - begun:.0f} s: {told}")
+    say(
+        f"the largest mirror left: {own / CLIENTS:.2%} were its clients, {needless / CLIENTS:.2%} others moved"
+    )
+    worst = max(
+        abs(Counter(names[0] for names in pool)[name] / SLOTS - weight / total)
+        for key, pool in routing.pools.items()
+        for members in [[one for one in mirrors if _in(one, key)]]
+        for total in [sum(one.weight for one in members)]
+        for name, weight in [(one.name, one.weight) for one in members]
+    )
+    say(f"worst share error of any mirror in any pool: {worst:.2%} of the pool")
+    pool = {one.name: one.weight for one in mirrors[:50]}
+    second, joins = [], []
+    whole = assign(pool, pool.keys())
+    for one, other in [chance.sample(sorted(pool), 2) for _ in range(30)]:
+        before, two = assign(pool, pool.keys() - {one}), assign(pool, pool.keys() - {one, other})
+        second.append(sum(before[slot][0] != other for slot in moved(before, two)) / SLOTS)
+        rest = {name: weight for name, weight in pool.items() if name != one}
+        joins.append(sum(whole[slot][0] != one for slot in moved(assign(rest, rest.keys()), whole)) / SLOTS)
+    say(f"a second one leaves a pool of 50: {_told(second)} of the slots move needlessly")
+    say(f"a new one joins a pool of 50: {_told(joins)} of the slots move needlessly")
+
+
+def _told(shares: list[float]) -> str:
+    return f"{statistics.mean(shares):.2%} (at most {max(shares):.2%})"
+
+
+def _in(one: Mirror, key: Any) -> bool:
+    where: dict[str, tuple[str, ...]] = {
+        "world": ("",), "network": one.networks, "country": (one.country,), "continent": (one.continent,)
+    }  # fmt: skip
+    return key.value in where.get(key.kind, ())
+
+
+def many(pools: int, members: int) -> Routing:
+    chance = random.Random(3)
+    mirrors = []
+    for number in range(pools):
+        for index in range(members):
+            networks = (f"10.{number // 250}.{number % 250}.0/24",)
+            mirrors.append(
+                Mirror(f"m{index}x{number}", f"https://m{index}x{number}.fleet.test", chance.choice(WEIGHTS),
+                       "NZ", "OC", networks=networks, families=("ipv4",), serving=frozenset({"ipv4"}),
+                       addresses=("127.0.0.1",))
+            )  # fmt: skip
+    return route(mirrors) if pools * members <= 1000 else _shared(pools, members)
+
+
+def _shared(pools: int, members: int) -> Routing:
+    """The same 1,000 mirrors in many pools."""
+    chance = random.Random(3)
+    networks: dict[int, list[str]] = {}
+    for number in range(pools):
+        for index in chance.sample(range(1000), members):
+            networks.setdefault(index, []).append(f"10.{number // 250}.{number % 250}.0/24")
+    return route(
+        [
+            Mirror(f"m{index}", f"https://m{index}.fleet.test", chance.choice(WEIGHTS), "NZ", "OC",
+                   networks=tuple(networks.get(index, ())), families=("ipv4",), serving=frozenset({"ipv4"}),
+                   addresses=("127.0.0.1",))
+            for index in range(1000)
+        ]
+    )  # fmt: skip
+
+
+def large(folder: Path) -> None:
+    begun = time.process_time()
+    routing = many(300, 50)
+    chosen = time.process_time() - begun
+    text = render(routing)
+    written = time.process_time() - begun - chosen
+    say(f"{len(routing.pools)} pools: chosen in {chosen:.1f} s of CPU, written in {written:.1f} s")
+    routes = folder / "routes.conf"
+    routes.write_text(text)
+    conf = folder / "large.conf"
+    for name, include in (("without", ""), ("with", f"include {routes};")):
+        conf.write_text(
+            f"pid {folder}/large.pid; error_log stderr; events {{}} http {{ access_log off; map_hash_bucket_size 256;"
+            f" map_hash_max_size 4194304; variables_hash_bucket_size 128; variables_hash_max_size 4096; {include} }}"
+        )
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        command = [
+            "/usr/bin/env",
+            "python3",
+            "-c",
+            _PEAK,
+            str(BINARY),
+            "-t",
+            "-q",
+            "-c",
+            str(conf),
+            "-p",
+            str(folder),
+        ]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+        size, memory = len(text) / 1e6, int(done.stdout) / 1024
+        say(f"nginx {name} the maps ({size:.1f} MB): {seconds:.2f} s of CPU, {memory:.0f} MB")
+
+
+_PEAK = (
+    "import resource, subprocess, sys; subprocess.run(sys.argv[1:], check=True);"
+    "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
+)
+
+
+def workers(master: int) -> list[int]:
+    return [int(pid) for pid in Path(f"/proc/{master}/task/{master}/children").read_text().split()]
+
+
+def cpu(master: int) -> int:
+    ticks = 0
+    for pid in workers(master):
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        ticks += int(fields[11]) + int(fields[12])
+    return ticks
+
+
+def ask(port: int, paths: list[str]) -> None:
+    """Many requests, so many at a time that the client's own time does not count."""
+    found = Counter[bytes]()
+    for at in range(0, len(paths), 500):
+        some = paths[at : at + 500]
+        with socket.create_connection(("127.0.0.1", port)) as connection:
+            for path in some:
+                last = b"Connection: close\r\n" if path is some[-1] else b""
+                connection.sendall(f"GET {path} HTTP/1.1\r\nHost: {Nginx.NAME}\r\n".encode() + last + b"\r\n")
+            text = b""
+            while part := connection.recv(1 << 16):
+                text += part
+        found.update(re.findall(rb"HTTP/1.1 (\d+)", text))
+    assert found == {b"302": len(paths)}, found
+
+
+def redirects(folder: Path) -> list[Row]:
+    files = [f"/packages/{number % 100:02x}/file-{number}.whl" for number in range(REQUESTS)]
+    key, certificate = folder / "key.pem", folder / "certificate.pem"
+    command = [
+        "openssl",
+        "req",
+        "-x509",
+        "-newkey",
+        "ec",
+        "-pkeyopt",
+        "ec_paramgen_curve:P-256",
+        "-nodes",
+        "-days",
+        "2",
+    ]
+    command += ["-subj", "/CN=bench", "-addext", f"subjectAltName=DNS:*.fleet.test,DNS:{Nginx.NAME}"]
+    subprocess.run([*command, "-keyout", key, "-out", certificate], check=True, capture_output=True)
+    pem = folder / "both.pem"
+    pem.write_bytes(key.read_bytes() + certificate.read_bytes())
+    bare, mirror = free_port(), free_port()
+    kinds = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    below = "".join(f"{kind}_temp_path {folder}/{kind}; " for kind in kinds)
+    conf = folder / "bare.conf"
+    conf.write_text(
+        f"daemon off; user root; pid {folder}/bare.pid; error_log stderr; events {{}} http {{ {below} access_log off;"
+        f" server {{ listen 127.0.0.1:{bare}; return 302 https://m1.fleet.test$request_uri; }} }}"
+    )
+    mirrors = folder / "mirrors.conf"
+    mirrors.write_text(
+        f"daemon off; user root; pid {folder}/mirrors.pid; error_log stderr;"
+        f" events {{ worker_connections 16384; }} http {{ {below} access_log off;"
+        f" keepalive_requests 100000; server {{ listen 127.0.0.1:{mirror} ssl; ssl_certificate {pem};"
+        f" ssl_certificate_key {pem}; root {folder}/m; }} }}"
+    )
+    for path in files:
+        for tree in (folder / "m", folder / "served"):
+            (tree / path.lstrip("/")).parent.mkdir(parents=True, exist_ok=True)
+            (tree / path.lstrip("/")).write_bytes(b"x" * 10)
+    started = [subprocess.Popen([BINARY, "-c", one, "-p", folder]) for one in (conf, mirrors)]
+    rows = []
+    try:
+        time.sleep(5)
+        taken = [_measured(started[0].pid, bare, files)]
+        for pools in (3, 300):
+            at = folder / f"redirector{pools}"
+            at.mkdir()
+            (at / "served").symlink_to(folder / "served")
+            found = many(pools, 3 if pools == 3 else 50)
+            text = render(found).replace(":443;", f":{mirror};")
+            (at / "routes.conf").write_text(text)
+            given = {"web_server_routes": str(at / "routes.conf"), "web_server_route_small": 1}
+            server = Nginx(at, pem, **given, web_server_route_ca=str(certificate))
+            try:
+                taken.append(_measured(server._server.pid, server.port, files))
+            finally:
+                server.stop()
+        for pools, ours in zip((3, 300), taken[1:], strict=True):
+            rows.append(
+                Row(
+                    f"a live-checked redirect, {pools} pools",
+                    ours,
+                    taken[0],
+                    "return 302",
+                    "1.22.1",
+                    "us of CPU",
+                )
+            )
+    finally:
+        for one in started:
+            one.terminate()
+            one.wait(10)
+    return rows
+
+
+def _measured(master: int, port: int, files: list[str]) -> float:
+    ask(port, files[:500])
+    before = cpu(master)
+    for _ in range(3):  # whoever repeats goes to the second candidate, which is asked as well
+        ask(port, files[500:])
+    return (cpu(master) - before) / 100 / (3 * (len(files) - 500)) * 1e6
+
+
+if __name__ == "__main__":
+    simulate()
+    with tempfile.TemporaryDirectory() as name:
+        large(Path(name))
+        publish("redirect", redirects(Path(name)))
