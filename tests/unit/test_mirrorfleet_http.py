@@ -19,7 +19,7 @@ import pytest
 
 from mirrorfleet.common import http
 from mirrorfleet.fetch.upstream import FetchError, upstream
-from mirrorfleet.site import votes
+from mirrorfleet.fleet import votes
 
 SOURCE = Path(__file__).parents[2] / "src"
 HEAD = b"HTTP/1.1 200 OK\r\n"

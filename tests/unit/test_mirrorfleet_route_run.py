@@ -11,8 +11,11 @@ import pytest
 from listing_material import NOW, record, registry
 
 from mirrorfleet.cli import main
-from mirrorfleet.fleet.health import Findings, read
+from mirrorfleet.fleet import votes as fleet_votes
+from mirrorfleet.fleet.health import read
 from mirrorfleet.fleet.registry import parse
+from mirrorfleet.fleet.standing import Inputs, Settings, clock
+from mirrorfleet.fleet.votes import Votes
 from mirrorfleet.route import run
 from mirrorfleet.route.serving import Limits, Told, listed_families, mirrors
 
@@ -39,28 +42,29 @@ def failing(*families: str) -> dict[str, Any]:
     return measured(good=0, bad=1, problem="refused", rounds=rounds)
 
 
-def health(**mirrors: dict[str, Any]) -> dict[str, Any]:
+def health(monitor: str = "m", **mirrors: dict[str, Any]) -> dict[str, Any]:
     return {
         "schema": 1,
-        "monitor": "m",
+        "monitor": monitor,
         "at": NOW,
         "reference": {"problem": "", "serial": 1},
         "mirrors": mirrors,
     }
 
 
-def told(registered: dict[str, Any], found: dict[str, Any] | None, **changes: Any) -> Told:
-    known = parse(registered, "registry")
-    both = frozenset({"ipv4", "ipv6"})
-    given: dict[str, Any] = {
-        "listed": dict.fromkeys(known.mirrors, both),
-        "findings": read(found) if found else Findings(),
-        "holds": {},
-        "families": ("ipv4", "ipv6"),
-        "limits": Limits(),
-        "now": NOW,
-    }
-    return Told(known, **given | changes)
+LIMITS = Limits()
+
+
+def told(registered: dict[str, Any], *found: dict[str, Any], limits: Limits = LIMITS, **changes: Any) -> Told:
+    """As a run has them: by a registry and by what each monitor found."""
+    fleet = parse(registered, "registry")
+    votes = Votes([read(one) for one in found], [], set())
+    given = {"holds": {}, "settings": Settings(), "now": NOW}
+    both = dict.fromkeys(fleet.mirrors, frozenset({"ipv4", "ipv6"}))
+    listed, families = changes.pop("listed", both), changes.pop("families", ("ipv4", "ipv6"))
+    inputs = Inputs(fleet, votes.monitors, **given | changes)
+    known = run._known(votes, {}, fleet.mirrors)
+    return Told(inputs, listed, known, families, limits)
 
 
 def serving(given: Told) -> dict[str, set[str]]:
@@ -80,12 +84,13 @@ def test_who_is_listed_well_and_fresh_is_sent_clients() -> None:
 @pytest.mark.parametrize(
     ("changes", "found", "more", "why"),
     [
-        ({"state": "drained"}, measured(), {}, "drained"),
+        ({"state": "drained"}, measured(), {}, "drained by its operator"),
         ({"state": "retired"}, measured(), {}, "retired"),
-        ({}, measured(), {"holds": {"a": "looked into"}}, "held"),
+        ({}, measured(), {"holds": {"a": "looked into"}}, "held: looked into"),
         ({}, measured(), {"listed": {"b": frozenset({"ipv4"})}}, "not on the list"),
-        ({}, measured(last_modified=NOW - 9 * 86400), {}, "its content is 9 days old, allowed are 7 days"),
-        ({}, measured(last_modified=None), {}, "nobody knows how old its content is"),
+        ({}, measured(last_modified=NOW - 9 * 86400), {}, "stale: last synced 9 days ago"),
+        ({}, measured(last_modified=None), {}, "does not say how fresh it is (/last-modified)"),
+        ({}, measured(tampered_at=NOW - 9), {}, f"served a file with a wrong hash at {clock(NOW - 9)}"),
         ({}, failing("ipv4", "ipv6"), {}, "refused"),
         ({}, measured(addresses=[]), {}, "no address is known of it at which this host could ask it"),
         (
@@ -100,6 +105,39 @@ def test_who_is_sent_nobody(changes: Any, found: dict[str, Any], more: dict[str,
     one, other = mirrors(told(registry("a", "b", **changes), health(a=found, b=measured()), **more))
     assert (one.serving, one.why_not) == (frozenset(), why)
     assert other.serving
+
+
+def test_while_no_monitor_has_a_vote_an_absolute_limit_counts() -> None:
+    old = health(a=measured(last_modified=NOW - 7 * 86400 - 1), b=measured(), c=measured(last_modified=None))
+    silent = told(registry("a", "b", "c"), old | {"at": NOW - 901})
+    found = {one.name: one.why_not for one in mirrors(silent)}
+    assert found["b"] == ""
+    assert found["a"] == "its content is 7 days old, allowed are 7 days"
+    assert found["c"] == "nobody knows how old its content is"
+
+
+def test_most_monitors_decide_who_is_sent_clients() -> None:
+    """As they do who is on the list, but by one round."""
+    dead, well = failing("ipv4", "ipv6"), measured()
+    of = registry("a", "b")
+
+    def says(*found: Any) -> set[str]:
+        return serving(told(of, *(health(f"m{at}", a=one, b=well) for at, one in enumerate(found))))["a"]
+
+    assert says(dead, well, well) == says(dead, well) == BOTH
+    assert says(dead, dead, well) == says(dead) == set()
+    assert says(failing("ipv6"), failing("ipv6"), well) == {"ipv4"}
+    # One that knows nothing of it, or is cut off, is not counted.
+    assert says(dead, measured(measured_at=NOW - 9999)) == set()
+    lame = health("lame", a=dead, b=dead) | {"reference": {"problem": "no answer", "serial": None}}
+    assert serving(told(of, lame, health("well", a=well, b=well))) == {"a": BOTH, "b": BOTH}
+    # A wrong hash that one proves is enough.
+    evil = health("evil", a=measured(tampered_at=NOW - 9), b=well)
+    assert serving(told(of, *(health(f"m{at}", a=well, b=well) for at in range(2)), evil))["a"] == set()
+    # Whoever tells, of a mirror that the first monitor cannot reach, at which address it is, and how old.
+    blind = failing("ipv4", "ipv6") | {"addresses": [], "last_modified": None}
+    first = mirrors(told(of, health("m0", a=blind, b=well), health("m1", a=well), health("m2", a=well)))[0]
+    assert (first.addresses, first.why_not) == (("192.0.2.7", "2001:db8::7"), "")
 
 
 def test_a_cache_has_no_age() -> None:
@@ -172,7 +210,8 @@ class Host:
             "health": "health.json",
             "output": "routes.conf",
         }
-        given = {key: str(self.folder / name) for key, name in paths.items()}
+        given: dict[str, Any] = {key: str(self.folder / name) for key, name in paths.items()}
+        given["health"] = [given["health"]]
         command = [sys.executable, "-c"]
         commands = {
             "test": [*command, test],
@@ -255,28 +294,35 @@ def test_a_geoip_database_that_is_gone_or_corrupt_costs_the_pools_alone(host: Ho
     assert f'geoip2 "{database}"' in host.routes.read_text()
 
 
-def test_a_monitor_that_cannot_be_asked_said_something_last(
+def test_what_monitors_said_last_counts_while_none_can_be_asked(
     host: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    answers: list[Any] = [
-        json.dumps(health(a=failing("ipv4", "ipv6"), b=measured())).encode(),
-        OSError("gone"),
-    ]
+    found = health(a=failing("ipv4", "ipv6"), b=measured())
+    answers: list[Any] = [found, OSError("gone"), found | {"mirrors": {"b": measured()}}]
 
-    def fetch(*_: Any) -> bytes:
-        answer = answers.pop(0)
-        if isinstance(answer, OSError):
-            raise answer
-        assert isinstance(answer, bytes)
-        return answer
+    async def answer(*_: Any) -> list[bytes | BaseException]:
+        told = answers.pop(0)
+        return [told if isinstance(told, OSError) else json.dumps(told).encode()]
 
-    monkeypatch.setattr(run.health, "fetch", fetch)
-    host.config(health="https://monitor.example.org/health.json")
+    monkeypatch.setattr(fleet_votes, "_read", answer)
+    host.config(health=["https://monitor.example.org/health.json"])
     assert host.run() == 0
     assert "a.example.org" not in host.routes.read_text()
     # Nobody knows now how `a` is, and the live check will see.
+    assert host.run() == 1
+    assert "a.example.org" in host.routes.read_text() and "192.0.2.7" in host.routes.read_text()
+    # One that lost what it knew has not measured it.
     assert host.run() == 0
-    assert "a.example.org" in host.routes.read_text()
+    assert "a.example.org" not in host.routes.read_text()
+
+
+def test_a_memory_that_is_spoilt_is_made_anew(host: Host) -> None:
+    host.run()
+    before = host.routes.read_bytes()
+    for spoilt in (b"", b"{", b"[]", b'{"mirrors": {"a": 3}}'):
+        (host.folder / "routes.memory.json").write_bytes(spoilt)
+        assert host.run() == 0
+        assert host.routes.read_bytes() == before
 
 
 def test_a_decision_is_explained(host: Host, capsys: pytest.CaptureFixture[str]) -> None:
@@ -284,7 +330,7 @@ def test_a_decision_is_explained(host: Host, capsys: pytest.CaptureFixture[str])
     assert host.run("--explain", "/packages/x", "--address", "2001:db8::1", "--country", "NZ") == 0
     told = json.loads(capsys.readouterr().out)
     assert (told["candidates"], told["pool"]) == (["b"], "country NZ over IPv6")
-    assert told["unrouted"] == {"a": "drained"}
+    assert told["unrouted"] == {"a": "drained by its operator"}
     assert not host.routes.exists()
 
 

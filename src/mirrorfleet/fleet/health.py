@@ -1,17 +1,12 @@
 """health.json: what a monitor found, as it reaches the list."""
 
-import json
-import ssl
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
-from ..common.schema import InvalidDocumentError, accept
+from ..common.schema import accept
 from .evidence import Proof
 from .standing import FAMILIES, Audit, Health, Monitor, Passed, Rounds
-
-LARGEST = 256 << 20  # bytes
 
 
 @dataclass(frozen=True)
@@ -98,23 +93,6 @@ def _told(findings: Findings) -> Iterator[tuple[str, Proof]]:
 
 
 NOT_TOLD = "a wrong hash; the monitor tells no more"
-
-
-def load(source: str, ca_file: Path | None = None) -> Findings:
-    """From a file or an https URL; OSError, ValueError or RecursionError when it cannot be had or is none."""
-    return read(json.loads(fetch(source, ca_file)))
-
-
-def fetch(source: str, ca_file: Path | None) -> bytes:
-    if not source.startswith("https://"):
-        return Path(source).read_bytes()
-    from ..common import http  # noqa: PLC0415 - a list with its monitor on the same host asks nobody
-
-    context = ssl.create_default_context(cafile=ca_file)
-    try:
-        return http.fetch(source, limit=LARGEST, timeout=30, context=context, proxies=True)
-    except http.TooLongError as error:
-        raise InvalidDocumentError(f"is {error}") from error
 
 
 def described(failures: list[dict[str, str]]) -> str:

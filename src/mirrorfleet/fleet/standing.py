@@ -257,12 +257,7 @@ def step(inputs: Inputs, former: Mapping[str, Standing], *, force: bool = False)
     cut_off = _cut_off(inputs, unheard)
 
     def stand() -> dict[str, Standing]:
-        voters = {
-            family: [one for one in inputs.monitors if family not in unheard.get(one.name, {})]
-            if family not in cut_off
-            else []
-            for family in FAMILIES
-        }
+        voters = _voters(inputs, unheard, cut_off)
         return {name: _stand(name, inputs, former.get(name), voters) for name in inputs.registry.mirrors}
 
     standings = stand()
@@ -276,6 +271,37 @@ def step(inputs: Inputs, former: Mapping[str, Standing], *, force: bool = False)
     if refused:
         return Outcome(dict(former), [], told, refused, unheard)
     return Outcome(standings, list(_events(former, standings, inputs.now)), told, "", unheard)
+
+
+def follow(inputs: Inputs, listed: Mapping[str, Collection[str]]) -> dict[str, Standing]:
+    """Where the mirrors of the list, each by its address families, would stand if one round decided.
+
+    For who follows faster than the list does, and may: what it does in error costs a client nothing.
+    """
+    at = inputs.now
+    here, off = Standing(True, "listed", "", at, joined=at), Standing(False, "waiting", "not on the list", at)
+    former = {
+        name: replace(here, families={one: here if one in families else off for one in FAMILIES})
+        for name, families in listed.items()
+        if name in inputs.registry.mirrors
+    }
+    inputs = replace(inputs, settings=replace(inputs.settings, fall=1))
+    voters = _voters(
+        inputs, {one.name: _unheard(one, inputs, former, force=False) for one in inputs.monitors}, ()
+    )
+    return {name: _stand(name, inputs, one, voters) for name, one in former.items()}
+
+
+def _voters(inputs: Inputs, unheard: Unheard, cut_off: Collection[str]) -> dict[str, list[Monitor]]:
+    """By address family, whose word is taken."""
+    return {
+        family: [
+            one
+            for one in inputs.monitors
+            if family not in unheard.get(one.name, {}) and family not in cut_off
+        ]
+        for family in FAMILIES
+    }
 
 
 def _cut_off(inputs: Inputs, unheard: Unheard) -> dict[str, str]:

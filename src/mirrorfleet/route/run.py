@@ -8,20 +8,24 @@ import json
 import logging
 import subprocess
 import time
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from ..common import notes
 from ..common.config import ConfigError, load_as, read_json
 from ..common.files import write_atomically
 from ..common.guards import only_one
 from ..common.schema import InvalidDocumentError, accept
-from ..fleet import health, registry
+from ..fleet import registry
 from ..fleet.evidence import printable
-from ..fleet.health import Findings
+from ..fleet.standing import Inputs, Settings
+from ..fleet.votes import Votes
+from ..fleet.votes import votes as read_votes
 from .nginx import GeoIP, render
 from .pools import FAMILIES, Client, Routing, route
-from .serving import Limits, Told, listed_families, mirrors
+from .serving import Known, Limits, Told, listed_families, mirrors
 
 log = logging.getLogger(__name__)
 
@@ -32,9 +36,9 @@ PATIENCE = 60.0  # seconds; a run takes a few at most
 class RouteConfig:
     registry: Path
     list: Path  # mirrors.json, as this host publishes it
-    health: str  # a file, or the URL of the monitor's health.json
+    health: tuple[str, ...]  # of each monitor its health.json, a file or a URL, as the list has them
     output: Path  # what nginx includes
-    ca_file: Path | None = None  # for that URL
+    ca_file: Path | None = None  # for those URLs
     holds: Path | None = None  # one file a mirror, named after it, with the reason in it
     families: tuple[str, ...] = FAMILIES  # the address families that this host has
     country: Path | None = None  # GeoIP2 databases (mmdb); without one the world is one pool
@@ -42,6 +46,15 @@ class RouteConfig:
     test: tuple[str, ...] = ("nginx", "-t", "-q")
     reload: tuple[str, ...] = ("systemctl", "reload", "nginx.service")
     limits: Limits = field(default_factory=Limits)
+    settings: Settings = field(default_factory=Settings)  # the list's, by which monitors have votes
+
+
+@dataclass
+class Memory:
+    """What outlives a run, and the monitors' absence."""
+
+    monitors: dict[str, str] = field(default_factory=dict)  # by source, the name that it last gave
+    mirrors: dict[str, Known] = field(default_factory=dict)
 
 
 def write_routes(path: Path) -> tuple[bool, dict[str, Any]]:
@@ -56,7 +69,9 @@ def write_routes(path: Path) -> tuple[bool, dict[str, Any]]:
 
 def explain(path: Path, file: str, client: Client, **labels: str) -> tuple[bool, dict[str, Any]]:
     """What a client would be sent to, and why: by what is known now, without asking a mirror."""
-    choice = (found := _routing(load_as(RouteConfig, path))).choose(client, file, **labels)
+    config = load_as(RouteConfig, path)
+    found, _ = _routing(config, _remember(config))
+    choice = found.choose(client, file, **labels)
     return True, {
         "file": file,
         "address": client.address,
@@ -70,9 +85,10 @@ def explain(path: Path, file: str, client: Client, **labels: str) -> tuple[bool,
 
 def _in_turn(config: RouteConfig) -> tuple[bool, dict[str, Any]]:
     there = config.output.is_file()
-    problem = ""
+    memory = _remember(config)
+    former = json.dumps(asdict(memory))
     try:
-        routing = _routing(config)
+        routing, problem = _routing(config, memory)
     except (ConfigError, InvalidDocumentError, OSError, ValueError, KeyError) as error:
         problem = printable(error)
         log.error(
@@ -81,6 +97,8 @@ def _in_turn(config: RouteConfig) -> tuple[bool, dict[str, Any]]:
         if there:
             return False, {"changed": False, "problem": problem}
         routing = Routing({})
+    if (told := json.dumps(asdict(memory))) != former:
+        write_atomically(_remembered(config), told.encode(), durable=False)
     if not there:
         # nginx cannot include them yet, nor test them; what it could refuse comes with the next run.
         config = replace(config, country=None, asn=None, test=(), reload=())
@@ -114,32 +132,41 @@ def _readable(database: Path | None) -> bool:
     return True
 
 
-def _routing(config: RouteConfig) -> Routing:
-    known = registry.load(config.registry)
+def _routing(config: RouteConfig, memory: Memory) -> tuple[Routing, str]:
+    """By what is known now, which is put into the memory; and why that is less than it should be."""
+    fleet = registry.load(config.registry)
     listed = listed_families(accept(read_json(config.list), "mirrors"))
-    limits = config.limits
-    told = Told(
-        known, listed, _findings(config), registry.holds(config.holds), config.families, limits, int(time.time())
-    )  # fmt: skip
-    return route(mirrors(told))
+    votes = read_votes(config.health, config.ca_file, memory.monitors)
+    memory.mirrors = _known(votes, memory.mirrors, fleet.mirrors)
+    held, now = registry.holds(config.holds), int(time.time())
+    inputs = Inputs(fleet, votes.monitors, held, config.settings, now, votes.away)
+    found = route(mirrors(Told(inputs, listed, memory.mirrors, config.families, config.limits)))
+    return found, "" if votes.monitors else "no monitor can be asked; the list and what was known last count"
+
+
+def _known(votes: Votes, before: Mapping[str, Known], names: Iterable[str]) -> dict[str, Known]:
+    """What monitors tell of each mirror, the first the first; what none tells now, one told last."""
+    found = {}
+    for name in names:
+        told = [one.more[name] for one in votes.findings if name in one.more]
+        last = before.get(name, Known())
+        addresses = next((one["addresses"] for one in told if one.get("addresses")), last.addresses)
+        modified = [one["last_modified"] for one in told if one.get("last_modified") is not None]
+        found[name] = Known(tuple(addresses), max(modified, default=last.last_modified))
+    return found
 
 
 def _remembered(config: RouteConfig) -> Path:
-    return config.output.with_suffix(".health.json")
+    return config.output.with_suffix(".memory.json")
 
 
-def _findings(config: RouteConfig) -> Findings:
-    """What the monitor found; while it cannot be had, what it found last, at which nobody is held to have failed."""
+def _remember(config: RouteConfig) -> Memory:
+    path = _remembered(config)
     try:
-        raw = health.fetch(config.health, config.ca_file)
-        found = health.read(json.loads(raw))
-    except (OSError, ValueError, RecursionError) as error:
-        log.error("%s: %s; what it said last counts", config.health, printable(error))
-        last = health.read(read_json(_remembered(config)))
-        return replace(last, monitor=last.monitor and replace(last.monitor, at=0))
-    if config.health.startswith("https://"):
-        write_atomically(_remembered(config), raw, durable=False)
-    return found
+        return notes.fit(Memory, notes.read(path) or {})  # type: ignore[no-any-return]
+    except (ValueError, OSError) as error:
+        log.warning("%s: cannot be used: %s", path, error)
+        return Memory()
 
 
 def _load(config: RouteConfig, text: str) -> tuple[bool, str]:

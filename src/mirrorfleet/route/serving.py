@@ -1,18 +1,17 @@
 """Who of the fleet can be sent clients now, and why others cannot. Pure.
 
 The list decides slowly who belongs to the fleet's public face; a redirector follows faster, for it can: who is drained
-or held, or failed its last round, gets nobody from the next run on, and gets them back with the next good round.
+or held, or failed its last round for most monitors, gets nobody from the next run on, and gets them back with the next
+good round (fleet/standing.py, `follow`).
 """
 
 import ipaddress
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from ..common.config import bounded
-from ..fleet.health import Findings
-from ..fleet.registry import Registry
-from ..fleet.standing import FEWEST_FOR_CUT_OFF, span
+from ..fleet.standing import Inputs, Standing, follow, span
 from .pools import FAMILIES, Mirror
 
 
@@ -21,21 +20,25 @@ class Limits:
     """When what is known of a mirror is not enough to send clients to it."""
 
     maximum_age: int = bounded(60, default=7 * 86400)  # seconds since it last had everything
-    silence_seconds: int = bounded(1, default=900)  # age at which measurements say nothing any more
-    cut_off_share: float = bounded(0, 1, default=0.5)  # of the list: failing at once, the monitor is cut off
+
+
+@dataclass(frozen=True)
+class Known:
+    """What monitors last told of a mirror, beside how it is: true for longer than a round, and so remembered."""
+
+    addresses: tuple[str, ...] = ()
+    last_modified: int | None = None
 
 
 @dataclass(frozen=True)
 class Told:
     """All that a run decides by."""
 
-    registry: Registry
+    inputs: Inputs  # as the list has them
     listed: Mapping[str, frozenset[str]]  # by mirror, the address families for which the list has it
-    findings: Findings
-    holds: Mapping[str, str]
+    known: Mapping[str, Known]
     families: tuple[str, ...]  # which this host has itself, to ask mirrors
     limits: Limits
-    now: int
 
 
 def listed_families(document: Any) -> dict[str, frozenset[str]]:
@@ -45,35 +48,29 @@ def listed_families(document: Any) -> dict[str, frozenset[str]]:
 
 def mirrors(told: Told) -> list[Mirror]:
     """Every mirror whose record can be used, by name."""
-    believed = _believed(told)
+    registry, standings = told.inputs.registry, follow(told.inputs, told.listed)
     return [
-        _mirror(record, told, believed=believed)
-        for name, record in sorted(told.registry.mirrors.items())
-        if name not in told.registry.wrong
+        _mirror(record, told, standings.get(name))
+        for name, record in sorted(registry.mirrors.items())
+        if name not in registry.wrong
     ]
 
 
-def _believed(told: Told) -> bool:
-    """Whether a failed round is the mirror's fault: not of a monitor that is silent, or that most mirrors fail for."""
-    monitor, limits = told.findings.monitor, told.limits
-    if monitor is None or monitor.reference_problem or told.now - monitor.at > limits.silence_seconds:
-        return False
-    seen = [told.findings.health[name] for name in told.listed if name in told.findings.health]
-    failing = sum(one.deaf for one in seen)
-    return len(seen) < FEWEST_FOR_CUT_OFF or failing <= limits.cut_off_share * len(seen)
-
-
-def _mirror(record: dict[str, Any], told: Told, *, believed: bool) -> Mirror:
-    name = record["name"]
-    health = told.findings.health.get(name)
-    problem = _problem(record, told)
-    serving = frozenset() if problem else told.listed.get(name, frozenset()) & set(record["address_families"])
-    if health and believed and not problem:
-        failing = {family for family in serving if health.over(family).bad}
-        problem = "; ".join(sorted({health.over(family).problem for family in failing}))
-        serving -= failing
-    more = told.findings.more.get(name, {})
-    addresses = tuple(sorted(_addresses(more.get("addresses", []), serving & set(told.families))))
+def _mirror(record: dict[str, Any], told: Told, standing: Standing | None) -> Mirror:
+    name, claimed = record["name"], record["address_families"]
+    known = told.known.get(name, Known())
+    listed = told.listed.get(name, frozenset()) & set(claimed)
+    serving = listed & set(standing.listed_families) if standing else frozenset()
+    problem = _problem(record, known, told) if serving else ""
+    if problem:
+        serving = frozenset()
+    elif standing is None:
+        problem = str(record["state"]) if record["state"] != "active" else "not on the list"
+    else:
+        problem = "; ".join(
+            dict.fromkeys(standing.families[one].reason for one in claimed if one in listed - serving)
+        )
+    addresses = tuple(sorted(_addresses(known.addresses, serving & set(told.families))))
     if serving and not addresses:
         problem, serving = "no address is known of it at which this host could ask it", frozenset()
     return Mirror(
@@ -83,29 +80,21 @@ def _mirror(record: dict[str, Any], told: Told, *, believed: bool) -> Mirror:
         country=record["location"]["country"],
         continent=record["location"]["continent"],
         networks=tuple(dict.fromkeys(filter(None, map(_network, record["networks"])))),
-        families=tuple(family for family in FAMILIES if family in record["address_families"]),
+        families=tuple(family for family in FAMILIES if family in claimed),
         serving=serving,
         addresses=addresses,
         why_not=problem,
     )
 
 
-def _problem(record: dict[str, Any], told: Told) -> str:
-    name, age = record["name"], told.limits.maximum_age
-    if record["state"] != "active":
-        return str(record["state"])
-    if name in told.holds:
-        return "held"
-    if name not in told.listed:
-        return "not on the list"
-    # A cache has no tree that could be old.
-    if record["mode"] != "cache":
-        health = told.findings.health.get(name)
-        if health is None or health.last_modified is None:
-            return "nobody knows how old its content is"
-        if told.now - health.last_modified > age:
-            return f"its content is {span(told.now - health.last_modified)} old, allowed are {span(age)}"
-    return ""
+def _problem(record: dict[str, Any], known: Known, told: Told) -> str:
+    """Why nobody is sent to a mirror that the list has: for as long as no monitor has a vote, that has it for ever."""
+    if record["mode"] == "cache":  # has no tree that could be old
+        return ""
+    if known.last_modified is None:
+        return "nobody knows how old its content is"
+    age, allowed = told.inputs.now - known.last_modified, told.limits.maximum_age
+    return f"its content is {span(age)} old, allowed are {span(allowed)}" if age > allowed else ""
 
 
 def _network(text: str) -> str:
@@ -118,7 +107,7 @@ def _network(text: str) -> str:
         return ""
 
 
-def _addresses(texts: list[str], families: set[str] | frozenset[str]) -> set[str]:
+def _addresses(texts: Iterable[str], families: set[str] | frozenset[str]) -> set[str]:
     found = set()
     for text in texts:
         try:

@@ -21,10 +21,10 @@ from ..fleet.evidence import Proof
 from ..fleet.health import Findings, proofs
 from ..fleet.markup import static
 from ..fleet.standing import FAMILIES, HIDDEN, Event, Inputs, Settings, Standing, step
+from ..fleet.votes import Votes
+from ..fleet.votes import votes as read_votes
 from . import authority, mirror_page, signatures, status_page
 from .signatures import Signer, Signing
-from .votes import Votes
-from .votes import votes as read_votes
 
 log = logging.getLogger(__name__)
 
@@ -171,8 +171,7 @@ def _publish(
     force: bool,
 ) -> tuple[bool, dict[str, Any]]:
     trusted = authority.read(config.authority) if config.authority else None
-    monitors = [one.monitor for one in votes.findings if one.monitor]
-    inputs = Inputs(known, monitors, registry.holds(config.holds), config.settings, now, votes.away)
+    inputs = Inputs(known, votes.monitors, registry.holds(config.holds), config.settings, now, votes.away)
     outcome = step(inputs, memory.standings, force=force)
     votes.count(outcome.unheard)
     findings = votes.shown()

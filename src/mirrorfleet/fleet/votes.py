@@ -1,4 +1,4 @@
-"""What every monitor says, and who of them has a vote (fleet/standing.py)."""
+"""What every monitor says, and who of them has a vote (standing.py)."""
 
 import asyncio
 import logging
@@ -9,10 +9,10 @@ from pathlib import Path
 
 from ..common import notes
 from ..common.schema import InvalidDocumentError
-from ..fleet.documents import Heard
-from ..fleet.evidence import printable
-from ..fleet.health import Findings, both, read
-from ..fleet.standing import FAMILIES
+from .documents import Heard
+from .evidence import printable
+from .health import Findings, both, read
+from .standing import FAMILIES, Monitor
 
 log = logging.getLogger(__name__)
 
@@ -27,6 +27,10 @@ class Votes:
     findings: list[Findings]
     told: list[Heard]
     away: set[str]  # names of those that could not be read
+
+    @property
+    def monitors(self) -> list[Monitor]:
+        return [one.monitor for one in self.findings if one.monitor]
 
     def add(self, answer: bytes | BaseException) -> str:
         """The name of the monitor that said so; InvalidDocumentError when it is none, or not one by itself."""
