@@ -24,12 +24,14 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
+from urllib.parse import urljoin
 
 import pytest
 
 from mirrorfleet.route.nginx import render
 from mirrorfleet.route.pools import Client, Mirror, route
-from tests.nginx_material import Nginx
+from tests.nginx_material import Names, Nginx
+from tests.unit.test_web_server_cache import V1_JSON, Upstream
 from tests.unit.test_web_server_cache import Mirror as Site
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -67,8 +69,8 @@ class Faulty(socketserver.ThreadingTCPServer):
         self.shutdown()
         self.server_close()
 
-    def gets(self) -> int:
-        return sum(method == "GET" for method, _, _ in self.asked)
+    def gets(self, path: str) -> int:
+        return sum((method, asked) == ("GET", path) for method, asked, _ in self.asked)
 
 
 class Answers(BaseHTTPRequestHandler):
@@ -188,9 +190,9 @@ class Fleet:
         return route(self.records).choose(Client("127.0.0.1"), path).candidates[0]
 
 
-@pytest.fixture
-def fleet(tmp_path: Path, authority: Any) -> Iterator[Fleet]:
-    made = Fleet(tmp_path, authority, {})
+@contextlib.contextmanager
+def fleet_in(folder: Path, authority: Any) -> Iterator[Fleet]:
+    made = Fleet(folder, authority, {})
     made.put(LARGE, CONTENT)
     made.put(SMALL, b"small")
     for name in "abc":
@@ -201,6 +203,12 @@ def fleet(tmp_path: Path, authority: Any) -> Iterator[Fleet]:
     for one in made.mirrors.values():
         with contextlib.suppress(OSError):
             one.refuse()
+
+
+@pytest.fixture
+def fleet(tmp_path: Path, authority: Any) -> Iterator[Fleet]:
+    with fleet_in(tmp_path, authority) as made:
+        yield made
 
 
 def test_large_files_come_from_mirrors_and_small_ones_from_here(fleet: Fleet) -> None:
@@ -302,7 +310,7 @@ def test_a_trace_says_why(fleet: Fleet) -> None:
         assert (found["mirror"], found["reason"]) == ("", reason)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def blackhole() -> Iterator[int]:
     """A port whose queue is full, so that the kernel drops who wants to connect."""
     with contextlib.ExitStack() as stack:
@@ -359,26 +367,45 @@ def _self_signed(fleet: Fleet, name: str) -> Path:
     return certificate
 
 
+@pytest.fixture(scope="module")
+def broken(tmp_path_factory: pytest.TempPathFactory, authority: Any, blackhole: int) -> Iterator[Fleet]:
+    """A redirector of which clients may prefer a mirror with any fault; all slots are the three's that have none."""
+    with fleet_in(tmp_path_factory.mktemp("broken"), authority) as made:
+        records = [mirror(name, one.port, weight=10**6) for name, one in made.mirrors.items()]
+        for fault in BEFORE_ANY_BYTE:
+            name = fault.replace(" ", "-")
+            one = made.mirrors[name] = Faulty(name, made.tree, authority.issue(f"{name}.fleet.test"))
+            break_one(made, name, fault)
+            records.append(mirror(name, blackhole if fault == "blackholed" else one.port, weight=1))
+        made.start(*records)
+        yield made
+
+
 @pytest.mark.parametrize("fault", BEFORE_ANY_BYTE)
-def test_nobody_is_sent_to_a_mirror_that_fails_at_that_moment(
-    fleet: Fleet, fault: str, blackhole: int
-) -> None:
-    records = [mirror(name, one.port) for name, one in fleet.mirrors.items()]
-    first, second, third = route(records).choose(Client("127.0.0.1"), LARGE).candidates
-    if fault == "blackholed":
-        records = [mirror(first, blackhole) if one.name == first else one for one in records]
-    else:
-        break_one(fleet, first, fault)
-    fleet.start(*records)
+def test_nobody_is_sent_to_a_mirror_that_fails_at_that_moment(broken: Fleet, fault: str) -> None:
     for _ in range(3):
         begun = time.monotonic()
-        answer = fleet.site.get(LARGE, method="HEAD")
-        assert answer.headers["Location"] == fleet.mirrors[second].url(LARGE)
+        answer = broken.site.get(f"/prefer/{fault.replace(' ', '-')}{LARGE}", method="HEAD")
+        assert answer.headers["Location"] == broken.mirrors[broken.first()].url(LARGE)
         assert time.monotonic() - begun < 6
-    break_one(fleet, second, "404")
-    break_one(fleet, third, "404")
+
+
+def test_where_all_mirrors_fail_the_file_comes_from_here(fleet: Fleet) -> None:
+    fleet.start()
+    first, second, third = route(fleet.records).choose(Client("127.0.0.1"), LARGE).candidates
+    fleet.mirrors[first].fault = "404"
+    assert fleet.site.get(LARGE, method="HEAD").headers["Location"] == fleet.mirrors[second].url(LARGE)
+    fleet.mirrors[second].fault = "shorter"
+    assert fleet.site.get(LARGE, method="HEAD").headers["Location"] == fleet.mirrors[third].url(LARGE)
+    fleet.mirrors[third].fault = "500"
     answer = fleet.site.get(LARGE)
     assert (answer.status, answer.body) == (200, CONTENT)
+
+
+def test_who_asks_why_is_told_of_the_first_time(fleet: Fleet) -> None:
+    fleet.start()
+    assert {told(fleet, f"{LARGE}?trace=1")["mirror"] for _ in range(3)} == {fleet.first()}
+    assert fleet.site.get(LARGE).headers["Location"] == fleet.mirrors[fleet.first()].url(LARGE)
 
 
 def test_who_asks_again_is_sent_elsewhere(fleet: Fleet) -> None:
@@ -398,7 +425,7 @@ def test_without_mirrors_everything_comes_from_here(fleet: Fleet) -> None:
     assert told(fleet, f"{LARGE}?trace=1")["reason"] == "no mirror serves here"
 
 
-class Names(socketserver.ThreadingTCPServer):
+class Anywhere(socketserver.ThreadingTCPServer):
     """A proxy for CONNECT to which every name is this host: clients believe what no DNS says."""
 
     daemon_threads = True
@@ -427,9 +454,9 @@ class Tunnel(socketserver.StreamRequestHandler):
                     ends[one].sendall(data)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def tunnel() -> Iterator[str]:
-    with Names() as server:
+    with Anywhere() as server:
         yield server.url
         server.shutdown()
 
@@ -451,39 +478,48 @@ def wheel(name: str, size: int, says: str = "good") -> bytes:
     return made.getvalue()
 
 
-WHEEL = "/packages/ab/cd/big-1.0-py3-none-any.whl"
+def wheel_of(name: str) -> str:
+    return f"/packages/ab/cd/{name}-1.0-py3-none-any.whl"
 
 
-@pytest.fixture
-def installable(fleet: Fleet) -> Fleet:
-    """With a wheel that comes from mirrors, its metadata, and pages that list it."""
-    for name, size in (("big", 400_000), ("little", 100)):
-        path = WHEEL.replace("big", name)
-        content = wheel(name, size)
-        metadata = zipfile.ZipFile(io.BytesIO(content)).read(f"{name}-1.0.dist-info/METADATA")
-        fleet.put(path, content)
-        fleet.put(f"{path}.metadata", metadata)
-        digests = {"sha256": hashlib.sha256(content).hexdigest()}
-        core = {"sha256": hashlib.sha256(metadata).hexdigest()}
-        file = {
-            "filename": path.rpartition("/")[2],
-            "url": f"../..{path}",
-            "hashes": digests,
-            "core-metadata": core,
-        }
-        file |= {"size": len(content), "upload-time": "2026-01-01T00:00:00Z", "yanked": False}
-        page = {"meta": {"api-version": "1.1"}, "name": name, "versions": ["1.0"], "files": [file]}
-        folder = fleet.tree / f"pages/{name}/s-1-ab/simple"
-        folder.mkdir(parents=True)
-        (folder.parents[1] / "cur").symlink_to("s-1-ab")
-        (folder / "index.v1_json").write_text(json.dumps(page))
-        anchor = f'<a href="{file["url"]}#sha256={digests["sha256"]}" data-core-metadata="sha256={core["sha256"]}">'
-        (folder / "index.html").write_text(
-            f"<!DOCTYPE html><html><body>{anchor}{file['filename']}</a></body></html>"
-        )
-    fleet.options["web_server_route_small"] = 10_000
-    fleet.name = "127.0.0.1"
-    return fleet
+def publish(fleet: Fleet, name: str, size: int) -> str:
+    """A wheel with its metadata and a page that lists it; the path of the wheel."""
+    path, content = wheel_of(name), wheel(name, size)
+    metadata = zipfile.ZipFile(io.BytesIO(content)).read(f"{name}-1.0.dist-info/METADATA")
+    fleet.put(path, content)
+    fleet.put(f"{path}.metadata", metadata)
+    digests = {"sha256": hashlib.sha256(content).hexdigest()}
+    core = {"sha256": hashlib.sha256(metadata).hexdigest()}
+    file = {
+        "filename": path.rpartition("/")[2],
+        "url": f"../..{path}",
+        "hashes": digests,
+        "core-metadata": core,
+    }
+    file |= {"size": len(content), "upload-time": "2026-01-01T00:00:00Z", "yanked": False}
+    page = {"meta": {"api-version": "1.1"}, "name": name, "versions": ["1.0"], "files": [file]}
+    folder = fleet.tree / f"pages/{name}/s-1-ab/simple"
+    folder.mkdir(parents=True)
+    (folder.parents[1] / "cur").symlink_to("s-1-ab")
+    (folder / "index.v1_json").write_text(json.dumps(page))
+    anchor = (
+        f'<a href="{file["url"]}#sha256={digests["sha256"]}" data-core-metadata="sha256={core["sha256"]}">'
+    )
+    (folder / "index.html").write_text(
+        f"<!DOCTYPE html><html><body>{anchor}{file['filename']}</a></body></html>"
+    )
+    return path
+
+
+@pytest.fixture(scope="module")
+def index(tmp_path_factory: pytest.TempPathFactory, authority: Any) -> Iterator[Fleet]:
+    """One for all installations, each of a large project of its own: who asks for a file again is sent elsewhere."""
+    with fleet_in(tmp_path_factory.mktemp("index"), authority) as made:
+        publish(made, "little", 100)
+        made.options["web_server_route_small"] = 10_000
+        made.name = "127.0.0.1"
+        made.start()
+        yield made
 
 
 def install(fleet: Fleet, tunnel: str, client: str, *projects: str, label: str = "") -> tuple[int, str, Path]:
@@ -509,25 +545,22 @@ def install(fleet: Fleet, tunnel: str, client: str, *projects: str, label: str =
     return ran.returncode, ran.stdout + ran.stderr, target
 
 
+# All that breaks before a client has a byte is one class: it is sent elsewhere, whichever it is (BEFORE_ANY_BYTE).
 @pytest.mark.slow
 @pytest.mark.parametrize("client", ["pip", "uv"])
-@pytest.mark.parametrize("fault", ["", *BEFORE_ANY_BYTE, *WITHIN_THE_BODY])
-def test_no_installation_fails(
-    installable: Fleet, tunnel: str, blackhole: int, client: str, fault: str
-) -> None:
+@pytest.mark.parametrize("fault", ["", "hang", *WITHIN_THE_BODY])
+def test_no_installation_fails(index: Fleet, tunnel: str, client: str, fault: str) -> None:
     """Whatever becomes of the mirror that a file would come from, before a prober has seen it."""
-    records = [mirror(name, one.port) for name, one in installable.mirrors.items()]
-    first, second, _ = route(records).choose(Client("127.0.0.1"), WHEEL).candidates
-    if fault == "blackholed":
-        records = [mirror(first, blackhole) if one.name == first else one for one in records]
-    elif fault:
-        break_one(installable, first, fault)
-    installable.start(*records)
-    code, said, target = install(installable, tunnel, client, "big", "little")
+    project = f"{fault or 'well'}{client}"
+    path = publish(index, project, 400_000)
+    first, second, _ = route(index.records).choose(Client("127.0.0.1"), path).candidates
+    break_one(index, first, fault)
+    code, said, target = install(index, tunnel, client, project, "little")
+    index.mirrors[first].fault = ""
     assert code == 0, said
-    assert (target / "big.bin").read_bytes() == random.Random("big").randbytes(400_000)
+    assert (target / f"{project}.bin").read_bytes() == random.Random(project).randbytes(400_000)
     assert (target / "little.py").is_file()
-    served = {name: one.gets() for name, one in installable.mirrors.items() if one.gets()}
+    served = {name: one.gets(path) for name, one in index.mirrors.items() if one.gets(path)}
     if fault in ("", "slow"):
         assert served == {first: 1}
     elif fault in WITHIN_THE_BODY:
@@ -537,19 +570,54 @@ def test_no_installation_fails(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("client", ["pip", "uv"])
+@pytest.mark.parametrize(("client", "way_out"), [("pip", "/without/{}"), ("uv", "/trusted")])
 def test_a_tampered_wheel_is_refused_and_a_label_is_the_way_out(
-    installable: Fleet, tunnel: str, client: str
+    index: Fleet, tunnel: str, client: str, way_out: str
 ) -> None:
-    installable.start()
-    first = installable.first(WHEEL)
-    installable.mirrors[first].evil = wheel("big", 400_000, "evil")
-    assert len(installable.mirrors[first].evil) == (installable.tree / WHEEL.lstrip("/")).stat().st_size
-    break_one(installable, first, "tampered")
-    code, said, target = install(installable, tunnel, client, "big")
+    project = f"tampered{client}"
+    path = publish(index, project, 400_000)
+    first = index.mirrors[index.first(path)]
+    first.evil = wheel(project, 400_000, "evil")
+    assert len(first.evil) == (index.tree / path.lstrip("/")).stat().st_size
+    first.fault = "tampered"
+    code, said, target = install(index, tunnel, client, project)
     assert code != 0 and "hash" in said.lower(), said
-    assert not (target / "big.bin").exists()
-    for label in (f"/without/{first}", "/trusted"):
-        code, said, target = install(installable, tunnel, client, "big", label=label)
-        assert code == 0, said
-    assert installable.mirrors[first].gets() == 1
+    assert not (target / f"{project}.bin").exists()
+    code, said, target = install(index, tunnel, client, project, label=way_out.format(first.name))
+    first.fault = ""
+    assert code == 0, said
+    assert first.gets(path) == 1
+
+
+def test_a_redirector_without_a_tree_has_from_upstream_what_no_mirror_has(
+    fleet: Fleet, authority: Any, serve: Any
+) -> None:
+    """A cache does not know how large a file is: mirrors tell. Its pages say where files are, labels included."""
+    (names := Names()).start()
+    upstream = Upstream(files={LARGE: CONTENT, SMALL: b"small", f"{LARGE}.metadata": b"m" * 5000})
+    upstream.port = serve(upstream, authority.issue(upstream.name))
+    upstream.json(upstream.entry(LARGE))
+    for one in fleet.mirrors.values():
+        one.tree = fleet.folder / "theirs"
+    fleet.tree.rename(fleet.folder / "theirs")
+    fleet.options = {
+        "web_server_on_miss": "pass",
+        "web_server_upstream_index": f"{upstream.url}/simple/",
+        "web_server_upstream_ca": str(authority.pem),
+        "resolver_port": names.port,
+    }
+    fleet.start()
+    first, second, third = route(fleet.records).choose(Client("127.0.0.1"), LARGE).candidates
+    assert fleet.site.get(LARGE).headers["Location"] == fleet.mirrors[first].url(LARGE)
+    for path, content in ((SMALL, b"small"), (f"{LARGE}.metadata", b"m" * 5000)):
+        answer = fleet.site.get(path)
+        assert (answer.status, answer.body) == (200, content)
+    (file,) = fleet.site.get(f"/without/{first}/simple/foo/", accept=V1_JSON).json()["files"]
+    path = urljoin(f"/without/{first}/simple/foo/", file["url"])
+    assert path == f"/without/{first}{LARGE}"
+    assert fleet.site.get(path, method="HEAD").headers["Location"] == fleet.mirrors[second].url(LARGE)
+    for name in (first, second, third):
+        fleet.mirrors[name].fault = "404"
+    for label in ("", "/trusted"):
+        answer = fleet.site.get(f"{label}{LARGE}")
+        assert (answer.status, answer.body) == (200, CONTENT)

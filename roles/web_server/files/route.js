@@ -20,4 +20,16 @@ function kind(r) {
     }
 }
 
-export default {kind};
+// What a mirror's answer says of its file: the same as ours, another one, or small, where this host has none to compare it with.
+function answer(number) {
+    return (r) => {
+        const kind = r.variables.route_kind;
+        const size = r.variables['route_found_' + number];
+        if (kind) {
+            return size === kind ? 'same' : 'other';
+        }
+        return size && Number(size) <= Number(r.variables.route_small) ? 'small' : 'same';
+    };
+}
+
+export default {kind, answer_0: answer(0), answer_1: answer(1), answer_2: answer(2), answer_3: answer(3)};
