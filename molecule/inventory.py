@@ -34,6 +34,7 @@ SCENARIOS = (
     "rsync_server",
     "sandbox",
     "nginx",
+    "route",
 )
 STANDARD_HOSTS = [
     {"name": "debian-13", "platform": "debian-13", "address": 13},
