@@ -486,7 +486,8 @@ def fleet(values: dict[str, Any], report: Report) -> dict[str, Any]:
         found[key] = _MORE[key](found[key], report)
     for section in ("origins", "redirectors", "monitors", "clients"):
         for host in found.get(section, {}).values():
-            for key in host.keys() & {f"{section[:-1]}_url", f"{section[:-1]}_address"}:
+            lists = (f"{section[:-1]}_{what}" for what in ("url", "index_url", "address"))
+            for key in host.keys() & set(lists):
                 if isinstance(host[key], str):
                     host[key] = [host[key]]
     return found

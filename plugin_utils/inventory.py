@@ -24,7 +24,7 @@ FILE, FOLDER = "fleet.yml", "mirrors"
 NAME_IT = (
     "name the fleet's file: -i FOLDER/fleet.yml, or ANSIBLE_INVENTORY=FOLDER/fleet.yml (docs/inventory.md)"
 )
-GROUPS = ("all", "ungrouped", "fleet", "mirrors", "sites", *SECTIONS, "retired", "waiting")
+GROUPS = ("all", "ungrouped", "fleet", "mirrors", "sites", "indexes", *SECTIONS, "retired", "waiting")
 
 # The input of a role that says where the files of a pinned program are, if not in this checkout.
 PINNED_BY = {"mirrorfleet": "python_program_wheels", "bandersnatch": "python_program_locks"}

@@ -21,7 +21,19 @@ KINDS = ("mirror", *(section.removesuffix("s") for section in SECTIONS))
 TREE_MODES = ("bandersnatch", "rsync")
 # Names that mean something to Ansible, or are groups here.
 RESERVED = {
-    *("all", "ungrouped", "localhost", "fleet", "mirrors", "sites", "retired", "waiting", "fleets", "mirror"),
+    *(
+        "all",
+        "ungrouped",
+        "localhost",
+        "fleet",
+        "mirrors",
+        "sites",
+        "indexes",
+        "retired",
+        "waiting",
+        "fleets",
+        "mirror",
+    ),
     *SECTIONS,
 }
 RECORD_DEFAULTS: dict[str, Any] = {
@@ -54,6 +66,8 @@ class Fleet:
         self.owners: dict[str, str] = {}  # of a public URL
         for section in SECTIONS:
             self._take_section(section, fleet.values.get(section))
+        # Redirectors that send clients to mirrors, too.
+        self.groups["indexes"] = [name for name in self.groups["redirectors"] if self.index_urls(name)]
         for name, document in records.items():
             self._take_record(name, document)
         self._own_urls()
@@ -110,6 +124,10 @@ class Fleet:
             ),
             [],
         )
+
+    def index_urls(self, name: str) -> list[str]:
+        """Public URLs of the index for the whole fleet, on a redirector that has one."""
+        return list(self.records[name].get("redirector_index_url") or [])
 
     def addresses(self, name: str) -> list[str]:
         """Names or addresses at which others reach a host."""
@@ -311,9 +329,18 @@ class Fleet:
             return name in self.groups["mirrors"], not named, name
 
         for name in sorted(self.records, key=rank):
-            for url in self.urls(name):
+            site = self.urls(name)
+            for url in [*site, *self.index_urls(name)]:
                 owner = self.owners.setdefault(url, name)
-                if owner != name:
+                if url in self.index_urls(name) and url in site:
+                    self.reports["all"].add(
+                        f"redirectors.{name}.redirector_index_url",
+                        f"{url} is its redirector_url as well",
+                        "a name of its own: the list and the index are two sites",
+                        path=("redirectors", name, "redirector_index_url"),
+                    )
+                # Redirectors may share an index's name, as the addresses of all of them.
+                if owner != name and url not in {*self.index_urls(name)} & {*self.index_urls(owner)}:
                     mirror = name in self.groups["mirrors"]
                     report = self.reports[name if mirror else "all"]
                     key = (
@@ -321,11 +348,8 @@ class Fleet:
                         if mirror
                         else next(f"{s}.{name}" for s in SECTIONS if name in self.groups[s])
                     )
-                    told = (
-                        key
-                        if mirror
-                        else f"{key}.{next(k for k in self.records[name] if k.endswith('_url'))}"
-                    )
+                    of = next(k for k, one in self.records[name].items() if k.endswith("_url") and url in one)
+                    told = key if mirror else f"{key}.{of}"
                     report.add(told, f"{url} is {owner}'s as well", "a name that no other host has")
 
     def _check_upstream(self, name: str) -> None:

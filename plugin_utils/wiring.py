@@ -27,6 +27,7 @@ HEALTH_FILE = "/var/lib/mirrorfleet/monitor/health.json"
 CHILDREN = {
     "fleet": ("mirrors", "origins", "sites", "clients"),
     "sites": ("redirectors", "monitors"),
+    "redirectors": ("indexes",),
     "mirrors": ("retired", "waiting"),
 }
 # The roles of a group's hosts, for their packages: host_baseline installs them in one transaction.
@@ -36,6 +37,7 @@ ROLES_OF = {
     "origins": ("nginx", "web_server", "origin", "rsync_server", "monitoring_agent"),
     "sites": ("nginx", "monitoring_agent"),
     "redirectors": ("redirector",),
+    "indexes": ("route", "web_server"),
     "monitors": ("monitoring_server",),
 }
 
@@ -52,6 +54,29 @@ _TREE: dict[str, str] = {
     # A tree is offered by rsync to the mirrors that name its host as their upstream, and to nobody else.
     "rsync_server_clients": "{{ fleet_inputs.rsync_clients }}",
 }
+# For who passes through what it lacks, from web_server_upstream_index.
+_FROM_UPSTREAM: dict[str, str] = {
+    # nginx asks its resolvers in turn, and the host itself the first: the others need not know the same names.
+    "nginx_resolvers": "{{ ansible_facts.dns.nameservers[:1] }}",
+    # Where upstream keeps its files, when that is another host than its index; preflight asked.
+    "web_server_upstream_files": (
+        "{{ ((__preflight_upstream | default({})).file_origins | default([])"
+        " if web_server_on_miss == 'pass' else [])"
+        " | reject('equalto', web_server_upstream_index | regex_search('^[^/]+//[^/]+'))"
+        " | map('regex_replace', '$', '/') | first | default('') }}"
+    ),
+    # And where it sends who asks for them.
+    "web_server_upstream_redirects": (
+        "{{ ((__preflight_upstream | default({})).file_redirects | default([])"
+        " if web_server_on_miss == 'pass' else [])"
+        " | select('match', 'https://[A-Za-z0-9.-]+(:[0-9]+)?$') }}"
+    ),
+}
+# The trusted index of a host that has one for the fleet: an origin's, or the one that the control node's pip uses.
+_REFERENCE = (
+    "{{ ((fleet_inputs.reference_url or __fleet_upstream.index_url)"
+    " | regex_replace('/+(simple/*)?$', '')) ~ '/simple/' }}"
+)
 TEMPLATES: dict[str, dict[str, str]] = {
     "fleet": {
         **{
@@ -98,21 +123,7 @@ TEMPLATES: dict[str, dict[str, str]] = {
         "web_server_unlimited_networks": "{{ fleet_inputs.unlimited }}",
         "web_server_on_miss": "{{ fleet_inputs.on_miss }}",
         "web_server_upstream_index": "{{ __fleet_config.index_url if web_server_on_miss == 'pass' else '' }}",
-        # nginx asks its resolvers in turn, and the host itself the first: the others need not know the same names.
-        "nginx_resolvers": "{{ ansible_facts.dns.nameservers[:1] }}",
-        # Where upstream keeps its files, when that is another host than its index; preflight asked.
-        "web_server_upstream_files": (
-            "{{ ((__preflight_upstream | default({})).file_origins | default([])"
-            " if web_server_on_miss == 'pass' else [])"
-            " | reject('equalto', __fleet_config.index_url | regex_search('^[^/]+//[^/]+'))"
-            " | map('regex_replace', '$', '/') | first | default('') }}"
-        ),
-        # And where it sends who asks for them.
-        "web_server_upstream_redirects": (
-            "{{ ((__preflight_upstream | default({})).file_redirects | default([])"
-            " if web_server_on_miss == 'pass' else [])"
-            " | select('match', 'https://[A-Za-z0-9.-]+(:[0-9]+)?$') }}"
-        ),
+        **_FROM_UPSTREAM,
         "sync_client_config": "{{ __fleet_config }}",
         "sync_client_mirrorfleet_version": "{{ fleet_versions.mirrorfleet }}",
         "sync_client_bandersnatch_version": "{{ fleet_versions.bandersnatch[__fleet_platform] }}",
@@ -130,9 +141,10 @@ TEMPLATES: dict[str, dict[str, str]] = {
         "host_baseline_packages": (
             "{{ fleet_inputs.packages + tls_packages + nginx_packages + monitoring_agent_packages"
             " + (redirector_packages if 'redirectors' in group_names else [])"
+            " + (route_packages + web_server_packages if 'indexes' in group_names else [])"
             " + (monitoring_server_packages if 'monitors' in group_names else []) }}"
         ),
-        "document_server_names": "{{ fleet_inputs.names }}",
+        "document_server_names": "{{ fleet_inputs.site_names }}",
         "nginx_version": "{{ fleet_versions.nginx[__fleet_platform] }}",
         "document_server_paths": "{{ fleet_inputs.paths }}",
         "monitoring_agent_mirror": "{{ fleet_inputs.carries_a_tree }}",
@@ -147,6 +159,19 @@ TEMPLATES: dict[str, dict[str, str]] = {
             " if fleet_inputs.own_authority and __fleet_authority is file else '' }}"
         ),
         "redirector_registry": "{{ fleet_registry }}",
+    },
+    # Redirectors from whose index clients are sent to mirrors. Pages, and what no mirror is to carry, come from the
+    # same trusted index that mirrors are compared with.
+    "indexes": {
+        "redirector_index": "{{ fleet_inputs.index_url }}",
+        "route_mirrorfleet_version": "{{ fleet_versions.mirrorfleet }}",
+        "route_health": "{{ fleet_inputs.health }}",
+        "route_settings": "{{ {'settings': (redirector_settings | default({})).settings | default({})} }}",
+        "web_server_names": "{{ fleet_inputs.index_names }}",
+        "web_server_routes": "{{ route_output }}",
+        "web_server_on_miss": "pass",
+        "web_server_upstream_index": _REFERENCE,
+        **_FROM_UPSTREAM,
     },
     "monitors": {
         "monitoring_server_mirrorfleet_version": "{{ fleet_versions.mirrorfleet }}",
@@ -239,7 +264,7 @@ class Wiring:
         urls = fleet.urls(name)
         found: dict[str, Any] = {
             "urls": urls,
-            "names": [host_of(url) for url in urls],
+            "names": [host_of(url) for url in [*urls, *fleet.index_urls(name)]],
             "addresses": fleet.addresses(name),
             "monitors": self.monitors,
             "packages": ["curl", "python3-pip"] if "clients" in of else [],
@@ -266,9 +291,14 @@ class Wiring:
             }
         if of & {"redirectors", "monitors"}:
             found |= {"carries_a_tree": False, "paths": self._paths(of)}
+            found["site_names"] = [host_of(url) for url in urls]
         if "redirectors" in of:
             found["health"] = [self._health(name, one) for one in fleet.groups["monitors"]]
             found["own_authority"] = self.own_authority
+        if "indexes" in of:
+            found["index_url"] = f"{fleet.index_urls(name)[0]}/simple/"
+            found["index_names"] = [host_of(url) for url in fleet.index_urls(name)]
+            found["reference_url"] = self.reference_url
         if "monitors" in of:
             found |= {
                 "nodes": self.nodes,

@@ -36,6 +36,7 @@ def section(name: str) -> dict[str, Any]:
 
 
 ORIGIN = [key for key in section("origins")["properties"] if key.startswith("origin_")]
+REDIRECTOR = [key for key in section("redirectors")["properties"] if key.startswith("redirector_")]
 
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -792,9 +793,9 @@ REFERENCE = (ROOT / "docs" / "inventory.md").read_text()
 
 def test_the_reference_tells_every_key() -> None:
     rows = dict(re.findall(r"^\| `([a-z_]+)` \| (.*?) \|", REFERENCE, re.MULTILINE))
-    assert set(rows) == {*MIRROR, *ORIGIN, *FLEET_KEYS, *TLS, *SELECTION_DEFAULTS}
+    assert set(rows) == {*MIRROR, *ORIGIN, *REDIRECTOR, *FLEET_KEYS, *TLS, *SELECTION_DEFAULTS}
     needed = {key for key, cell in rows.items() if cell == "yes"}
-    assert needed == {*MIRROR_REQUIRED, *FLEET_REQUIRED, "origin_url", "origin_projects"}
+    assert needed == {*MIRROR_REQUIRED, *FLEET_REQUIRED, "origin_url", "origin_projects", "redirector_url"}
 
 
 def test_the_references_examples_follow_the_contract() -> None:
@@ -978,3 +979,47 @@ def test_a_text_that_passes_is_one_line_and_stable(value: str) -> None:
         return
     assert len(found.splitlines()) == 1
     assert values.text(found) == found
+
+
+INDEX = "https://pypi.example.org"
+
+
+def test_a_redirector_with_an_index_has_two_sites_and_one_certificate() -> None:
+    hostvars, groups = inventory()
+    assert fleet_of(hostvars, groups).groups["indexes"] == []
+    hostvars["redirector"]["redirector_index_url"] = INDEX
+    fleet = fleet_of(hostvars, groups, TODAY)
+    assert fleet.problems() == [] and fleet.groups["indexes"] == ["redirector"]
+    inputs = wiring.Wiring(fleet).inputs("redirector")
+    assert inputs["names"] == ["list.example.org", "pypi.example.org"]
+    assert (inputs["site_names"], inputs["index_names"]) == (["list.example.org"], ["pypi.example.org"])
+    assert inputs["reference_url"] == "https://origin.example.org"
+    # Another redirector may answer for that name, too.
+    groups["redirectors"].append("second")
+    hostvars["second"] = hostvars["redirector"] | {"redirector_url": "https://second.example.org"}
+    assert told_of(hostvars, groups) == []
+
+
+@pytest.mark.parametrize(
+    ("url", "problem"),
+    [
+        ("https://list.example.org", "is its redirector_url as well"),
+        ("https://origin.example.org", "is origin's as well"),
+        ("http://pypi.example.org", "is 'http://pypi.example.org'"),
+    ],
+)
+def test_an_index_has_a_name_of_its_own(url: str, problem: str) -> None:
+    (told,) = problems_with("redirector", redirector_index_url=url)
+    assert told["key"].endswith("redirector_index_url") and problem in told["problem"]
+
+
+def test_a_mirror_cannot_take_the_indexs_name() -> None:
+    hostvars, groups = inventory()
+    hostvars["redirector"]["redirector_index_url"] = INDEX
+    hostvars["one"]["mirror_url"] = INDEX
+    (told,) = told_of(hostvars, groups)
+    assert (told["host"], told["key"], told["problem"]) == (
+        "one",
+        "mirror_url",
+        f"{INDEX} is redirector's as well",
+    )

@@ -274,15 +274,24 @@ def inputs_of(role: str) -> list[str]:
     return list(specs["argument_specs"]["main"]["options"])
 
 
+def of_all_kinds(fleet: Fleet) -> None:
+    """The example with a host of each group in it."""
+    url = "redirector_url: https://mirrors.example.org\n"
+    text = fleet.file.read_text()
+    assert url in text
+    fleet.file.write_text(
+        text.replace(url, f"{url}    redirector_index_url: https://pypi.example.org\n")
+        + "clients: {someone: {}}\n"
+        "origins: {origin: {origin_url: 'https://o.example.org', origin_projects: [attrs, certifi, idna, six]}}\n"
+    )
+
+
 @pytest.mark.parametrize(
     "place", ["group_vars/all.yml", "group_vars/fleet.yml", "group_vars/{group}.yml", "host_vars/{host}.yml"]
 )
 def test_what_a_person_sets_wins_over_the_wiring(fleet: Fleet, place: str) -> None:
     """Every documented input of every role, on every host of the fleet."""
-    fleet.file.write_text(
-        fleet.file.read_text() + "clients: {someone: {}}\n"
-        "origins: {origin: {origin_url: 'https://o.example.org', origin_projects: [attrs, certifi, idna, six]}}\n"
-    )
+    of_all_kinds(fleet)
     wired = fleet.hostvars()
     groups = {
         "akl1": "mirrors",
@@ -327,7 +336,7 @@ def test_an_input_is_wired_on_one_group_of_those_that_a_host_can_be_in() -> None
         {"fleet", "mirrors"},
         {"fleet", "origins"},
         {"fleet", "clients"},
-        {"fleet", "sites", "redirectors", "monitors"},
+        {"fleet", "sites", "redirectors", "indexes", "monitors"},
     ]
     templates = [wiring.TEMPLATES, wiring.package_templates()]
     for together in both:
@@ -339,10 +348,7 @@ def test_an_input_is_wired_on_one_group_of_those_that_a_host_can_be_in() -> None
 
 
 def test_a_template_names_only_what_each_host_of_its_group_has(fleet: Fleet) -> None:
-    fleet.file.write_text(
-        fleet.file.read_text() + "clients: {someone: {}}\n"
-        "origins: {origin: {origin_url: 'https://o.example.org', origin_projects: [attrs, certifi, idna, six]}}\n"
-    )
+    of_all_kinds(fleet)
     found = fleet.listing()
     for group, templates in wiring.TEMPLATES.items():
         members = [name for name, one in found["_meta"]["hostvars"].items() if templates.keys() <= one.keys()]

@@ -361,6 +361,34 @@ def test_preflight_finds_where_redirects_are_followed() -> None:
     assert given_to_the_role() == []
 
 
+@pytest.mark.parametrize(
+    ("origin", "discovered", "index"),
+    [
+        ("https://origin.fleet.test", "https://u.test/simple/", "https://origin.fleet.test/simple/"),
+        ("", "https://u.test/root/simple/", "https://u.test/root/simple/"),
+        ("", "https://u.test/simple", "https://u.test/simple/"),
+    ],
+)
+def test_a_redirectors_index_is_a_cache_of_what_mirrors_are_compared_with(
+    origin: str, discovered: str, index: str
+) -> None:
+    filter_loader.add_directory(str(ROOT / "filter_plugins"))
+    variables: dict[str, Any] = {
+        "fleet_inputs": {"reference_url": origin},
+        "__fleet_upstream": {"index_url": discovered},
+        "__preflight_upstream": {"file_origins": ["/".join(index.split("/")[:3]), "https://f.test"]},
+    }
+
+    def given_to_the_role(name: str) -> Any:
+        wired = trust_as_template(wiring.TEMPLATES["indexes"][name])
+        return Templar(loader=DataLoader(), variables=variables).template(wired)
+
+    variables["web_server_on_miss"] = given_to_the_role("web_server_on_miss")
+    variables["web_server_upstream_index"] = given_to_the_role("web_server_upstream_index")
+    assert variables["web_server_upstream_index"] == index
+    assert given_to_the_role("web_server_upstream_files") == "https://f.test/"
+
+
 def test_the_usual_port_makes_no_difference_to_where_redirects_are_followed(tmp_path: Path) -> None:
     for port in ("", ":443"):
         tree = parse(
