@@ -173,7 +173,7 @@ def large(folder: Path) -> None:
     for name, include in (("without", ""), ("with", f"include {routes};")):
         conf.write_text(
             f"pid {folder}/large.pid; error_log stderr; events {{}} http {{ access_log off; map_hash_bucket_size 256;"
-            f" map_hash_max_size 4194304; variables_hash_bucket_size 128; variables_hash_max_size 4096; {include} }}"
+            f" variables_hash_bucket_size 128; variables_hash_max_size 4096; {include} }}"
         )
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
         command = [

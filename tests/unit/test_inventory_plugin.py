@@ -286,6 +286,29 @@ def of_all_kinds(fleet: Fleet) -> None:
     )
 
 
+def test_a_redirector_without_an_index_is_given_nothing_for_one(fleet: Fleet) -> None:
+    """Neither maps, nor units that make them, nor a site: the roles run where the group `indexes` is."""
+
+    def of_an_index(found: dict[str, Any]) -> set[str]:
+        return {
+            key
+            for key in found["redirector.example.org"]
+            if key.startswith(("route_", "web_server_", "redirector_index"))
+        }
+
+    assert of_an_index(fleet.hostvars()) == set()
+    roles = [
+        role
+        for play in yaml.safe_load((ROOT / "playbooks/provision.yml").read_text())
+        if play.get("hosts") == "redirectors"
+        for role in play.get("roles", [])
+        if isinstance(role, dict) and role["role"] in ("route", "web_server")
+    ]
+    assert [role["when"] for role in roles] == ["'indexes' in group_names"] * 2
+    of_all_kinds(fleet)
+    assert of_an_index(fleet.hostvars()) >= {"route_health", "web_server_routes", "redirector_index"}
+
+
 @pytest.mark.parametrize(
     "place", ["group_vars/all.yml", "group_vars/fleet.yml", "group_vars/{group}.yml", "host_vars/{host}.yml"]
 )

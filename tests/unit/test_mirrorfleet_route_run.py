@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ from mirrorfleet.fleet.health import read
 from mirrorfleet.fleet.registry import parse
 from mirrorfleet.fleet.standing import Inputs, Settings, clock
 from mirrorfleet.fleet.votes import Votes
-from mirrorfleet.route import run
+from mirrorfleet.route import pools, run
 from mirrorfleet.route.serving import Limits, Told, listed_families, mirrors
 
 
@@ -236,11 +238,10 @@ def test_nginx_is_reloaded_when_the_routes_change(host: Host, capsys: pytest.Cap
     assert host.run() == 0
     assert host.reloads == 0, "nginx includes nothing yet"
     summary = json.loads(capsys.readouterr().out)
-    assert {key: summary[key] for key in ("changed", "serving", "known", "geoip")} == {
+    assert {key: summary[key] for key in ("changed", "serving", "known")} == {
         "changed": True,
         "serving": 2,
         "known": 2,
-        "geoip": False,
     }
     assert host.run() == 0
     assert host.reloads == 0
@@ -248,6 +249,73 @@ def test_nginx_is_reloaded_when_the_routes_change(host: Host, capsys: pytest.Cap
     assert host.run() == 0
     assert host.reloads == 1
     assert "a.example.org" not in host.routes.read_text()
+
+
+def test_what_changes_no_route_makes_none(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Choosing for a thousand mirrors takes seconds, and a run comes every few."""
+    host.run()
+    chosen: list[int] = []
+    monkeypatch.setattr(run, "route", lambda mirrors: chosen.append(len(mirrors)) or pools.route(mirrors))
+    host.put("health.json", health(a=measured(good=10), b=measured(last_modified=NOW)) | {"at": NOW + 1})
+    assert (host.run(), chosen) == (0, [])
+    # What somebody else did to them is undone.
+    host.routes.write_text("")
+    assert (host.run(), chosen, host.reloads) == (0, [2], 1)
+    # Another program may choose in another way.
+    monkeypatch.setattr(sys, "prefix", str(host.folder))
+    assert (host.run(), chosen) == (0, [2, 2])
+
+
+def test_another_process_finds_nothing_changed_either(host: Host) -> None:
+    """Sets come in another order there."""
+    command = [sys.executable, "-m", "mirrorfleet.cli", "route", "-c", str(host.folder / "route.json")]
+
+    def noted(seed: str) -> Any:
+        environment = os.environ | {"PYTHONHASHSEED": seed, "PYTHONPATH": ":".join(sys.path)}
+        subprocess.run(command, env=environment, check=True, capture_output=True)
+        return json.loads((host.folder / "routes.memory.json").read_text())["made_of"]
+
+    assert noted("1") == noted("4") != ""
+
+
+@pytest.mark.parametrize("at", ["test", "reload"])
+def test_a_run_that_was_killed_is_made_good_by_the_next(
+    host: Host, monkeypatch: pytest.MonkeyPatch, at: str
+) -> None:
+    """With its routes in place, before nginx had tested them, or before it was told."""
+    host.run()
+    before, steps = host.routes.read_bytes(), 0
+
+    def killed(command: tuple[str, ...]) -> str:
+        nonlocal steps
+        steps += 1
+        if steps == ("test", "reload").index(at) + 1:
+            raise SystemExit(9)
+        return ""
+
+    host.put("registry.json", registry("a", "b", state="drained"))
+    with monkeypatch.context() as patched, pytest.raises(SystemExit):
+        patched.setattr(run, "_run", killed)
+        host.run()
+    if at == "test":
+        host.config(test="import sys; sys.exit('no')")
+        assert (host.run(), host.routes.read_bytes()) == (1, before)
+        host.config()
+    assert (host.run(), host.reloads) == (0, 1)
+    assert "a.example.org" not in host.routes.read_text()
+    assert [path.name for path in host.folder.glob("routes*")] != []
+    assert not (host.folder / "routes.former").exists()
+
+
+def test_nginx_is_told_until_it_hears(host: Host) -> None:
+    host.run()
+    host.put("registry.json", registry("a", "b", state="drained"))
+    reload = json.loads((host.folder / "route.json").read_text())["reload"]
+    host.config(reload=[sys.executable, "-c", "raise SystemExit('not running')"])
+    assert (host.run(), host.reloads) == (1, 0)
+    host.config(reload=reload)
+    assert (host.run(), host.reloads) == (0, 1)
+    assert (host.run(), host.reloads) == (0, 1)
 
 
 def test_what_is_known_stays_while_an_input_is_missing(host: Host) -> None:

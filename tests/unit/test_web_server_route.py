@@ -293,6 +293,43 @@ def test_labels_exclude_prefer_and_trust(fleet: Fleet) -> None:
     assert site.get(f"/trusted{LARGE}/../../../../etc/passwd").status == 404
 
 
+def test_a_label_is_no_way_to_write_headers(fleet: Fleet) -> None:
+    fleet.start()
+    for prefix in (
+        "/prefer/a%0d%0aX-Evil:%201",
+        "/without/%0aX-Evil:%201",
+        "/trusted/simple/%0d%0aX-Evil:%201/..",
+    ):
+        answer = fleet.site.get(f"{prefix}/simple/Some.Name")
+        assert (answer.headers["Location"], answer.headers["X-Evil"]) == (None, None), prefix
+
+
+def test_no_path_leads_out_of_the_tree(fleet: Fleet) -> None:
+    """/route is told a path that nginx has not read: it may not tell whether anything is there beside the tree."""
+    fleet.start()
+    (fleet.folder / "secret").write_bytes(b"small")
+    for path in (
+        "/packages/..%2f..%2fsecret",
+        "/packages/%2e%2e/../secret",
+        "/packages/ab%2f..%2f..%2f..%2fsecret",
+    ):
+        found = told(fleet, f"/route?file={path}&address=192.0.2.1")
+        assert found["reason"] in ("no path of a file", "not in the tree of this host"), path
+
+
+def test_a_mirrors_faults_are_not_in_this_hosts_log(fleet: Fleet) -> None:
+    """Prober and list tell of them, and that log has clients' whole addresses."""
+    fleet.start()
+    first, second, third = (
+        fleet.mirrors[name] for name in route(fleet.records).choose(Client("127.0.0.1"), LARGE).candidates
+    )
+    first.fault, second.fault = "404", "500"
+    third.refuse()
+    assert fleet.site.get(LARGE).body == CONTENT
+    log = fleet.folder / "error.log"
+    assert log.read_text() == ""
+
+
 def test_a_trace_says_why(fleet: Fleet) -> None:
     fleet.start()
     first, second, _ = route(fleet.records).choose(Client("127.0.0.1"), LARGE).candidates

@@ -21,6 +21,8 @@ from ansible.template import Templar, trust_as_template
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import mirrorfleet.route.nginx
+from mirrorfleet.route.pools import Mirror, route
 from plugin_utils import wiring
 from plugin_utils.filters import trusted
 
@@ -64,7 +66,7 @@ def render(
 ) -> Path:
     """/etc/nginx below the folder, of a host with one role's site; options are plain values, never templates."""
     filter_loader.add_directory(str(ROOT / "filter_plugins"))
-    *_, declare, serve = load(role / "tasks/main.yml")
+    *tasks, serve = load(role / "tasks/main.yml")
     variables: dict[str, Any] = {"__nginx_ipv6_socket": {"rc": 0}, "ansible_managed": "managed"}
     for file in (NGINX / "defaults/main.yml", NGINX / "vars/main.yml", NGINX / f"vars/{platform}.yml"):
         variables |= trusted(load(file))
@@ -77,9 +79,14 @@ def render(
 
     templar = Templar(loader=DataLoader(), variables=variables)
     files = [*variables["__nginx_files"], *templar.template(variables["__nginx_site_files"])]
-    for room, file in [(NGINX, file) for file in files] + [
-        (role, file) for file in declare["host_state"]["files"]
-    ]:
+    declared = [
+        (role, file)
+        for task in tasks
+        if "host_state" in task
+        if templar.template(trust_as_template("{{ " + task.get("when", "true") + " }}"))
+        for file in task["host_state"]["files"]
+    ]
+    for room, file in [(NGINX, file) for file in files] + declared:
         if not file["path"].startswith("/etc/nginx/"):
             continue
         if "src" in file:
@@ -174,6 +181,36 @@ def gixy(path: Path) -> set[str]:
 @pytest.mark.parametrize(("platform", "options"), VARIANTS)
 def test_static_analysis(tmp_path: Path, platform: str, options: dict[str, Any]) -> None:
     assert gixy(render(tmp_path, platform, options)) == set()
+
+
+def routes(folder: Path) -> dict[str, Any]:
+    """What makes an index for the whole fleet of a mirror's site."""
+    path = folder / "routes.conf"
+    one = Mirror(
+        "a", "https://a.fleet.test", 100, "NZ", "OC", serving=frozenset({"ipv4"}), addresses=("192.0.2.1",)
+    )
+    path.write_text(mirrorfleet.route.nginx.render(route([one])))
+    return {"web_server_routes": str(path)}
+
+
+@pytest.mark.parametrize("platform", ["Debian-13", "Debian-12"])
+@pytest.mark.parametrize("options", [{}, PASS], ids=["defaults", "pass"])
+def test_static_analysis_of_an_index_for_the_whole_fleet(
+    tmp_path: Path, platform: str, options: dict[str, Any]
+) -> None:
+    # Whom the live check asks is an upstream block by its address: `mirrorfleet route` makes them anew.
+    assert gixy(render(tmp_path, platform, options | routes(tmp_path))) == {"missing_resolver"}
+
+
+@pytest.mark.parametrize(("platform", "options"), VARIANTS)
+def test_a_site_that_sends_nobody_to_mirrors_has_nothing_of_it(
+    tmp_path: Path, platform: str, options: dict[str, Any]
+) -> None:
+    render(tmp_path, platform, options)
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert not [path for path in files if "route" in path.name]
+    # What nginx reads; its scripts are the same on all hosts.
+    assert not [path for path in files if path.suffix != ".js" and "route" in path.read_text()]
 
 
 def redirector(folder: Path, platform: str, options: dict[str, Any] | None = None) -> Path:

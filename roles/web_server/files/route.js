@@ -9,6 +9,10 @@ function kind(r) {
     } catch (e) {
         return '';
     }
+    // An encoded path may lead out of the tree, and /route tells of any.
+    if (/(^|\/)\.\.?(\/|$)/.test(path)) {
+        return '';
+    }
     if (/\.(metadata|asc)$/.test(path)) {
         return 'small';
     }

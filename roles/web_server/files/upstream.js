@@ -75,7 +75,7 @@ function ours(url, r) {
     const absolute = resolved(url, r.variables.asked_url);
     const files = r.variables.upstream_files + '/packages/';
     const path = absolute.slice(files.length);
-    const root = /^\/simple\//.test(r.uri) ? r.variables.files_root : '';
+    const root = /^\/simple\//.test(r.uri) ? r.variables.files_root || '' : '';
     return absolute.slice(0, files.length) === files && !DOTS.test(path) ? root + '/packages/' + path : absolute;
 }
 

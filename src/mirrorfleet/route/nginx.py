@@ -58,7 +58,8 @@ map "$uri?$arg_file" $route_asked {
 map $route_asked $route_path {
     default "";
     "~/\\.\\.?(?:/|$)" "";
-    "~^(?:/trusted|/(?:without|prefer)/[^/?]+)?(?<route_file>/packages/[A-Za-z0-9/._~%!+@,=-]+)(?:\\?|$)" $route_file;
+    "~^(?:/trusted|/(?:without|prefer)/[A-Za-z0-9._-]+)?(?<route_file>/packages/[A-Za-z0-9/._~%!+@,=-]+)(?:\\?|$)"
+        $route_file;
 }
 map $route_asked $route_trusted {
     default "";
@@ -66,11 +67,11 @@ map $route_asked $route_trusted {
 }
 map $route_asked $route_without {
     default "";
-    "~^/without/(?<route_without_name>[^/?]+)/" $route_without_name;
+    "~^/without/(?<route_without_name>[A-Za-z0-9._-]+)/" $route_without_name;
 }
 map $route_asked $route_prefer {
     default "";
-    "~^/prefer/(?<route_prefer_name>[^/?]+)/" $route_prefer_name;
+    "~^/prefer/(?<route_prefer_name>[A-Za-z0-9._-]+)/" $route_prefer_name;
 }
 map $route_address $route_family {
     default ipv4;
@@ -159,16 +160,15 @@ def _slots(routing: Routing, keys: dict[Key, str], ids: dict[str, str]) -> Itera
     yield from (f"    0.1% {slot};" for slot in range(SLOTS - 1))
     yield f"    * {SLOTS - 1};"
     yield "}"
+    # One for each pool: a map of all their slots would take nginx a hash of its own size.
     named = {short: key for key, short in keys.items()}
-    yield from _map(
-        '"$route_pool:$route_slot"',
-        "$route_choice",
-        (
-            (f"{short}:{slot}", " ".join(ids[name] for name in names))
-            for short, key in named.items()
-            for slot, names in enumerate(routing.pools[key])
-        ),
-    )
+    for short, key in named.items():
+        yield f'split_clients "$route_path" $route_choice_of_{short} {{'
+        for slot, names in enumerate(routing.pools[key]):
+            part = "0.1%" if slot < SLOTS - 1 else "*"
+            yield f'    {part} "{" ".join(ids[name] for name in names)}";'
+        yield "}"
+    yield from _map("$route_pool", "$route_choice", ((short, f"$route_choice_of_{short}") for short in named))
 
 
 def _candidates(shown: dict[str, Mirror]) -> Iterator[str]:

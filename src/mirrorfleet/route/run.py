@@ -1,12 +1,16 @@
 """The verb route: from registry, list, health and holds to the maps by which this host's nginx sends clients away.
 
 What is known survives: while an input cannot be read, nginx goes on with the maps of before; a configuration that nginx
-refuses is taken back.
+refuses is taken back, by the next run where this one is killed. It runs every few seconds, and choosing takes as long
+in a large fleet: so it chooses only when something changed that a choice depends on.
 """
 
+import hashlib
 import json
 import logging
+import os
 import subprocess
+import sys
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -24,7 +28,7 @@ from ..fleet.standing import Inputs, Settings
 from ..fleet.votes import Votes
 from ..fleet.votes import votes as read_votes
 from .nginx import GeoIP, render
-from .pools import FAMILIES, Client, Routing, route
+from .pools import FAMILIES, Client, Mirror, route
 from .serving import Known, Limits, Told, listed_families, mirrors
 
 log = logging.getLogger(__name__)
@@ -55,6 +59,8 @@ class Memory:
 
     monitors: dict[str, str] = field(default_factory=dict)  # by source, the name that it last gave
     mirrors: dict[str, Known] = field(default_factory=dict)
+    made_of: str = ""  # a digest of what the routes were chosen by that nginx has
+    made: str = ""  # and one of them
 
 
 def write_routes(path: Path) -> tuple[bool, dict[str, Any]]:
@@ -70,7 +76,8 @@ def write_routes(path: Path) -> tuple[bool, dict[str, Any]]:
 def explain(path: Path, file: str, client: Client, **labels: str) -> tuple[bool, dict[str, Any]]:
     """What a client would be sent to, and why: by what is known now, without asking a mirror."""
     config = load_as(RouteConfig, path)
-    found, _ = _routing(config, _remember(config))
+    listed, _ = _mirrors(config, _remember(config))
+    found = route(listed)
     choice = found.choose(client, file, **labels)
     return True, {
         "file": file,
@@ -88,7 +95,7 @@ def _in_turn(config: RouteConfig) -> tuple[bool, dict[str, Any]]:
     memory = _remember(config)
     former = json.dumps(asdict(memory))
     try:
-        routing, problem = _routing(config, memory)
+        found, problem = _mirrors(config, memory)
     except (ConfigError, InvalidDocumentError, OSError, ValueError, KeyError) as error:
         problem = printable(error)
         log.error(
@@ -96,43 +103,23 @@ def _in_turn(config: RouteConfig) -> tuple[bool, dict[str, Any]]:
         )
         if there:
             return False, {"changed": False, "problem": problem}
-        routing = Routing({})
-    if (told := json.dumps(asdict(memory))) != former:
-        write_atomically(_remembered(config), told.encode(), durable=False)
+        found = []
     if not there:
         # nginx cannot include them yet, nor test them; what it could refuse comes with the next run.
         config = replace(config, country=None, asn=None, test=(), reload=())
-    geoip = GeoIP(*(database if _readable(database) else None for database in (config.country, config.asn)))
-    changed, refused = _load(config, render(routing, geoip))
-    if refused and (geoip.country or geoip.asn):
-        # A database that is corrupt costs the knowledge where clients are, and nothing else.
-        log.error("nginx refuses the routes; they are made without GeoIP databases: %s", refused)
-        problem, geoip = refused, GeoIP()
-        changed, refused = _load(config, render(routing, geoip))
-    if refused:
-        problem = refused
-        log.error("nginx refuses the routes, which stay as they were: %s", refused)
-    return not problem, {
+    changed, refused = _make(config, memory, found)
+    if (told := json.dumps(asdict(memory))) != former:
+        write_atomically(_remembered(config), told.encode(), durable=False)
+    return not (refused or problem), {
         "changed": changed,
-        "serving": sum(bool(one.serving) for one in routing.mirrors.values()),
-        "known": len(routing.mirrors),
-        "pools": len(routing.pools),
-        "unrouted": {name: one.why_not for name, one in routing.mirrors.items() if one.why_not},
-        "geoip": bool(geoip.country or geoip.asn),
-        "problem": problem,
+        "serving": sum(bool(one.serving) for one in found),
+        "known": len(found),
+        "unrouted": {one.name: one.why_not for one in found if one.why_not},
+        "problem": refused or problem,
     }
 
 
-def _readable(database: Path | None) -> bool:
-    if database is None:
-        return False
-    if not database.is_file():
-        log.error("%s is not there: where clients are is not known", database)
-        return False
-    return True
-
-
-def _routing(config: RouteConfig, memory: Memory) -> tuple[Routing, str]:
+def _mirrors(config: RouteConfig, memory: Memory) -> tuple[list[Mirror], str]:
     """By what is known now, which is put into the memory; and why that is less than it should be."""
     fleet = registry.load(config.registry)
     listed = listed_families(accept(read_json(config.list), "mirrors"))
@@ -140,8 +127,51 @@ def _routing(config: RouteConfig, memory: Memory) -> tuple[Routing, str]:
     memory.mirrors = _known(votes, memory.mirrors, fleet.mirrors)
     held, now = registry.holds(config.holds), int(time.time())
     inputs = Inputs(fleet, votes.monitors, held, config.settings, now, votes.away)
-    found = route(mirrors(Told(inputs, listed, memory.mirrors, config.families, config.limits)))
+    found = mirrors(Told(inputs, listed, memory.mirrors, config.families, config.limits))
     return found, "" if votes.monitors else "no monitor can be asked; the list and what was known last count"
+
+
+def _make(config: RouteConfig, memory: Memory, found: list[Mirror]) -> tuple[bool, str]:
+    """Whether nginx has other routes than before, and what it refused of them."""
+    databases = [_stamp(one) for one in (config.country, config.asn)]
+    # Why one serves nobody changes with the clock, and changes no route. Another program may choose in another way.
+    known = [vars(one) | {"why_not": ""} for one in found]
+    made_of = _digest(json.dumps([os.path.realpath(sys.prefix), databases, known], default=sorted).encode())
+    there = config.output.read_bytes() if config.output.is_file() else b""
+    if memory.made_of == made_of and memory.made == _digest(there):
+        return False, ""
+    memory.made_of = ""
+    routing = route(found)
+    country, asn = (
+        one if stamp else None for one, stamp in zip((config.country, config.asn), databases, strict=True)
+    )
+    changed, problem = _load(config, memory, render(routing, GeoIP(country, asn)) + "".join(databases))
+    refused = problem
+    if refused and (country or asn):
+        # A database that is corrupt costs the knowledge where clients are, and nothing else.
+        log.error("nginx refuses the routes; they are made without GeoIP databases: %s", refused)
+        changed, refused = _load(config, memory, render(routing))
+    if refused:
+        log.error("nginx refuses the routes, or was not told of them: %s", refused)
+    if not problem:
+        memory.made_of = made_of
+    return changed, refused or problem
+
+
+def _stamp(database: Path | None) -> str:
+    """A comment that changes with the database, which nginx reads when it is reloaded; "" where there is none."""
+    if database is None:
+        return ""
+    try:
+        about = database.stat()
+    except OSError as error:
+        log.error("%s: where clients are is not known: %s", database, error.strerror)
+        return ""
+    return f"# {database}: {about.st_size} bytes of {about.st_mtime_ns}\n"
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
 
 
 def _known(votes: Votes, before: Mapping[str, Known], names: Iterable[str]) -> dict[str, Known]:
@@ -169,17 +199,24 @@ def _remember(config: RouteConfig) -> Memory:
         return Memory()
 
 
-def _load(config: RouteConfig, text: str) -> tuple[bool, str]:
-    """Whether nginx has other routes than before, and why it refused them."""
-    former = config.output.read_bytes() if config.output.is_file() else b""
-    if former == text.encode():
-        return False, ""
+def _load(config: RouteConfig, memory: Memory, text: str) -> tuple[bool, str]:
+    """Whether nginx has other routes than before, and why it refused them or was not told."""
+    former = config.output.with_suffix(".former")
+    if former.exists():  # of a run that was killed before nginx had tested what it made
+        os.replace(former, config.output)
+    made = _digest(text.encode())
+    if config.output.is_file():
+        if memory.made == made == _digest(config.output.read_bytes()):
+            return False, ""
+        os.link(config.output, former)
     write_atomically(config.output, text.encode())
     if refused := _run(config.test):
-        write_atomically(config.output, former)
+        os.replace(former, config.output)
         return False, refused
+    former.unlink(missing_ok=True)
     if refused := _run(config.reload):
-        log.error("nginx was not told of the new routes: %s", refused)
+        return True, refused
+    memory.made = made
     return True, ""
 
 
