@@ -9,6 +9,7 @@ import socket
 import struct
 import sys
 import threading
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from tempfile import mkdtemp
@@ -94,9 +95,15 @@ class Nginx(nginx.Nginx):
         certificate: Path,
         resolver_port: int = 53,
         name: str = nginx.Nginx.NAME,
+        replaced: Mapping[str, str] | None = None,
         **options: Any,
     ) -> None:
         configuration = configure(folder / "configuration", "Debian-12", **options)
+        for path in configuration.rglob("*.conf"):
+            text = path.read_text()
+            for one, other in (replaced or {}).items():
+                text = text.replace(one, other)
+            path.write_text(text)
         super().__init__(folder, configuration, certificate, name=name, resolver_port=resolver_port)
 
 

@@ -162,6 +162,9 @@ class Fleet:
     records: list[Mirror] = field(default_factory=list)
     nginx: Nginx | None = None
     name: str = Nginx.NAME
+    patient: bool = (
+        True  # with mirrors, which this machine may be too busy for; where silence is no fault of any
+    )
 
     @property
     def tree(self) -> Path:
@@ -184,7 +187,10 @@ class Fleet:
         given = {"web_server_routes": str(routes), "web_server_route_small": 1000}
         given |= {"web_server_route_ca": str(self.authority.pem)}
         certificate = self.authority.issue(Nginx.NAME, "127.0.0.1")
-        self.nginx = Nginx(self.folder, certificate, name=self.name, **given | self.options)
+        replaced = dict.fromkeys(("800ms;", "1500ms;"), "30s;") if self.patient else {}
+        self.nginx = Nginx(
+            self.folder, certificate, name=self.name, replaced=replaced, **given | self.options
+        )
 
     def first(self, path: str = LARGE) -> str:
         return route(self.records).choose(Client("127.0.0.1"), path).candidates[0]
@@ -408,6 +414,7 @@ def _self_signed(fleet: Fleet, name: str) -> Path:
 def broken(tmp_path_factory: pytest.TempPathFactory, authority: Any, blackhole: int) -> Iterator[Fleet]:
     """A redirector of which clients may prefer a mirror with any fault; all slots are the three's that have none."""
     with fleet_in(tmp_path_factory.mktemp("broken"), authority) as made:
+        made.patient = False
         records = [mirror(name, one.port, weight=10**6) for name, one in made.mirrors.items()]
         for fault in BEFORE_ANY_BYTE:
             name = fault.replace(" ", "-")
@@ -554,6 +561,7 @@ def index(tmp_path_factory: pytest.TempPathFactory, authority: Any) -> Iterator[
     with fleet_in(tmp_path_factory.mktemp("index"), authority) as made:
         publish(made, "little", 100)
         made.options["web_server_route_small"] = 10_000
+        made.patient = False
         made.name = "127.0.0.1"
         made.start()
         yield made
