@@ -197,3 +197,17 @@ def test_pools_of_the_same_mirrors_are_one():
     pools = route([mirror("a"), mirror("b")]).pools
     assert pools[Key("ipv4", "world")] is pools[Key("ipv6", "world")]
     assert pools[Key("ipv4", "country", "NZ")] == pools[Key("ipv4", "world")]
+
+
+@given(st.permutations([mirror(f"m{number}", weight=number * 97 + 1) for number in range(6)]), st.data())
+@settings(deadline=None, max_examples=20)
+def test_two_redirectors_choose_alike(one: list[Mirror], data: st.DataObject):
+    """Of whatever was known in whatever order: of all files, for all clients."""
+    places = [("NZ", "OC"), ("AU", "OC"), ("DE", "EU")]
+    here = [
+        replace(each, country=country, continent=continent, networks=("AS64500",) if number % 2 else ())
+        for number, each in enumerate(sorted(one, key=lambda each: each.name))
+        for country, continent in [places[number % 3]]
+    ]
+    there = data.draw(st.permutations(here))
+    assert route(here).pools == route(there).pools

@@ -11,6 +11,7 @@ import random
 import re
 import select
 import shutil
+import signal
 import socket
 import socketserver
 import ssl
@@ -20,7 +21,8 @@ import threading
 import time
 import zipfile
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from http.client import HTTPException
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
@@ -460,6 +462,51 @@ def test_who_asks_again_is_sent_elsewhere(fleet: Fleet) -> None:
     for _ in range(2):
         answer = fleet.site.get(LARGE, Range="bytes=100-")
         assert answer.headers["Location"] == fleet.mirrors[second].url(LARGE)
+
+
+@pytest.mark.slow
+def test_a_hundred_changes_of_the_routes_lose_no_request(fleet: Fleet) -> None:
+    """Each on a connection of its own: nginx closes those that wait idle, and clients know that."""
+    fleet.start()
+    assert fleet.nginx
+    routes, master = fleet.folder / "routes.conf", fleet.nginx._server.pid
+    texts = [
+        render(
+            route([replace(one, serving=BOTH if one.name != out else frozenset()) for one in fleet.records])
+        )
+        for out in ("a", "b", "")
+    ]
+    found: list[tuple[int, str | None] | BaseException] = []
+    done = threading.Event()
+
+    def read() -> None:
+        while not done.is_set():
+            try:
+                answer = fleet.site.get(LARGE, method="HEAD")
+                found.append((answer.status, answer.headers["Location"]))
+            except (OSError, HTTPException) as error:
+                found.append(error)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    for change in range(100):
+        routes.write_text(texts[change % 2])
+        os.kill(master, signal.SIGHUP)
+        time.sleep(0.03)
+    routes.write_text(texts[2])
+    os.kill(master, signal.SIGHUP)
+    until = time.monotonic() + 20
+    last = [*route(fleet.records).choose(Client("127.0.0.1"), LARGE).candidates]
+    while told(fleet, f"/route?file={LARGE}")["candidates"][1:] != last:
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    done.set()
+    reader.join()
+    assert len(found) > 50
+    urls = {one.url(LARGE) for one in fleet.mirrors.values()}
+    assert [
+        one for one in found if isinstance(one, BaseException) or one[0] != 302 or one[1] not in urls
+    ] == []
 
 
 def test_without_mirrors_everything_comes_from_here(fleet: Fleet) -> None:
