@@ -36,6 +36,11 @@ def test_the_host_is_the_debian_that_was_asked_for_with_systemd_at_its_head(host
     assert sandboxed.failed and "Read-only file system" in sandboxed.stderr
 
 
+def test_its_packages_are_compiled_where_their_removal_looks_for_it(host):
+    modules = host.check_output("find /usr/lib/python3/dist-packages/apt/__pycache__ -name '*.pyc'")
+    assert "__init__.cpython" in modules
+
+
 def test_only_the_fleets_key_opens_it(me, role, tmp_path):
     key = role.dir / "id_ed25519"
     assert ssh(me, key, "fleet", "sudo", "id", "-un").stdout == "root\n"

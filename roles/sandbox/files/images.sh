@@ -2,6 +2,9 @@
 # images.sh CERTIFICATES_DIR DEBIAN_MIRROR SUITE=TAG...: images of bare Debian hosts, as volunteers would have them
 # after a minimal installation: systemd, sshd, python3, sudo, and nothing of ours. Prints "built TAG" for each it built.
 set -eu
+# Where the caller keeps bytecode is not where an installation does: what leaves its folders empty makes a namespace package
+# of each Python package that is removed later.
+unset PYTHONPYCACHEPREFIX PYTHONDONTWRITEBYTECODE
 certificates=$1 mirror=$2
 shift 2
 if [ $# -gt 1 ]; then  # each in a process of its own, side by side
