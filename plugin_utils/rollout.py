@@ -75,7 +75,7 @@ def update_plan(
         raise BadValueError(f"update_only is {only!r}", f"{', '.join(PARTS)}, or nothing at all")
     off_share = _share("fleet_update_off_share", off_share)
     capacity_floor = _share("fleet_update_capacity_floor", capacity_floor)
-    records = {str(one["name"]): one for one in registry["mirrors"] if "problem" not in one}
+    records = _usable(registry)
     if canary and canary not in records:
         raise BadValueError(
             f"fleet_update_canary is {canary!r}", f"a mirror of this fleet: {some(sorted(records))}"
@@ -104,7 +104,7 @@ def update_plan(
             why, detail = found
             left.setdefault(why, {})[name] = detail
     silent = list(left.get(SILENT, {}))
-    fleet = {name: _mirror(one, news) for name, one in records.items() if one["state"] == "active"}
+    fleet = _active(records, news)
     planned = waves(_ordered(due, fleet, canary), fleet, capacity_floor)
     refused = list(_refused(due, silent, fleet, news, off_share)) if due else []
     if news.redirector is not None:
@@ -139,15 +139,11 @@ def update_wave(
             "refused": [f"{redirector} no longer tells its list, so who serves is not known."],
             "held": {},
         }
-    fleet = {
-        str(one["name"]): _mirror(one, news)
-        for one in registry["mirrors"]
-        if "problem" not in one and one["state"] == "active"
-    }
+    fleet = _active(_usable(registry), news)
     held = {
         name: f"held: {one['reason']}"
         for name, one in news.holds.items()
-        if name in wave and not one["reason"].startswith(HELD_FOR_AN_UPDATE)
+        if name in wave and not _for_an_update(one)
     }
     capacity = _Capacity(fleet, _share("fleet_update_capacity_floor", capacity_floor))
     lost: dict[str, float] = {}
@@ -176,7 +172,7 @@ def _found(
         return "Never provisioned, so left alone; see playbooks/provision.yml", ""
     running = versions_of(status.get("versions"))
     noted = mapping(status.get("update"))
-    unfinished = bool(noted) or bool(held and held["reason"].startswith(HELD_FOR_AN_UPDATE))
+    unfinished = bool(noted) or bool(held and _for_an_update(held))
     if held and not unfinished:
         by = f" by {held['by']}" if held["by"] else ""
         return "Left alone, for they are held", f"held{by}: {held['reason']}"
@@ -274,6 +270,18 @@ def _former(
 
 def _is(running: str, wanted: str) -> bool:
     return fnmatch.fnmatchcase(running, wanted)
+
+
+def _for_an_update(held: Row) -> bool:
+    return bool(held["reason"].startswith(HELD_FOR_AN_UPDATE))
+
+
+def _usable(registry: Mapping[str, Any]) -> dict[str, Row]:
+    return {str(one["name"]): one for one in registry["mirrors"] if "problem" not in one}
+
+
+def _active(records: Mapping[str, Row], news: News) -> dict[str, Mirror]:
+    return {name: _mirror(one, news) for name, one in records.items() if one["state"] == "active"}
 
 
 def _mirror(record: Mapping[str, Any], news: News) -> Mirror:
@@ -456,7 +464,7 @@ def _refused(
         return
     # What a run left in the middle is what this one is there for.
     mended = {one.name for one in due if one.unfinished} | {
-        name for name, held in news.holds.items() if held["reason"].startswith(HELD_FOR_AN_UPDATE)
+        name for name, held in news.holds.items() if _for_an_update(held)
     }
     off = sorted(
         {name for name, one in fleet.items() if not one.serves} - mended | (set(silent) & fleet.keys())

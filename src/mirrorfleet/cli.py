@@ -128,12 +128,9 @@ def _summed_up(verb: str, work: Callable[[], Answer]) -> int:
 def _write(options: argparse.Namespace) -> int:
     from .sync.verbs import write
 
-    full = getattr(options, "full", False)
-    good = write(
-        options.config, load(options.config), options.verb,
-        progress=options.progress, allow_shrink=options.allow_shrink, full=full,
-    )  # fmt: skip
-    return 0 if good else FAILED
+    config, full = load(options.config), getattr(options, "full", False)
+    given = {"progress": options.progress, "allow_shrink": options.allow_shrink, "full": full}
+    return _summed_up(options.verb, lambda: write(options.config, config, options.verb, **given))
 
 
 def _metrics(options: argparse.Namespace) -> int:

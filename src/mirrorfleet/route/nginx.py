@@ -113,12 +113,7 @@ def _where(geoip: GeoIP) -> Iterator[str]:
             yield from _map('""', name, [])
     if not geoip.asn:
         yield from _map('""', "$route_as_number", [])
-    yield from (
-        "map $route_as_number $route_as {",
-        '    default "";',
-        '    "~^(?<route_number>[0-9]+)$" AS$route_number;',
-        "}",
-    )
+    yield from _map("$route_as_number", "$route_as", [("~^(?<route_number>[0-9]+)$", "AS$route_number")])
 
 
 def _geo(keys: dict[Key, str]) -> Iterator[str]:
@@ -181,21 +176,13 @@ def _candidates(shown: dict[str, Mirror]) -> Iterator[str]:
     for number in range(CANDIDATES + 1):
         if number:
             skipped = r"\S+ " * (number - 1)
-            yield from (
-                f"map $route_choice $route_choice_{number} {{",
-                '    default "";',
-                f'    "~^{skipped}(?<route_named_{number}>\\S+)" $route_named_{number};',
-                "}",
-            )
+            named = (rf"~^{skipped}(?<route_named_{number}>\S+)", f"$route_named_{number}")
+            yield from _map("$route_choice", f"$route_choice_{number}", [named])
         # Not whom the client excludes, and not twice whom it prefers.
         before = "" if number == 0 else " $route_choice_0"
         excluded = r"~^(?:\S* )?(\S+)(?: \S*)? \1$"
-        yield from (
-            f'map "$route_out{before} $route_choice_{number}" $route_{number} {{',
-            f"    default $route_choice_{number};",
-            f'    "{excluded}" "";',
-            "}",
-        )
+        asked = f'"$route_out{before} $route_choice_{number}"'
+        yield from _map(asked, f"$route_{number}", [(excluded, "")], f"$route_choice_{number}")
         yield from _map(
             f"$route_{number}", f"$route_host_{number}", ((k, host_of(m.url)) for k, m in shown.items())
         )

@@ -4,6 +4,7 @@ import ipaddress
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
 from ..fleet.registry import host_of
@@ -98,7 +99,7 @@ class Routing:
         yield Key(family, "continent", client.continent)
         yield Key(family, "world")
 
-    @property
+    @cached_property
     def networks(self) -> list[Network]:
         return [ipaddress.ip_network(key.value) for key in self.pools if key.kind == "network"]
 

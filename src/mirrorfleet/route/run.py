@@ -193,10 +193,11 @@ def _remembered(config: RouteConfig) -> Path:
 def _remember(config: RouteConfig) -> Memory:
     path = _remembered(config)
     try:
-        return notes.fit(Memory, notes.read(path) or {})  # type: ignore[no-any-return]
+        memory: Memory = notes.fit(Memory, notes.read(path) or {})
     except (ValueError, OSError) as error:
         log.warning("%s: cannot be used: %s", path, error)
         return Memory()
+    return memory
 
 
 def _load(config: RouteConfig, memory: Memory, text: str) -> tuple[bool, str]:

@@ -1,7 +1,6 @@
-"""The verbs that write a mirror's or an origin's trees: one at a time, each with a summary as its last line."""
+"""The verbs that write a mirror's or an origin's trees: one at a time."""
 
 import asyncio
-import json
 import logging
 import sqlite3
 import time
@@ -103,13 +102,12 @@ MODES = {
 }
 
 
-def write(path: Path, config: Config, verb: str, *, progress: bool, allow_shrink: bool, full: bool) -> bool:
-    """Run a verb of the configuration that was read from `path`, and whether the outcome is good.
+def write(path: Path, config: Config, verb: str, *, progress: bool, allow_shrink: bool, full: bool) -> Answer:
+    """Run a verb of the configuration that was read from `path`: whether all is well, and what the summary tells.
 
     Raises ConfigError where the verb is not for that mode, BusyError where another run is at work, RefusedError where a
     guard refuses.
     """
-    started = time.monotonic()
     if config.mode not in MODES.get(verb, (config.mode,)):
         raise ConfigError(f"{path}: mode: {verb} is not for mode {config.mode}")
 
@@ -119,10 +117,7 @@ def write(path: Path, config: Config, verb: str, *, progress: bool, allow_shrink
         return WRITING[verb](Context(config, state, told, lock, allow_shrink, full))
 
     with only_one(config.paths.state / "lock") as lock:
-        good, summary = _with_state(config, lambda state: work(state, lock))
-    seconds = round(time.monotonic() - started, 3)
-    print(json.dumps({"verb": verb, "good": good, "seconds": seconds, **summary}), flush=True)
-    return good
+        return _with_state(config, lambda state: work(state, lock))
 
 
 def _with_state(config: Config, work: Callable[[State], Answer]) -> Answer:
