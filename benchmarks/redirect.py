@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import re
 import resource
@@ -28,7 +29,7 @@ sys.path.insert(0, str(ROOT / "src"))
 sys.path.insert(0, str(ROOT / "tests"))
 
 from faults.nginx import ROOT as NGINX
-from faults.nginx import free_port
+from faults.nginx import free_port, self_signed
 
 from mirrorfleet.route.nginx import render
 from mirrorfleet.route.pools import Client, Mirror, Routing, route
@@ -214,6 +215,16 @@ def cpu(master: int) -> int:
     return ticks
 
 
+def listens(port: int) -> None:
+    """Wait until a server does."""
+    until = time.monotonic() + 30
+    while True:
+        with contextlib.suppress(ConnectionRefusedError), socket.create_connection(("127.0.0.1", port)):
+            return
+        assert time.monotonic() < until, f"nothing listens at {port}"
+        time.sleep(0.05)
+
+
 def ask(port: int, paths: list[str]) -> None:
     """Many requests, so many at a time that the client's own time does not count."""
     found = Counter[bytes]()
@@ -232,23 +243,7 @@ def ask(port: int, paths: list[str]) -> None:
 
 def redirects(folder: Path) -> list[Row]:
     files = [f"/packages/{number % 100:02x}/file-{number}.whl" for number in range(REQUESTS)]
-    key, certificate = folder / "key.pem", folder / "certificate.pem"
-    command = [
-        "openssl",
-        "req",
-        "-x509",
-        "-newkey",
-        "ec",
-        "-pkeyopt",
-        "ec_paramgen_curve:P-256",
-        "-nodes",
-        "-days",
-        "2",
-    ]
-    command += ["-subj", "/CN=bench", "-addext", f"subjectAltName=DNS:*.fleet.test,DNS:{Nginx.NAME}"]
-    subprocess.run([*command, "-keyout", key, "-out", certificate], check=True, capture_output=True)
-    pem = folder / "both.pem"
-    pem.write_bytes(key.read_bytes() + certificate.read_bytes())
+    pem = self_signed(folder / "both.pem", "*.fleet.test", Nginx.NAME)
     bare, mirror = free_port(), free_port()
     kinds = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
     below = "".join(f"{kind}_temp_path {folder}/{kind}; " for kind in kinds)
@@ -271,7 +266,8 @@ def redirects(folder: Path) -> list[Row]:
     started = [subprocess.Popen([BINARY, "-c", one, "-p", folder]) for one in (conf, mirrors)]
     rows = []
     try:
-        time.sleep(5)
+        for port in (bare, mirror):
+            listens(port)
         taken = [_measured(started[0].pid, bare, files)]
         for pools in (3, 300):
             at = folder / f"redirector{pools}"
@@ -281,7 +277,7 @@ def redirects(folder: Path) -> list[Row]:
             text = render(found).replace(":443;", f":{mirror};")
             (at / "routes.conf").write_text(text)
             given = {"web_server_routes": str(at / "routes.conf"), "web_server_route_small": 1}
-            server = Nginx(at, pem, **given, web_server_route_ca=str(certificate))
+            server = Nginx(at, pem, **given, web_server_route_ca=str(pem.with_suffix(".crt")))
             try:
                 taken.append(_measured(server._server.pid, server.port, files))
             finally:

@@ -30,11 +30,13 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
-def self_signed(path: Path) -> Path:
-    """Key and certificate for nginx to start with; what is asked here is asked over plain HTTP."""
+def self_signed(path: Path, *names: str) -> Path:
+    """Key and certificate, of `names` or for nginx to start with: faults are asked for over plain HTTP."""
     certificate = path.with_suffix(".crt")
     key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-keyout", path]
     command = ["openssl", "req", "-x509", *key, "-days", "2", "-subj", "/CN=localhost", "-out", certificate]
+    if names:
+        command += ["-addext", "subjectAltName=" + ",".join(f"DNS:{name}" for name in names)]
     subprocess.run(command, check=True, capture_output=True)
     path.write_text(path.read_text() + certificate.read_text())
     return path

@@ -29,6 +29,7 @@ from typing import Any
 from urllib.parse import urljoin
 
 import pytest
+from faults.nginx import self_signed
 
 from mirrorfleet.route.nginx import render
 from mirrorfleet.route.pools import Client, Mirror, route
@@ -43,6 +44,7 @@ BOTH = frozenset({"ipv4", "ipv6"})
 LARGE = "/packages/ab/cd/large-1.0.tar.gz"
 SMALL = "/packages/ab/cd/small-1.0.tar.gz"
 CONTENT = b"large " * 1000
+SILENCE = 8  # seconds that a mirror says nothing: longer than the live check waits, and than these clients do
 
 
 class Faulty(socketserver.ThreadingTCPServer):
@@ -97,7 +99,7 @@ class Answers(BaseHTTPRequestHandler):
         path = server.tree / self.path.lstrip("/")
         body = path.read_bytes() if path.is_file() else None
         if fault == "hang":
-            time.sleep(8)
+            time.sleep(SILENCE)
             return
         if fault.isdecimal() or body is None:
             self.send_response(int(fault or 404))
@@ -125,7 +127,7 @@ class Answers(BaseHTTPRequestHandler):
             self.wfile.write(body[: len(body) // 2])
             self.wfile.flush()
             if fault == "stalled":
-                time.sleep(8)
+                time.sleep(SILENCE)
             self.close_connection = True
             self.connection.shutdown(socket.SHUT_RDWR)
             return
@@ -133,7 +135,7 @@ class Answers(BaseHTTPRequestHandler):
             for at in range(0, len(body), len(body) // 10):
                 self.wfile.write(body[at : at + len(body) // 10])
                 self.wfile.flush()
-                time.sleep(0.1)
+                time.sleep(0.1)  # a second for the file, which is slow and no fault
             return
         self.wfile.write(body)
 
@@ -384,32 +386,12 @@ def break_one(fleet: Fleet, name: str, fault: str) -> None:
         certificate = {
             "other name": lambda: fleet.authority.issue("elsewhere.fleet.test"),
             "expired": lambda: fleet.authority.issue(f"{name}.fleet.test", days=-1),
-            "other authority": lambda: _self_signed(fleet, f"{name}.fleet.test"),
+            "other authority": lambda: self_signed(fleet.folder / "own.pem", f"{name}.fleet.test"),
         }[fault]()
         one.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         one.context.load_cert_chain(certificate)
     else:
         one.fault = fault
-
-
-def _self_signed(fleet: Fleet, name: str) -> Path:
-    key, certificate = fleet.folder / "key.pem", fleet.folder / "own.pem"
-    command = [
-        "openssl",
-        "req",
-        "-x509",
-        "-newkey",
-        "rsa:2048",
-        "-nodes",
-        "-days",
-        "3",
-        "-subj",
-        f"/CN={name}",
-    ]
-    command += ["-addext", f"subjectAltName=DNS:{name}", "-keyout", str(key), "-out", str(certificate)]
-    subprocess.run(command, check=True, capture_output=True)
-    certificate.write_bytes(key.read_bytes() + certificate.read_bytes())
-    return certificate
 
 
 @pytest.fixture(scope="module")
@@ -492,7 +474,7 @@ def test_a_hundred_changes_of_the_routes_lose_no_request(fleet: Fleet) -> None:
     for change in range(100):
         routes.write_text(texts[change % 2])
         os.kill(master, signal.SIGHUP)
-        time.sleep(0.03)
+        time.sleep(0.03)  # some requests of the reader with each of the routes
     routes.write_text(texts[2])
     os.kill(master, signal.SIGHUP)
     until = time.monotonic() + 20
