@@ -29,7 +29,7 @@ sys.path.insert(0, str(ROOT / "src"))
 sys.path.insert(0, str(ROOT / "tests"))
 
 from faults.nginx import ROOT as NGINX
-from faults.nginx import free_port, self_signed
+from faults.nginx import free_ports, self_signed
 
 from mirrorfleet.route.nginx import render
 from mirrorfleet.route.pools import Client, Mirror, Routing, route
@@ -244,7 +244,7 @@ def ask(port: int, paths: list[str]) -> None:
 def redirects(folder: Path) -> list[Row]:
     files = [f"/packages/{number % 100:02x}/file-{number}.whl" for number in range(REQUESTS)]
     pem = self_signed(folder / "both.pem", "*.fleet.test", Nginx.NAME)
-    bare, mirror = free_port(), free_port()
+    bare, mirror = free_ports(2)
     kinds = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
     below = "".join(f"{kind}_temp_path {folder}/{kind}; " for kind in kinds)
     conf = folder / "bare.conf"

@@ -14,10 +14,9 @@ import zipfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-import pip
-
 from mirrorfleet.cli import main as mirrorfleet
 
+HOUSE = Path(__file__).resolve().parents[2]
 HOSTS = {"debian-13": "only-on-13", "debian-12": "only-on-12"}
 SERIAL = 1000
 
@@ -137,8 +136,9 @@ def make_certificate(folder: Path, hosts: Iterable[str] = HOSTS) -> None:
 
 
 def make_pip(path: Path) -> None:
-    """The control node's pip as one file: the hosts have none."""
-    source = Path(pip.__file__).parent
+    """The tests' pinned pip as one file: the hosts have none. (That of .venv comes with the control node's Python, and
+    may not know the hosts' newer one.)"""
+    (source,) = HOUSE.glob("build/clients/lib/python*/site-packages/pip")
     with zipfile.ZipFile(path, "w") as archive:
         for file in sorted(source.rglob("*")):
             if file.is_file() and file.suffix != ".pyc":

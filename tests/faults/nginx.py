@@ -14,6 +14,7 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import ExitStack
 from functools import cache
 from pathlib import Path
 
@@ -25,9 +26,11 @@ OURS = Path(__file__).resolve().parents[2] / "build/nginx"
 ROOT = OURS if OURS.exists() else Path("/")
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
+def free_ports(number: int) -> list[int]:
+    """That many, each another: the kernel gives one again as soon as nobody holds it."""
+    with ExitStack() as held:
+        listeners = [held.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(number)]
+        return [int(listener.getsockname()[1]) for listener in listeners]
 
 
 def self_signed(path: Path, *names: str) -> Path:
@@ -58,7 +61,8 @@ class Nginx:
         resolver_port: int = 53,
     ) -> None:
         self.folder = folder
-        ports = {str(port): free_port() for port in (80, 443, *OF_ONE_TYPE.values())}
+        wanted = (80, 443, *OF_ONE_TYPE.values())
+        ports = {str(port): free for port, free in zip(wanted, free_ports(len(wanted)), strict=True)}
         replaced = {
             f"{PLACE}/certificate.pem": str(certificate),
             f"{PLACE}/served": str(served or folder / "served"),

@@ -50,7 +50,7 @@ FAULTS = {
     "stale pages, fresh date": (
         "failing|audit", "lacks alpha-1",
         f"cd {SERVED}/pages/alpha && readlink cur >/root/cur && cp -a $(cat /root/cur) {OLD} && rm {OLD}/simple/*.gz"
-        f" && sed -i '/alpha-1[.]1/d' {OLD}/simple/index.html"
+        f" && sed -i '/alpha-1[.][1-9]/d' {OLD}/simple/index.html"
         f" && python3 -c '{OLD_PAGE}' {OLD}/simple/index.v1_json && ln -sfn {OLD} cur",
         f"cd {SERVED}/pages/alpha && ln -sfn $(cat /root/cur) cur && rm -r {OLD}",
     ),
