@@ -45,10 +45,11 @@ up() {
     { echo "sshd did not start:"; systemctl status ssh.service; } >&2
     exit 1
 }
-# podman mounts these over the files, which makes hostnamectl and dhcp clients fail with "busy".
+# podman mounts these over the files, which makes hostnamectl and dhcp clients fail with "busy". (Not by way of /tmp, which
+# systemd may be emptying now.)
 for file in /etc/hostname /etc/hosts; do
     if mountpoint -q $file; then
-        cp $file /tmp/mounted && umount $file && cat /tmp/mounted >$file && rm /tmp/mounted
+        cp $file $file.mounted && umount $file && cat $file.mounted >$file && rm $file.mounted
     fi
 done
 home=$(getent passwd "$login" | cut -d: -f6)
