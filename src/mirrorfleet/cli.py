@@ -12,13 +12,14 @@ import signal
 import sqlite3
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NoReturn
 
 from . import __version__
-from .common.config import ConfigError, load
+from .common.config import ConfigError, load, load_as
 from .common.guards import BusyError, RefusedError
+from .common.lasting import again_and_again
 from .common.log import set_up
 from .common.schema import InvalidDocumentError
 
@@ -80,12 +81,14 @@ def _parser() -> argparse.ArgumentParser:
     listing = _own_verb(
         verbs, "list", "list.json", "publish the list of mirrors from the registry and what was measured"
     )
+    _lasts(listing)
     listing.add_argument(
         "--force", action="store_true", help="publish even what the guards hold to be a mistake"
     )
     routing = _own_verb(
         verbs, "route", "route.json", "tell nginx to which mirrors it may send clients for files"
     )
+    _lasts(routing)
     routing.add_argument(
         "--explain", metavar="FILE", help="only say where this path (/packages/...) comes from"
     )
@@ -112,6 +115,21 @@ def _own_verb(verbs: Any, name: str, config: str, text: str) -> argparse.Argumen
     return verb
 
 
+def _seconds(text: str) -> float:
+    if not (seconds := float(text)) > 0:
+        raise ValueError
+    return seconds
+
+
+def _lasts(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument(
+        "--every",
+        type=_seconds,
+        metavar="SECONDS",
+        help="go on: once more when so long has passed, and at once when registry, holds or list change",
+    )
+
+
 def _summed_up(verb: str, work: Callable[[], Answer]) -> int:
     """Ends with a summary as the last line."""
     started = time.monotonic()
@@ -121,7 +139,15 @@ def _summed_up(verb: str, work: Callable[[], Answer]) -> int:
     return 0 if good else FAILED
 
 
-# Each verb imports what it runs: what begins every few seconds, as a redirector's list, has nothing else to load.
+def _once_or_always(
+    options: argparse.Namespace, work: Callable[[], int], depends_on: Callable[[], Iterable[Path]]
+) -> int:
+    if options.every:
+        again_and_again(lambda: _outcome(work), options.every, [options.config, *depends_on()])
+    return work()
+
+
+# Each verb imports what it runs, and a host with little memory has nothing else to load.
 # ruff: noqa: PLC0415
 
 
@@ -155,9 +181,12 @@ def _purge(options: argparse.Namespace) -> int:
 
 
 def _list(options: argparse.Namespace) -> int:
-    from .site.publish import publish_list
+    from .site.publish import ListConfig, depends_on, publish_list
 
-    return _summed_up("list", lambda: publish_list(options.config, force=options.force))
+    def work() -> int:
+        return _summed_up("list", lambda: publish_list(options.config, force=options.force))
+
+    return _once_or_always(options, work, lambda: depends_on(load_as(ListConfig, options.config)))
 
 
 def _probe(options: argparse.Namespace) -> int:
@@ -182,10 +211,13 @@ def _audit(options: argparse.Namespace) -> int:
 
 def _route(options: argparse.Namespace) -> int:
     from .route.pools import Client
-    from .route.run import explain, write_routes
+    from .route.run import RouteConfig, depends_on, explain, write_routes
+
+    def work() -> int:
+        return _summed_up("route", lambda: write_routes(options.config))
 
     if not options.explain:
-        return _summed_up("route", lambda: write_routes(options.config))
+        return _once_or_always(options, work, lambda: depends_on(load_as(RouteConfig, options.config)))
     client = Client(options.address, options.asn, options.country, options.continent)
     labels = {"without": options.without, "prefer": options.prefer}
     return _summed_up("route", lambda: explain(options.config, options.explain, client, **labels))
@@ -205,12 +237,10 @@ def _terminate(*_: object) -> NoReturn:
     raise SystemExit(128 + signal.SIGTERM)
 
 
-def main(arguments: list[str] | None = None) -> int:
-    options = _parser().parse_args(arguments)
-    set_up(verbose=options.verbose)
-    signal.signal(signal.SIGTERM, _terminate)
+def _outcome(work: Callable[[], int]) -> int:
+    """The exit code of what was done, or failed."""
     try:
-        return VERBS.get(options.verb, _write)(options)
+        return work()
     except (ConfigError, BusyError, RefusedError) as error:
         log.error("%s", error)
         return next(code for kind, code in CODES.items() if isinstance(error, kind))
@@ -220,9 +250,18 @@ def main(arguments: list[str] | None = None) -> int:
         log.error("state: %s", error)
     except OSError as error:
         log.error("%s: %s", error.filename or "system", error.strerror or error)
+    return FAILED
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = _parser().parse_args(arguments)
+    set_up(verbose=options.verbose)
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        return _outcome(lambda: VERBS.get(options.verb, _write)(options))
     except KeyboardInterrupt:
         log.error("interrupted")
-    return FAILED
+        return FAILED
 
 
 if __name__ == "__main__":

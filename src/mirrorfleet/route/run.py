@@ -63,6 +63,11 @@ class Memory:
     made: str = ""  # and one of them
 
 
+def depends_on(config: RouteConfig) -> list[Path]:
+    """What counts at once: the list, and what a person decides by."""
+    return [config.registry, config.list, *filter(None, [config.holds])]
+
+
 def write_routes(path: Path) -> tuple[bool, dict[str, Any]]:
     """Whether all is well, and what the summary tells."""
     config = load_as(RouteConfig, path)

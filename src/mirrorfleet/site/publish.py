@@ -71,6 +71,11 @@ class Memory:
 PATIENCE = 60.0  # seconds; a run takes a few at most
 
 
+def depends_on(config: ListConfig) -> list[Path]:
+    """What a person decides by, which counts at once."""
+    return [config.registry, *filter(None, [config.holds])]
+
+
 def publish_list(path: Path, *, force: bool = False) -> tuple[bool, dict[str, Any]]:
     """Whether all is well, and what the summary tells. RefusedError when a guard says no."""
     config = load_as(ListConfig, path)
