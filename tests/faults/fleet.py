@@ -207,6 +207,23 @@ class Host:
         assert found, f"no metric {name}"
         return float(found[1])
 
+    def reasons(self) -> tuple[dict[str, float], dict[str, float]]:
+        """How many projects are late and set aside, by reason, as mirror.json and the metrics say alike."""
+        text = (self.root / "metrics.prom").read_text()
+        late, aside = (
+            {
+                kind: float(count)
+                for kind, count in re.findall(
+                    rf'^mirrorfleet_{name}_projects{{reason="([^"]*)"}} (\S+)$', text, re.MULTILINE
+                )
+            }
+            for name in ("late", "stuck")
+        )
+        status = self.status()
+        assert (late, aside) == (status["late"], status["set_aside_by_reason"])
+        assert sum(aside.values()) == len(status["set_aside"])
+        return late, aside
+
     def broken(self) -> list[str]:
         """What is wrong with the served tree as it lies there: pages that name files that are not as named."""
         problems = []

@@ -106,14 +106,14 @@ def test_bad_files_fail_their_projects_alone_and_heal(origin: Origin, site: Site
     for name in PROJECTS:
         assert len(dump.files(name)) == 4
     assert len(dump.files("good")) == 2
-    assert dump.metric("failing_projects") == 3
+    assert dump.reasons() == ({"connection": 1, "timeout": 1, "wrong hash": 1}, {})
     site.faults({"^/packages/": "slow"})
     dump.run("sync")
     for name in PROJECTS:
         assert len(dump.files(name)) == 6
     dump.run("sync")
     assert dump.broken() == dump.leftovers() == []
-    assert dump.metric("failing_projects") == 0
+    assert dump.reasons() == ({}, {})
 
 
 def test_a_project_that_keeps_failing_is_tried_ever_more_rarely(
@@ -141,9 +141,10 @@ def test_what_fails_at_once_is_upstreams_fault_and_tried_in_the_next_run(site: S
     dump.run("sync")
     site.faults({"^/(simple|pypi)/": 503})
     dump.run("sync", expect=1)
-    assert dump.status()["set_aside"] == []
+    assert dump.reasons() == ({"HTTP error": len(PROJECTS)}, {})
     site.faults({})
     dump.run("sync")
+    assert dump.reasons() == ({}, {})
 
 
 def test_a_file_that_is_absent_is_not_an_absent_project(origin: Origin, site: Site, dump: Dump) -> None:

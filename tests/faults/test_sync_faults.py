@@ -60,13 +60,15 @@ def test_bad_projects_are_set_aside_and_the_others_go_on(origin: Origin, site: S
         assert sorted(mirror.files(name)) == [f"{name}-1.0-py3-none-any.whl", f"{name}-1.0.tar.gz"]
     assert "beta-3.0.tar.gz" in mirror.files("beta")
     assert mirror.status()["set_aside"] == []
+    kinds = {"HTTP error": 1, "connection": 1, "not found": 1, "timeout": 1, "wrong hash": 1}
+    assert mirror.reasons() == (summary["late"], summary["set_aside"]) == (kinds, {})
     origin.release("beta", "4.0")
     origin.publish()
     summary = mirror.run("sync")
     assert summary["good"]
     assert "beta-4.0.tar.gz" in mirror.files("beta")
     assert mirror.status()["set_aside"] == bad
-    assert mirror.metric("stuck_projects") == len(bad)
+    assert mirror.reasons() == (summary["late"], summary["set_aside"]) == ({}, kinds)
     assert "hanging is set aside after 2 tries" in mirror.log
     assert mirror.broken() == []
     site.faults({})
@@ -77,7 +79,7 @@ def test_bad_projects_are_set_aside_and_the_others_go_on(origin: Origin, site: S
     for name in bad:
         assert f"{name}-3.0.tar.gz" in mirror.files(name)
     assert mirror.status()["set_aside"] == []
-    assert mirror.metric("stuck_projects") == 0
+    assert mirror.reasons() == ({}, {})
     mirror.run("sync")
     assert mirror.broken() == mirror.leftovers() == []
 

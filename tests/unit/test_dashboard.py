@@ -14,6 +14,7 @@ import yaml
 from monitor_sandbox import Sandbox
 
 from mirrorfleet.common.config import Config, Paths
+from mirrorfleet.common.reasons import Reason
 from mirrorfleet.served import metrics
 from mirrorfleet.served.state import State
 
@@ -93,7 +94,8 @@ def _of_a_mirror(folder: Path) -> set[str]:
     with State(config.database) as state, pytest.MonkeyPatch.context() as patch:
         patch.setattr(metrics, "UPDATE", folder)  # a note that is there
         state.put("last_run", {"good": True, "ended": 5.0, "seconds": 1.0})
-        state.record_trouble("six", "a wrong hash", 0.0)
+        for name in ("six", "idna", "six", "six"):
+            state.record_trouble(name, Reason("another one", "wrong hash"), 0.0)
         state.leave_out("six", {"six-1.0.egg": "its sha256 is none"})
         state.put("last_success_at", 5.0)
         state.put("set_aside_at", 5.0)

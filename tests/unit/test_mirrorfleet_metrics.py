@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from mirrorfleet.common.config import parse
 from mirrorfleet.common.exposition import render
+from mirrorfleet.common.reasons import Reason
 from mirrorfleet.served import metrics
 from mirrorfleet.served.state import Published, State
 
@@ -76,8 +77,8 @@ def test_the_file_says_what_the_state_says(
         state.put("serial", 7)
         state.put("last_success_at", 1000.5)
         for tries in range(3):
-            state.record_trouble("bad", "reason", tries)
-        state.record_trouble("new", "reason", 0)
+            state.record_trouble("bad", Reason("words", "wrong hash"), tries)
+        state.record_trouble("new", Reason("words", "timeout"), 0)
         metrics.write(config, state)
         text = (tmp_path / "mirrorfleet.prom").read_text()
         note.unlink()
@@ -90,8 +91,9 @@ def test_the_file_says_what_the_state_says(
     assert values["mirrorfleet_files"] == 3
     assert values["mirrorfleet_bytes"] == 1000
     assert values["mirrorfleet_last_success_timestamp_seconds"] == 1000.5
-    assert values["mirrorfleet_stuck_projects"] == 1
-    assert values["mirrorfleet_failing_projects"] == 2
+    assert 'mirrorfleet_stuck_projects{reason="wrong hash"} 1\n' in text
+    assert 'mirrorfleet_late_projects{reason="timeout"} 1\n' in text
+    assert 'mirrorfleet_failing_timestamp_seconds{project="new",reason="timeout"} ' in text
     assert values["mirrorfleet_free_bytes"] > 0
     expiry = values["mirrorfleet_certificate_expiry_timestamp_seconds"]
     assert abs(expiry - (time.time() + 86400)) < 3600

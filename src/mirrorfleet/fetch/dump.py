@@ -17,12 +17,13 @@ from ..common.config import Config
 from ..common.files import regular_size, temporary_for
 from ..common.guards import require_free_space
 from ..common.progress import Progress
+from ..common.reasons import Reason
 from ..served.state import State
 from .fetched import Fetched
 from .files import PROBLEMS, Files, TooLargeError, all_of
 from .local import local_document, local_projects
 from .source import Source
-from .trouble import count, is_to_be_tried, many
+from .trouble import count, is_to_be_tried, leave_uncounted, many
 from .upstream import AbsentError, Upstream, upstream
 
 log = logging.getLogger(__name__)
@@ -32,7 +33,7 @@ log = logging.getLogger(__name__)
 class Outcome:
     changed: list[str] = field(default_factory=list)
     removed: list[str] = field(default_factory=list)
-    failed: dict[str, str] = field(default_factory=dict)
+    failed: dict[str, Reason] = field(default_factory=dict)
     pending: list[str] = field(
         default_factory=list
     )  # of those that failed, what the next run is to try again
@@ -86,14 +87,14 @@ class Dump:
             log.warning("project %s: not there upstream: %s", name, reason)
             self._absent.add(name)
             if not (self._fetched.documents / name).exists():
-                self._fail(name, f"not there upstream: {reason}")
+                self._fail(name, Reason(f"not there upstream: {reason}", reason.kind))
             return
         except TooLargeError as reason:
             log.info("project %s is not mirrored: %s", name, reason)
             self._too_large.add(name)
             changed, received = False, 0
         except PROBLEMS as reason:
-            self._fail(name, str(reason))
+            self._fail(name, Reason.of(reason))
             return
         finally:
             self._progress.step(name)
@@ -103,7 +104,7 @@ class Dump:
             self.outcome.changed.append(name)
         self.outcome.bytes += received
 
-    def _fail(self, name: str, reason: str) -> None:
+    def _fail(self, name: str, reason: Reason) -> None:
         log.error("project %s failed: %s", name, reason)
         self.outcome.failed[name] = reason
 
@@ -114,7 +115,9 @@ class Dump:
         if len(failed) > many(tried) or 1 < len(failed) == tried:
             log.error("%d projects failed at once: upstream's fault, none is counted against", len(failed))
             self.outcome.pending = sorted(failed)
+            leave_uncounted(self._state, "fetch", failed)
             return
+        leave_uncounted(self._state, "fetch", {})
         for name, reason in sorted(failed.items()):
             count(self._state, name, reason, allowed)
         troubles = self._state.troubles()

@@ -8,6 +8,7 @@ from typing import Any, NoReturn
 
 from ..common.files import entries, remove, write_atomically
 from ..common.names import InvalidNameError, project_name, shown
+from ..common.reasons import Kind, Reason
 from ..index.project import BadDocumentError, Project, parse_project
 
 MAX_DOCUMENT = 256 << 20
@@ -15,6 +16,10 @@ MAX_DOCUMENT = 256 << 20
 
 class IncompleteError(Exception):
     """A project whose files are not all there; its previous page stays."""
+
+    def __init__(self, what: str, kind: Kind) -> None:
+        super().__init__(what)
+        self.kind = kind
 
 
 def _no_constant(value: str) -> NoReturn:
@@ -68,7 +73,7 @@ class Fetched:
         try:
             return parse_project(read_json(self.documents / name), name)
         except (OSError, BadDocumentError) as error:
-            raise IncompleteError(str(error)) from error
+            raise IncompleteError(str(error), Reason.of(error).kind) from error
 
     def store(self, name: str, document: dict[str, Any], serial: int) -> None:
         data = json.dumps({**document, "last_serial": serial}, sort_keys=True, separators=(",", ":"))

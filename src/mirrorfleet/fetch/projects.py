@@ -13,6 +13,7 @@ from typing import Any
 from ..common.config import Config
 from ..common.names import InvalidNameError
 from ..common.progress import Progress
+from ..common.reasons import Reason
 from ..served.state import NEVER, Seen, State
 from .fetched import Fetched
 from .files import PROBLEMS, Files, TooLargeError, all_of, place
@@ -41,7 +42,7 @@ class Found:
     )  # changed although the root index named the same serial
     absent: set[str] = field(default_factory=set)
     too_large: set[str] = field(default_factory=set)
-    failed: dict[str, str] = field(default_factory=dict)
+    failed: dict[str, Reason] = field(default_factory=dict)
     newest: int = 0  # of the serials that were given
 
 
@@ -130,7 +131,7 @@ class _Projects:
             log.info("project %s is not mirrored: %s", name, reason)
             self._found.too_large.add(name)
         except PROBLEMS as problem:
-            self._found.failed[name] = str(problem)
+            self._found.failed[name] = Reason.of(problem)
             return
         else:
             if said is not None:
@@ -150,7 +151,8 @@ class _Projects:
         if said is None:
             return None
         if said.serial is not None and said.serial < now.serial:
-            raise FetchError(f"its page is still of serial {said.serial}, the index names {now.serial}")
+            told = f"its page is still of serial {said.serial}, the index names {now.serial}"
+            raise FetchError(told, "behind")
         await self._files.bring(name, said.document, self._fetched.document(name), brought)
         changed = self._store(name, said.document, max(now.serial, said.serial or 0))
         announced = now.serial != former.serial or now.document != former.document or former.again_after

@@ -2,8 +2,10 @@
 
 import logging
 import time
+from collections.abc import Mapping
 
 from ..common.clock import is_due
+from ..common.reasons import Reason, by_kind
 from ..served.state import State, Trouble
 from .projects import LONGEST, later
 
@@ -27,7 +29,14 @@ def is_to_be_tried(trouble: Trouble) -> bool:
     return is_due(trouble.retry_after, time.time(), LONGEST)
 
 
-def count(state: State, name: str, reason: str, allowed: int) -> None:
+def leave_uncounted(state: State, step: str, failing: Mapping[str, Reason]) -> None:
+    """Note by reason what failed in a step of a run and is counted against no project: it is late all the same."""
+    known = state.troubles()
+    told = by_kind(reason for name, reason in failing.items() if name not in known)
+    state.put("uncounted", state.get("uncounted", {}) | {step: told})
+
+
+def count(state: State, name: str, reason: Reason, allowed: int) -> None:
     """Note that a project failed once more, and say so."""
     former = state.trouble(name)
     tries = former.tries + 1 if former else 1

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..common.files import temporary_for
 from ..common.log import without_credentials
+from ..common.reasons import Kind
 
 if TYPE_CHECKING:
     import aiohttp
@@ -46,12 +47,16 @@ _SERIAL = re.compile(r"[0-9]{1,18}")
 class FetchError(Exception):
     """Upstream did not give what was asked for; the message says what it gave, and no password that it took."""
 
-    def __init__(self, what: str) -> None:
+    def __init__(self, what: str, kind: Kind = "malformed") -> None:
         super().__init__(without_credentials(what))
+        self.kind = kind
 
 
 class AbsentError(FetchError):
     """Upstream says that this does not exist."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(what, "not found")
 
 
 @dataclass(frozen=True)
@@ -103,7 +108,7 @@ class Upstream:
                 try:
                     body = await http.body(response, limit)
                 except http.TooLongError as error:
-                    raise FetchError(f"{url}: {error}") from error
+                    raise FetchError(f"{url}: {error}", "too large") from error
                 serial = response.headers.get("X-PyPI-Last-Serial", "")
                 return Page(
                     response.content_type,
@@ -141,11 +146,12 @@ class Upstream:
                     most = at_most if size is None else size
                     received, found = await self._receive(url, stream, most, kinds, on_bytes)
                     if size is not None and received != size:
-                        raise FetchError(f"{url}: {received} bytes instead of {size}")
+                        raise FetchError(f"{url}: {received} bytes instead of {size}", "wrong size")
                     for kind in kinds:
                         if found[kind] != digests[kind]:
                             raise FetchError(
-                                f"{url}: a wrong hash: {kind} {found[kind]} instead of {digests[kind]}"
+                                f"{url}: a wrong hash: {kind} {found[kind]} instead of {digests[kind]}",
+                                "wrong hash",
                             )
                     os.fchmod(stream.fileno(), 0o644)
                     stream.flush()
@@ -161,7 +167,7 @@ class Upstream:
             came: tuple[int, str] = await self._retried(attempt, url)
         except AbsentError as error:
             # A page named it: its absence is upstream's fault, and says nothing about the project.
-            raise FetchError(str(error)) from error
+            raise FetchError(str(error), error.kind) from error
         return came
 
     async def _receive(
@@ -178,7 +184,7 @@ class Upstream:
             async for chunk in response.content.iter_chunked(http.CHUNK):
                 received += len(chunk)
                 if most is not None and received > most:
-                    raise FetchError(f"{url}: longer than the {most} bytes announced")
+                    raise FetchError(f"{url}: longer than the {most} bytes announced", "wrong size")
                 for one in hashes.values():
                     one.update(chunk)
                 stream.write(chunk)
@@ -190,7 +196,7 @@ class Upstream:
         if response.status in (404, 410):
             raise AbsentError(f"{url}: HTTP {response.status}")
         if response.status != 200:
-            raise FetchError(f"{url}: HTTP {response.status}")
+            raise FetchError(f"{url}: HTTP {response.status}", "HTTP error")
 
     async def _retried(self, attempt: Callable[[], Any], url: str) -> Any:
         from ..common import http  # noqa: PLC0415 - see above
@@ -202,11 +208,13 @@ class Upstream:
             except AbsentError:
                 raise
             except (FetchError, *http.FAILURES) as error:
-                problem = str(error) if isinstance(error, FetchError) else f"{url}: {http.named(error)}"
+                if not isinstance(error, FetchError):
+                    kind: Kind = "timeout" if isinstance(error, TimeoutError) else "connection"
+                    error = FetchError(f"{url}: {http.named(error)}", kind)
                 if number == self._tries:
-                    raise FetchError(problem) from error
+                    raise error
                 pause = min(30.0, 0.5 * 2**number) * random.uniform(0.5, 1)  # noqa: S311 - spread, not secrecy
-                log.info("%s; try %d of %d in %.1f s", problem, number + 1, self._tries, pause)
+                log.info("%s; try %d of %d in %.1f s", error, number + 1, self._tries, pause)
                 await asyncio.sleep(pause)
         raise AssertionError("at least one try")
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..common.names import InvalidNameError, is_sha256, served_path, shown
+from ..common.reasons import Kind
 
 log = logging.getLogger(__name__)
 
@@ -22,6 +23,10 @@ _STATUS = re.compile(r"[a-z][a-z0-9-]{0,31}")  # PEP 792 knows active, archived,
 
 class BadDocumentError(ValueError):
     """A document that does not describe a project."""
+
+    def __init__(self, what: str, kind: Kind = "malformed") -> None:
+        super().__init__(what)
+        self.kind = kind
 
 
 @dataclass(frozen=True)

@@ -56,7 +56,7 @@ def collect(config: Config, state: State) -> Iterator[Family]:
     yield "mirrorfleet_build_info", "Constant 1 with the versions and the mode as labels.", [(versions, 1.0)]
     projects, files, size = state.totals()
     troubles = state.troubles().values()
-    aside = sum(trouble.tries >= config.tries_before_set_aside for trouble in troubles)
+    late, aside = state.failing_by_reason(config.tries_before_set_aside)
     success = state.get("last_success_at")
     yield one("serial", "Serial of upstream that this mirror is known to have reached.", state.get("serial"))
     yield one("upstream_serial", "Newest serial seen at upstream.", state.get("upstream_serial"))
@@ -71,14 +71,17 @@ def collect(config: Config, state: State) -> Iterator[Family]:
     yield one("last_run_duration_seconds", "How long the last run took.", run.get("seconds"))
     good = run.get("good")
     yield one("last_run_success", "Whether the last run's outcome was good.", None if good is None else good)
-    yield one("failing_projects", "Projects that failed and will be tried again.", len(troubles))
-    yield one("stuck_projects", "Projects set aside after repeated failure.", aside)
-    by_reason = state.left_out_by_reason()
-    yield (
-        "mirrorfleet_left_out_files",
-        "Files that upstream lists and that are not served, by reason.",
-        [({"reason": reason}, float(count)) for reason, count in by_reason.items()],
-    )
+    for name, told, counts in (
+        ("late_projects", "Projects that failed and are tried again in the next run, by reason.", late),
+        ("stuck_projects", "Projects set aside after repeated failure, by reason.", aside),
+        (
+            "left_out_files",
+            "Files that upstream lists and that are not served, by reason.",
+            state.left_out_by_reason(),
+        ),
+    ):
+        samples: list[Sample] = [({"reason": reason}, float(count)) for reason, count in counts.items()]
+        yield f"mirrorfleet_{name}", told, samples
     yield (
         "mirrorfleet_left_out_timestamp_seconds",
         f"Since when a file is left out; of the {_NAMED} that are longest.",
@@ -91,7 +94,7 @@ def collect(config: Config, state: State) -> Iterator[Family]:
     yield (
         "mirrorfleet_failing_timestamp_seconds",
         f"Since when a project fails; of the {_NAMED} that are longest.",
-        [({"project": trouble.name}, trouble.since) for trouble in longest],
+        [({"project": one.name, "reason": one.kind}, one.since) for one in longest],
     )
     yield one(
         "compared_by_page",

@@ -7,13 +7,15 @@ what is to be removed. Losing it costs one full pass, never a wrong page (`agree
 import json
 import sqlite3
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..common.log import without_credentials
+from ..common.reasons import Reason
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS value (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -32,7 +34,7 @@ CREATE TABLE IF NOT EXISTS leaving (name TEXT PRIMARY KEY, reason TEXT NOT NULL)
 -- Projects that failed to be fetched, until they succeed.
 CREATE TABLE IF NOT EXISTS trouble (
     name TEXT PRIMARY KEY, tries INTEGER NOT NULL, since REAL NOT NULL, retry_after REAL NOT NULL,
-    reason TEXT NOT NULL) WITHOUT ROWID;
+    reason TEXT NOT NULL, kind TEXT NOT NULL) WITHOUT ROWID;
 -- Files of the private tree whose fetch was begun, until their project is published.
 CREATE TABLE IF NOT EXISTS fetching (path TEXT PRIMARY KEY, project TEXT NOT NULL) WITHOUT ROWID;
 -- What was found when upstream was last asked for a project, and when to ask again though nothing announces a change.
@@ -81,6 +83,7 @@ class Trouble:
     since: float
     retry_after: float
     reason: str
+    kind: str
 
 
 @dataclass(frozen=True)
@@ -112,6 +115,8 @@ class State:
         self._db.execute("PRAGMA journal_mode = WAL")
         self._db.execute("PRAGMA synchronous = NORMAL")
         self._db.executescript(_SCHEMA)
+        with suppress(sqlite3.OperationalError):  # of a state from before reasons had kinds
+            self._db.execute("ALTER TABLE trouble ADD COLUMN kind TEXT NOT NULL DEFAULT ''")
 
     def __enter__(self) -> "State":
         return self
@@ -289,21 +294,30 @@ class State:
     # Projects in trouble
 
     def troubles(self) -> dict[str, Trouble]:
-        rows = self._db.execute("SELECT name, tries, since, retry_after, reason FROM trouble")
+        rows = self._db.execute("SELECT name, tries, since, retry_after, reason, kind FROM trouble")
         return {row[0]: Trouble(*row) for row in rows}
 
     def trouble(self, name: str) -> Trouble | None:
         row = self._db.execute(
-            "SELECT name, tries, since, retry_after, reason FROM trouble WHERE name = ?", (name,)
+            "SELECT name, tries, since, retry_after, reason, kind FROM trouble WHERE name = ?", (name,)
         ).fetchone()
         return None if row is None else Trouble(*row)
 
-    def record_trouble(self, name: str, reason: str, retry_after: float) -> None:
+    def record_trouble(self, name: str, reason: Reason, retry_after: float) -> None:
         self._db.execute(
-            "INSERT INTO trouble VALUES (?, 1, ?, ?, ?) ON CONFLICT DO UPDATE SET tries = tries + 1,"
-            " retry_after = excluded.retry_after, reason = excluded.reason",
-            (name, time.time(), retry_after, without_credentials(reason)),
+            "INSERT INTO trouble VALUES (?, 1, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET tries = tries + 1,"
+            " retry_after = excluded.retry_after, reason = excluded.reason, kind = excluded.kind",
+            (name, time.time(), retry_after, without_credentials(reason), reason.kind),
         )
+
+    def failing_by_reason(self, allowed: int) -> tuple[dict[str, int], dict[str, int]]:
+        """How many projects are late, by kind of reason, and how many set aside after so many tries."""
+        late, aside = Counter[str](), Counter[str]()
+        for trouble in self.troubles().values():
+            (aside if trouble.tries >= allowed else late)[trouble.kind] += 1
+        for told in self.get("uncounted", {}).values():  # by fetch/trouble.py
+            late.update(told)
+        return dict(sorted(late.items())), dict(sorted(aside.items()))
 
     def clear_trouble(self, names: Iterable[str]) -> None:
         self._db.executemany("DELETE FROM trouble WHERE name = ?", ((name,) for name in names))

@@ -17,6 +17,7 @@ from .state import State
 def status_document(config: Config, state: State, serial: int) -> dict[str, Any]:
     projects, files, size = state.totals()
     troubles = state.troubles().values()
+    late, aside = state.failing_by_reason(config.tries_before_set_aside)
     return {
         "schema": 1,
         "name": config.name,
@@ -31,6 +32,8 @@ def status_document(config: Config, state: State, serial: int) -> dict[str, Any]
         "refused": state.get("refused"),  # by what guard the last run was stopped
         "compared_by_page": state.get("compared_by_page", 0),
         "left_out": state.left_out_by_reason(),
+        "late": late,
+        "set_aside_by_reason": aside,
         "set_aside": sorted(t.name for t in troubles if t.tries >= config.tries_before_set_aside),
         "versions": {
             "mirrorfleet": __version__,

@@ -28,6 +28,7 @@ from ..common.files import (
     write_atomically,
 )
 from ..common.names import SIDECAR
+from ..common.reasons import Reason
 from ..index import pages
 from ..index.project import Project
 from .journal import Journal, Line
@@ -48,7 +49,7 @@ class Result:
     changed: int = 0
     removed: int = 0
     deleted: int = 0
-    incomplete: dict[str, str] = field(default_factory=dict)
+    incomplete: dict[str, Reason] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -207,7 +208,7 @@ class ServedTree:
         (self.pages / name).mkdir(exist_ok=True)
         os.rename(staged, self.pages / name / snapshot)
 
-    def set_back(self, name: str, reason: str) -> None:
+    def set_back(self, name: str, reason: Reason) -> None:
         log.warning("project %s keeps its previous page: %s", name, reason)
         self.result.incomplete[name] = reason
 

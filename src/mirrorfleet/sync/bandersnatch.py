@@ -15,10 +15,11 @@ from dataclasses import asdict, replace
 from ..common.clock import is_due
 from ..common.guards import RefusedError
 from ..common.names import shown
+from ..common.reasons import Reason
 from ..fetch.bandersnatch import Client, Run
 from ..fetch.fetched import Fetched
 from ..fetch.projects import LONGEST, Found, Means, ask_for, note_what_came
-from ..fetch.trouble import count, is_to_be_tried, many
+from ..fetch.trouble import count, is_to_be_tried, leave_uncounted, many
 from ..fetch.upstream import FetchError, upstream
 from ..fetch.upstream_root import Root, fetch_root
 from ..served.state import NEVER
@@ -47,7 +48,7 @@ class BandersnatchSync:
             context.progress,
             context.lock,
         )
-        self._failures: dict[str, str] = {}
+        self._failures: dict[str, Reason] = {}
 
     def run(self) -> Outcome:
         started = time.time()
@@ -60,7 +61,7 @@ class BandersnatchSync:
         except FetchError as error:
             log.error("upstream: %s", error)
             result = self._publish()
-            return Outcome(False, summary(result, self._state) | {"error": str(error)})
+            return Outcome(False, summary(result, self._config, self._state) | {"error": str(error)})
         self._serials = {
             name: serial for name, serial in root.serials.items() if self._config.selection.includes(name)
         }
@@ -82,11 +83,14 @@ class BandersnatchSync:
         if whole or accounted:
             self._client.accept_serial(max(self._client.serial(), root.newest))
         good = accounted and not self._pending() and refused is None
-        if good:
-            write_status(self._config, self._state, int(self._state.get("reached", 0)), started)
+        # Also of a run that is not good: what it counted is told.
+        serial = self._state.get("reached" if good else "serial") or 0
+        write_status(self._config, self._state, int(serial), started if good else None)
         if refused is not None:
             raise refused
-        return Outcome(good, summary(result, self._state) | {"failed": self._failures, "missing": missing})
+        return Outcome(
+            good, summary(result, self._config, self._state) | {"failed": self._failures, "missing": missing}
+        )
 
     def _publish(self) -> Result:
         return publish(self._config, self._state, allow_shrink=self._context.allow_shrink)
@@ -255,9 +259,11 @@ class BandersnatchSync:
         failing = {**result.incomplete, **found.failed}
         with self._state.transaction():
             self._state.clear_trouble(found.asked - failing.keys())
+        at_once = len(failing) > self._many()
+        leave_uncounted(self._state, "fetch", failing if at_once or not ended else {})
         if not ended:
             return False
-        if len(failing) > self._many():
+        if at_once:
             some = "; ".join(f"{name}: {failing[name]}" for name in sorted(failing)[:3])
             log.error(
                 "%d projects failed at once: upstream's fault, none is counted against (%s)",
@@ -268,7 +274,7 @@ class BandersnatchSync:
         self._count(failing)
         return True
 
-    def _count(self, failing: dict[str, str]) -> None:
+    def _count(self, failing: dict[str, Reason]) -> None:
         seen, brought = self._state.seen(), self._fetched.brought_identities()
         for name, reason in sorted(failing.items()):
             self._failures[name] = reason

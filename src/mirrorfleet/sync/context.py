@@ -25,7 +25,8 @@ class Outcome:
     summary: dict[str, Any] = field(default_factory=dict)
 
 
-def summary(result: Result, state: State) -> dict[str, Any]:
+def summary(result: Result, config: Config, state: State) -> dict[str, Any]:
+    late, aside = state.failing_by_reason(config.tries_before_set_aside)
     return {
         "serial": state.get("serial"),
         "changed": result.changed,
@@ -33,4 +34,6 @@ def summary(result: Result, state: State) -> dict[str, Any]:
         "deleted": result.deleted,
         "incomplete": result.incomplete,
         "left_out": state.left_out_by_reason(),
+        "late": late,
+        "set_aside": aside,
     }

@@ -13,8 +13,10 @@ from pathlib import Path
 from ..common.config import Config
 from ..common.files import link_file, regular_size, remove_temporaries, write_atomically
 from ..common.names import SIDECAR, fits_a_sidecar
+from ..common.reasons import Reason
 from ..common.wheels import NoMetadataError, wheel_metadata
 from ..fetch.fetched import Fetched, IncompleteError
+from ..fetch.trouble import leave_uncounted
 from ..index import pages
 from ..index.project import File, Project
 from ..served.journal import Line
@@ -75,7 +77,7 @@ class Publisher:
                 snapshot = self._write_snapshot(provided)
             except (FileExistsError, FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
                 # A path that collides with another file's directories; anything else stops the run.
-                self._tree.set_back(project.name, f"{error.filename}: {error.strerror}")
+                self._tree.set_back(project.name, Reason(f"{error.filename}: {error.strerror}", "not stored"))
                 continue
             ready.append(Ready(provided, identity, snapshot))
             announced += lines
@@ -89,19 +91,21 @@ class Publisher:
                 and project.serial < former.serial
                 and (not former.identity or former.identity.startswith(self._identity_prefix))
             ):
-                raise IncompleteError(f"serial {project.serial} is older than the published {former.serial}")
+                told = f"serial {project.serial} is older than the published {former.serial}"
+                raise IncompleteError(told, "behind")
             for file in project.files:
                 self._check_fetched(file)
         except IncompleteError as reason:
-            self._tree.set_back(name, str(reason))
+            self._tree.set_back(name, Reason.of(reason))
             return None
         return project
 
     def _check_fetched(self, file: File) -> None:
         size = regular_size(self._fetched.web / file.path)
         if size != file.size:
-            found = "missing" if size is None else f"{size} bytes, not {file.size}"
-            raise IncompleteError(f"{file.path} is {found}")
+            if size is None:
+                raise IncompleteError(f"{file.path} is missing", "not found")
+            raise IncompleteError(f"{file.path} is {size} bytes, not {file.size}", "wrong size")
 
     def _provide_files(self, project: Project) -> tuple[Project, list[Line]]:
         """Link every file and write its sidecar; returns the project as it can truthfully be rendered."""
@@ -168,5 +172,7 @@ def publish(
 ) -> Result:
     publisher = Publisher(config, state)
     result = publisher.run(allow_shrink=allow_shrink)
+    if config.mode == "origin":  # where a project that was fetched is no trouble
+        leave_uncounted(state, "publish", result.incomplete)
     write_status(config, state, publisher.serial(), fetched_at)
     return result

@@ -17,8 +17,9 @@ from ..common.files import regular_size
 from ..common.guards import require_free_space
 from ..common.names import SIDECAR
 from ..common.progress import Progress
+from ..common.reasons import Reason
 from ..fetch.rsync import Transfer
-from ..fetch.trouble import count, is_to_be_tried, many
+from ..fetch.trouble import count, is_to_be_tried, leave_uncounted, many
 from ..served.state import State
 from ..served.status import write_status
 from ..served.tree import Result, ServedTree
@@ -63,7 +64,7 @@ class Puller:
             changes.pages |= self._transfer.current_snapshots(damaged) if damaged else {}
             for name in failed - changes.pages.keys() - changes.gone:
                 if self._state.is_published(name):
-                    self._tree.set_back(name, "the tier above has no page of it")
+                    self._tree.set_back(name, Reason("the tier above has no page of it", "not found"))
                 else:
                     changes.gone.add(name)
         gone = {name for name in changes.gone if self._state.is_published(name)} | self._deselected()
@@ -85,7 +86,7 @@ class Puller:
         write_status(self._config, self._state, int(serial or 0), above.fetched_at if good else None)
         return result, good
 
-    def _settle(self, looked_at: set[str], failing: dict[str, str]) -> bool:
+    def _settle(self, looked_at: set[str], failing: dict[str, Reason]) -> bool:
         """Account for every project that is wanting; whether all the others are here, but for those set aside."""
         allowed = self._config.tries_before_set_aside
         with self._state.transaction():
@@ -96,7 +97,9 @@ class Puller:
                 len(failing),
             )
             self._state.put("pull_again", sorted(failing))
+            leave_uncounted(self._state, "fetch", failing)
             return False
+        leave_uncounted(self._state, "fetch", {})
         self._state.put("pull_again", [])
         for name, reason in sorted(failing.items()):
             count(self._state, name, reason, allowed)

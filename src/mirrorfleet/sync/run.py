@@ -53,7 +53,8 @@ def _sync_origin(context: Context) -> Outcome:
     )
     state.put("upstream_serial", state.get("serial"))
     return Outcome(
-        not fetched.pending and not result.incomplete, summary(result, state) | {"failed": fetched.failed}
+        not fetched.pending and not result.incomplete,
+        summary(result, config, state) | {"failed": fetched.failed},
     )
 
 
@@ -75,7 +76,7 @@ def _sync_rsync(context: Context) -> Outcome:
         log.error("%s", error)
         write_status(config, state, int(state.get("serial") or 0), None)
         return Outcome(False, {"error": str(error)})
-    return Outcome(good, summary(result, state))
+    return Outcome(good, summary(result, config, state))
 
 
 # Cache

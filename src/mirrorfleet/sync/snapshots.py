@@ -15,6 +15,7 @@ from ..common.files import free_bytes, regular_size, remove, sha256_of
 from ..common.guards import require_free_space
 from ..common.names import SIDECAR, shown
 from ..common.progress import Progress
+from ..common.reasons import Reason
 from ..common.wheels import MAX_METADATA
 from ..fetch.fetched import MAX_DOCUMENT, decode_json
 from ..fetch.rsync import Transfer
@@ -75,7 +76,7 @@ class Stage:
                 contents = self._read_snapshot(name, snapshot)
                 staged.append((_project(name, snapshot, contents), snapshot, contents))
             except (OSError, BadDocumentError) as error:
-                self._tree.set_back(name, f"snapshot {snapshot}: {error}")
+                self._tree.set_back(name, Reason(f"snapshot {snapshot}: {error}", Reason.of(error).kind))
         needed = {path: part for project, _, _ in staged for path, part in self._needed(project).items()}
         size = sum(part.size for part in needed.values())
         require_free_space(self._config.paths.served, self._config.minimum_free_bytes + size)
@@ -134,10 +135,10 @@ class Stage:
         contents = {}
         for page in PAGES:
             if regular_size(directory / page) is None:
-                raise BadDocumentError(f"{page} did not come")
+                raise BadDocumentError(f"{page} did not come", "not found")
             contents[page] = (directory / page).read_bytes()
         if snapshot_name(serial_of(snapshot), contents) != snapshot:
-            raise BadDocumentError("its pages have another hash")
+            raise BadDocumentError("its pages have another hash", "wrong hash")
         return contents
 
     def _needed(self, project: Project) -> dict[str, Part]:
@@ -156,16 +157,16 @@ class Stage:
                 needed[path] = part
         return needed
 
-    def _problem(self, path: str, part: Part) -> str | None:
+    def _problem(self, path: str, part: Part) -> Reason | None:
         staged = self._staged[path]
         size = regular_size(staged)
         if size is None:
             # Another project of this batch may have moved a file that both name.
-            return f"{path} did not come"
+            return Reason(f"{path} did not come", "not found")
         if not part.is_sidecar and size != part.size:
-            return f"{path} is {size} bytes, not {part.size}"
+            return Reason(f"{path} is {size} bytes, not {part.size}", "wrong size")
         if sha256_of(staged) != part.sha256:
-            return f"{path} has another hash"
+            return Reason(f"{path} has another hash", "wrong hash")
         self._progress.add_bytes(size)
         return None
 
