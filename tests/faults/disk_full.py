@@ -25,12 +25,16 @@ def suffer(host: Host, directory: Path) -> None:
     assert host.names() == PROJECTS
     for path in (host.served, host.fetched, host.state):
         subprocess.run(["rm", "-rf", path], check=True)
+    said = []
     for left in (4096, 100_000, 200_000, 300_000):
         fill(directory, left)
         host.run("sync", expect=None)
+        said += [line for line in host.log.splitlines() if "No space" in line or "is full" in line]
         if (host.served / "simple/index.v1_json").exists():
             assert host.broken() == []
         (directory / "filler").unlink()
+    ours = [line for line in said if "bandersnatch: " not in line and "rsync" not in line]
+    assert ours and all(str(directory) in line for line in ours), said
     fill(directory, 300_000)
     host.configure(minimum_free_bytes=1 << 20)
     host.run("sync", expect=4)

@@ -26,12 +26,23 @@ def write_atomically(path: Path, data: bytes, *, durable: bool = True) -> None:
     write_together({path: data}, durable=durable)
 
 
+@contextlib.contextmanager
+def named(path: Path) -> Iterator[None]:
+    """A disk that is full, or broken, does not say of which file that is open: here it does."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
+            error.filename = str(path)
+        raise
+
+
 def write_together(contents: Mapping[Path, bytes], *, durable: bool = True) -> None:
     """Replace files by renames that follow each other at once: all that is written is, before the first."""
     temporaries = {path: temporary_for(path) for path in contents}
     try:
         for path, data in contents.items():
-            with temporaries[path].open("wb") as stream:
+            with named(path), temporaries[path].open("wb") as stream:
                 stream.write(data)
                 os.fchmod(stream.fileno(), 0o644)
                 if durable:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from .files import free_bytes
+from .files import free_bytes, named
 from .log import without_credentials
 
 log = logging.getLogger(__name__)
@@ -94,8 +94,9 @@ def only_one(path: Path, patience: float = 0) -> Iterator[int]:
                 holder = os.pread(handle, 32, 0).decode("ascii", "replace").strip()
                 raise BusyError(f"{path}: another run is at work (process {holder or 'unknown'})")
             time.sleep(0.1)
-        os.ftruncate(handle, 0)
-        os.pwrite(handle, f"{os.getpid()}\n".encode(), 0)
+        with named(path):
+            os.ftruncate(handle, 0)
+            os.pwrite(handle, f"{os.getpid()}\n".encode(), 0)
         yield handle
     finally:
         os.close(handle)

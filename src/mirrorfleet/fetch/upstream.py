@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..common.files import temporary_for
+from ..common.files import named, temporary_for
 from ..common.log import without_credentials
 from ..common.reasons import Kind
 
@@ -142,7 +142,7 @@ class Upstream:
             target.parent.mkdir(parents=True, exist_ok=True)
             temporary = temporary_for(target)
             try:
-                with temporary.open("wb") as stream:
+                with named(target), temporary.open("wb") as stream:
                     most = at_most if size is None else size
                     received, found = await self._receive(url, stream, most, kinds, on_bytes)
                     if size is not None and received != size:

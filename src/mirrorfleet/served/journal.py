@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..common.files import remove, write_atomically
+from ..common.files import named, remove, write_atomically
 
 Line = tuple[str | int, ...]
 SEGMENT_BYTES = 4 << 20
@@ -95,7 +95,8 @@ class Journal:
         data = b"".join(json.dumps(line, separators=(",", ":")).encode() + b"\n" for line in lines)
         if not data:
             return
-        with self._segment(self.head.newest).open("ab") as stream:
+        segment = self._segment(self.head.newest)
+        with named(segment), segment.open("ab") as stream:
             stream.write(data)
             stream.flush()
             os.fsync(stream.fileno())

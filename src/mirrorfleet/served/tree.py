@@ -19,6 +19,7 @@ from ..common.config import Config
 from ..common.files import (
     TEMPORARY,
     entries,
+    named,
     prune_empty_parents,
     regular_size,
     remove,
@@ -187,7 +188,8 @@ class ServedTree:
             for page, data in contents.items():
                 path = stage / page
                 path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_bytes(data)
+                with named(path):
+                    path.write_bytes(data)
             self._adopt(name, snapshot, stage, contents)
         return snapshot
 
@@ -204,7 +206,8 @@ class ServedTree:
 
     def _adopt(self, name: str, snapshot: str, staged: Path, contents: dict[str, bytes]) -> None:
         for page, data in contents.items():
-            (staged / f"{page}.gz").write_bytes(pages.compressed(data))
+            with named(path := staged / f"{page}.gz"):
+                path.write_bytes(pages.compressed(data))
         (self.pages / name).mkdir(exist_ok=True)
         os.rename(staged, self.pages / name / snapshot)
 

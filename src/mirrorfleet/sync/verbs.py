@@ -126,6 +126,10 @@ def _with_state(config: Config, work: Callable[[State], Answer]) -> Answer:
         with State(config.database) as state:
             return work(state)
     except (sqlite3.DatabaseError, ExceptionGroup) as error:
+        if isinstance(
+            error, sqlite3.OperationalError
+        ):  # as by a full disk, of which it does not say the path
+            raise sqlite3.OperationalError(f"{config.database}: {error}") from error
         if not is_corrupt(error):
             raise
         aside = set_aside(config.database)
