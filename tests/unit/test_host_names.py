@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ import mirrorfleet_names as names
 
 FILES = Path(names.__file__).parent
 FIREWALL = FilterModule().filters()
+PROMTOOL = FILES.parents[2] / "build/promtool"
 WEB = {
     "lists": {"all": ["m.example.org", "n.example.org"]},
     "head": "", "each": '$addresses "";\n', "between": ' "";\n', "tail": "end",
@@ -128,12 +130,12 @@ def serve():
             server.sendto(query[:2] + b"\\x81\\x83" + query[4:6] + b"\\0" * 6 + query[12:], client)
 threading.Thread(target=serve, daemon=True).start()
 def run():
-    return names.main(Path("uses"), Path("state"))
+    return names.main(Path("uses"), Path("state"), Path("metrics"))
 """
 
 
 def inside(folder: Path, script: str, hosts: str) -> str:
-    for name in ("uses", "state"):
+    for name in ("uses", "state", "metrics"):
         (folder / name).mkdir(exist_ok=True)
     (folder / "hosts").write_text(hosts)
     (folder / "resolv.conf").write_text("nameserver 127.0.0.1\noptions timeout:5 attempts:2\n")
@@ -146,6 +148,16 @@ def inside(folder: Path, script: str, hosts: str) -> str:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+def counted(folder: Path) -> dict[str, int]:
+    """What node_exporter is told; promtool finds nothing wrong with it."""
+    text = (folder / "metrics/mirrorfleet-names.prom").read_bytes()
+    checked = subprocess.run([PROMTOOL, "check", "metrics"], input=text, capture_output=True, check=False)
+    assert (checked.returncode, checked.stderr) == (0, b"")
+    lines = [line for line in text.decode().splitlines() if not line.startswith("#")]
+    found = [re.fullmatch(r'mirrorfleet_name_failed_runs{name="(.+)"} (\d+)', line) for line in lines]
+    return {one[1]: int(one[2]) for one in found if one}
 
 
 def elements(listing: str) -> dict[str, list[str]]:
@@ -190,6 +202,7 @@ assert run() == 0
     assert second == third == others | {"tcp_9100_ipv4": ["192.0.2.1"], "tcp_9100_ipv6": ["2001:db8::1"]}
     assert "m.example.org: ipv4 was 192.0.2.9, is 192.0.2.1" in said
     assert "n.example.org: ipv4 does not resolve; 192.0.2.7 counts for 287 more runs at most" in said
+    assert counted(tmp_path) == {"m.example.org": 1, "n.example.org": 2}
 
 
 def test_a_resolver_that_hangs_costs_nobody_else_anything_and_no_time(tmp_path: Path) -> None:

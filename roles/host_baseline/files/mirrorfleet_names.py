@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import Any
 
 USES, STATE = Path("/etc/mirrorfleet/names"), Path("/var/lib/mirrorfleet-names")
+METRICS = Path("/var/lib/prometheus/node-exporter")  # of the role monitoring_agent, which comes later
 FAMILIES = {"ipv4": socket.AF_INET, "ipv6": socket.AF_INET6}
 DEADLINE = 30.0  # seconds, for all names together
 AT_ONCE = 32
@@ -165,6 +166,19 @@ def hand_on(uses: dict[str, dict[str, Any]], known: Known, taken: dict[str, str]
     return well
 
 
+def metrics_of(names: set[str], known: Known) -> str:
+    """For node_exporter's textfile collector: by name, the runs in a row in which neither family had an address."""
+    metric = "mirrorfleet_name_failed_runs"
+    lines = [
+        f"# HELP {metric} Runs in a row, five minutes apart, in which the name did not resolve on this host.",
+        f"# TYPE {metric} gauge",
+    ]
+    for name in sorted(names):
+        failed = min(known[f"{name} {family}"]["failed"] for family in FAMILIES)
+        lines.append(f"{metric}{{name={json.dumps(name)}}} {failed}")
+    return "".join(f"{line}\n" for line in lines) if names else ""
+
+
 def write(path: Path, text: str) -> None:
     """In one step, and only if it differs."""
     if path.exists() and path.read_text() == text:
@@ -193,7 +207,7 @@ def read_state(path: Path) -> tuple[Known, dict[str, str]]:
     return {}, {}
 
 
-def main(uses: Path = USES, state: Path = STATE) -> int:
+def main(uses: Path = USES, state: Path = STATE, metrics: Path = METRICS) -> int:
     wanted = {path.stem: json.loads(path.read_text()) for path in sorted(uses.glob("*.json"))}
     names = {name for use in wanted.values() for listed in use["lists"].values() for name in listed}
     known, taken = read_state(state / "state.json")
@@ -203,6 +217,8 @@ def main(uses: Path = USES, state: Path = STATE) -> int:
     known = remember(known, names, answers)
     well = hand_on(wanted, known, taken, state)
     write(state / "state.json", json.dumps({"known": known, "taken": taken}, indent=1))
+    if metrics.is_dir():
+        write(metrics / "mirrorfleet-names.prom", metrics_of(names, known))
     return 0 if well else 1
 
 
