@@ -10,6 +10,8 @@ BIN := .venv/bin
 # machine, as pyenv does, often is not and takes half as long again for everything that is done here.
 PYTHON = $(shell for python in /usr/bin/python3 python3; do \
     $$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
+# What runs the playbooks. Python 3.12 or newer may have the newest ansible-core, requirements/newest-playbooks.txt.
+LOCK := requirements/playbooks.txt
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 say = printf '\033[1m==> %s\033[0m\n' "$(1)"
 
@@ -79,7 +81,7 @@ build/nginx: build/.debian-packages-tests
 	for package in "$$folder"/*.deb; do dpkg-deb --extract "$$package" "$$folder/root"; done
 	rm -rf $@ && mv "$$folder/root" $@ && touch $@
 
-build/.venv: requirements/playbooks.txt | build/.debian-packages
+build/.venv: $(LOCK) | build/.debian-packages
 	@$(call say,installing the pinned Python packages into .venv)
 	[ -n "$(PYTHON)" ] || { echo "Python 3.11 or newer is needed; python3 is $$(python3 --version 2>&1). \
 	    Next: install one and run this again with PYTHON=path." >&2; exit 1; }

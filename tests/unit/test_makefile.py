@@ -24,8 +24,8 @@ def dry_run(tmp_path: Path):
     shutil.copytree(ROOT / "requirements", tmp_path / "requirements")
     ours = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
 
-    def run(target: str) -> list[str]:
-        said = subprocess.check_output(["make", "--dry-run", target], cwd=tmp_path, env=ours, text=True)
+    def run(*target: str) -> list[str]:
+        said = subprocess.check_output(["make", "--dry-run", *target], cwd=tmp_path, env=ours, text=True)
         return said.replace("'", " ").replace('"', " ").replace(";", " ").split()
 
     return run
@@ -62,3 +62,13 @@ def test_the_packages_of_tests_can_be_installed_over_those_of_the_playbooks() ->
     """Both are in one environment: what the two disagree about would be changed back and forth."""
     assert "ansible-core" in {pin.partition("==")[0] for pin in pins("playbooks.txt")}
     assert pins("playbooks.txt") < pins("control.txt")
+
+
+def test_another_control_node_has_the_newest_ansible_core_and_all_else_that_this_one_has(dry_run) -> None:
+    assert "requirements/newest-playbooks.txt" in dry_run("setup", "LOCK=requirements/newest-playbooks.txt")
+    here, there = (
+        {pin.partition("==")[0] for pin in pins(name)} for name in ("playbooks.txt", "newest-playbooks.txt")
+    )
+    assert here == there
+    assert pins("newest-playbooks.txt") < pins("newest.txt")
+    assert not pins("newest-playbooks.txt") & {pin for pin in pins("playbooks.txt") if "ansible-core" in pin}
