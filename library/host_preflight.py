@@ -7,6 +7,7 @@ Documented in host_preflight.yml beside it.
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import json
 import os
@@ -503,14 +504,27 @@ def check_public(name: str, answers: set[str], private: list[str] | None) -> Pro
     ]
 
 
+def addresses_of(name: str) -> set[ipaddress.IPv4Address | ipaddress.IPv6Address]:
+    """What a name resolves to here, an address to itself; OSError or UnicodeError where it does not."""
+    return {
+        ipaddress.ip_address(str(entry[4][0]).partition("%")[0]) for entry in socket.getaddrinfo(name, 443)
+    }
+
+
+def translated(addresses: list[str]) -> list[str]:
+    """Addresses that others see the host by, behind address translation, in place of their names."""
+    found: set[str] = set()
+    for one in addresses:
+        with contextlib.suppress(OSError, UnicodeError):
+            found |= set(map(str, addresses_of(one)))
+    return sorted(found)
+
+
 def check_names(names: list[str], own: list[str], private: list[str] | None = None) -> Problems:
     found = []
     for name in names:
         try:
-            answers = {
-                ipaddress.ip_address(str(entry[4][0]).partition("%")[0])
-                for entry in socket.getaddrinfo(name, 443)
-            }
+            answers = addresses_of(name)
         except (OSError, UnicodeError) as error:
             found.append(
                 problem(
@@ -568,7 +582,9 @@ def result_of(
             ),
             *check_firewalls(chains, record, decided=bool(params["other_firewall"])),
             *check_families(proc, params["families"], bool(params["private_networks"]), knows),
-            *check_names(params["names"], [*addresses, *params["addresses"]], params["private_networks"]),
+            *check_names(
+                params["names"], [*addresses, *translated(params["addresses"])], params["private_networks"]
+            ),
             *check_files(params["files"]),
             *check_pins(platform, params["packages"] | params["programs"]),
             *check_packages(platform, params["packages"]),

@@ -232,6 +232,10 @@ def test_names_that_lead_elsewhere(root: Path) -> None:
     assert problem["allowed"] == "addresses of this host: 192.0.2.7"
     assert look(root, names=["192.0.2.7", "2001:db8::7"])["problems"] == []
     assert look(root, names=["192.0.2.99"], addresses=["192.0.2.99"])["problems"] == []
+    # A name of the router's: what the resolver takes for one without asking anybody is this number.
+    assert (
+        look(root, names=["192.0.2.99"], addresses=["3221226083", "no-such-name.invalid"])["problems"] == []
+    )
     assert len(look(root, names=["no-such-name.invalid", "a" * 64 + ".example"])["problems"]) == 2
 
 

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -181,15 +182,114 @@ def touched(*names: str) -> dict[str, list[str]]:
         }
 
 
+@contextmanager
+def far_away(name: str, milliseconds: int = 200):
+    """A host that everything needs so long to come from, for a while."""
+    path = INVENTORY / f"host_vars/{name}.yml"
+    try:
+        with edited(path, "{name:", f"{{delay: {milliseconds}, name:"):
+            playbook("sandbox").ok()
+            yield
+    finally:
+        playbook("sandbox").ok()
+
+
+# As the role sandbox has it.
+SUDO = [] if os.geteuid() == 0 else ["sudo", f"CONTAINERS_CONF={ROOT}/build/containers.conf"]
+HOME = "/home/fleet"
+# A person's shell, whose variables are for the person's own programs: none of them is for a mirror, nor for its gate.
+A_PERSONS = {
+    "LANG": "C.UTF-8",
+    "ANSIBLE_CONFIG": f"{HOME}/mirrorfleet/ansible.cfg",
+    "ANSIBLE_INVENTORY": f"{HOME}/fleet/fleet.yml",
+    "ANSIBLE_NOCOLOR": "1",
+    **dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), "http://127.0.0.1:9"),
+    **dict.fromkeys(
+        ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE"), "/etc/ssl/certs/ISRG_Root_X1.pem"
+    ),
+    "PIP_REQUIRE_VIRTUALENV": "1",
+    "PIP_USER": "1",
+    "PIP_CERT": "/dev/null",
+}
+
+
+class OtherControlNode:
+    """Another person's, who is not root: a Debian 13 with the newest ansible-core, own ~/.ssh and own inventory."""
+
+    def __init__(self) -> None:
+        subprocess.run(
+            [*SUDO, ROOT / "roles/sandbox/files/host.sh", "fleet", (ROOT / "build/fleet").resolve(),
+             "control.fleet.test", "localhost/mirrorfleet/debian-13", "10.89.99", "fd00:89:99", "50",
+             "", "", "fleet", "22", "no", "",
+             "ipv4 ipv6", "", ""],
+            input=(ROOT / "build/fleet/id_ed25519.pub").read_bytes(), stdout=subprocess.DEVNULL, check=True,
+        )  # fmt: skip
+        listed = subprocess.check_output(
+            ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=ROOT
+        )
+        files = b"\0".join(name for name in listed.split(b"\0") if (ROOT / os.fsdecode(name)).is_file())
+        self.unpack("mirrorfleet", "--null", "--files-from=-", folder=ROOT, given=files)
+        self.unpack(".ssh", "id_ed25519", "known_hosts", folder=ROOT / "build/fleet")
+        self.unpack("private", ".", folder=ROOT / "build/fleet/private")
+        self.unpack("fleet", "fleet.yml", "mirrors", folder=INVENTORY)
+        self.write(".ssh/config", self.ssh_config())
+        self.write("fleet/group_vars/all.yml", self.variables())
+        make = (
+            "sudo apt-get -qq update && sudo apt-get -qq install -y --no-install-recommends make >/dev/null"
+        )
+        setup = "make -C mirrorfleet setup LOCK=requirements/newest-playbooks.txt"
+        self.run(f"{make} && {setup}", {"LANG": "C.UTF-8"}).ok()
+
+    @staticmethod
+    def ssh_config() -> str:
+        """What a person would have typed: nothing of the folder that the local fleet's own has."""
+        text = (ROOT / "build/fleet/ssh_config").read_text()
+        return re.sub(r"^ +(Control|User(Known|Hosts)|IdentityFile).*\n", "", text, flags=re.MULTILINE)
+
+    @staticmethod
+    def variables() -> str:
+        found = {}
+        for path in sorted((INVENTORY / "group_vars/all").glob("*.yml")):
+            found |= yaml.safe_load(path.read_text())
+        ours = {key: value for key, value in found.items() if not key.startswith(("sandbox_", "demo_"))}
+        return yaml.safe_dump(ours | {"fleet_private_dir": "~/private"})
+
+    def unpack(self, target: str, *what: str, folder: Path, given: bytes = b"") -> None:
+        packed = subprocess.run(
+            ["tar", "--create", "--directory", folder, *what], input=given, capture_output=True, check=True
+        ).stdout
+        self.run(f"mkdir -p -m 0700 {target} && tar -x -C {target}", given=packed).ok()
+
+    def write(self, path: str, text: str) -> None:
+        self.run(f'mkdir -p "$(dirname {path})" && cat >{path}', given=text.encode()).ok()
+
+    def run(self, command: str, environment: dict[str, str] | None = None, given: bytes = b"") -> Run:
+        options = [f"--env={name}={value}" for name, value in (environment or {}).items()]
+        done = subprocess.run(
+            [*SUDO, "podman", "exec", "--interactive", "--user", "fleet", "--workdir", HOME, *options, "fleet-control",
+             "sh", "-c", command],
+            input=given, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=900, check=False,
+        )  # fmt: skip
+        return Run(done.returncode, done.stdout.decode())
+
+    def playbook(self, name: str, *arguments: str) -> Run:
+        """In no folder of the checkout's."""
+        house = f"{HOME}/mirrorfleet"
+        typed = f"ansible-playbook {house}/playbooks/{name}.yml {shlex.join(arguments)}"
+        return self.run(f"cd /tmp && . {house}/.venv/bin/activate && {typed}", A_PERSONS)
+
+
 def make_lived_in(name: str) -> None:
-    """A host as a volunteer has it: a web server of their own, and a firewall that closes what it does not name."""
+    """A host as a volunteer has it of a cloud's image: a web server of their own, a firewall that closes what it does
+    not name, and updates that come by themselves and reboot it."""
     on(name).check_output("sh -c %s", LIVED_IN)
 
 
 LIVED_IN = """
 set -e
 apt-get -qq update
-DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends nftables >&2
+DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends nftables unattended-upgrades >&2
+echo 'Unattended-Upgrade::Automatic-Reboot "true";' >/etc/apt/apt.conf.d/52unattended-upgrades-local
 cat >/etc/systemd/system/wiki.service <<'UNIT'
 [Service]
 ExecStart=/usr/bin/python3 -m http.server --bind :: 8080

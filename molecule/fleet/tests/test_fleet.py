@@ -11,15 +11,18 @@ import subprocess
 
 import pytest
 from coordinator import (
+    A_PERSONS,
     CA,
     INVENTORY,
     ROOT,
     Client,
+    OtherControlNode,
     add_host,
     add_mirror,
     copy_locks,
     demo,
     edited,
+    far_away,
     make_lived_in,
     nginx_patched,
     on,
@@ -49,6 +52,24 @@ VERSIONS = INVENTORY / "fleet.yml"
 @pytest.fixture(scope="module")
 def client():
     return Client(on("client"))
+
+
+def test_the_hosts_differ_as_the_worlds_do(client):
+    """What the inventory says of them is so; that all are listed is what counts, and is asked below."""
+    ids = {on(name).check_output("cat /etc/machine-id") for name in ("mirror1", "mirror4")}
+    assert len(ids) == 1, "cloned from one image"
+    assert on("mirror2").run("command -v sudo").rc != 0
+    made = on("mirror5").run("python3 -c 'import socket; socket.socket(socket.AF_INET6)'")
+    assert "Address family not supported by protocol" in made.stderr
+    for kind, public in (("ahostsv4", "10.89.99.104"), ("ahostsv6", "fd00:89:99::104")):
+        assert client.run(f"getent {kind} mirror4.fleet.test").split()[0] == public
+        assert public not in on("mirror4").check_output("ip -oneline address")
+        # It takes from mirror1 by rsync, which sees it come from there.
+        assert public in on("mirror1").check_output("cat /var/lib/mirrorfleet-names/rsync*.conf")
+    told = on("mirror1").check_output(
+        "systemctl start mirrorfleet-names && cat /var/lib/prometheus/node-exporter/mirrorfleet-names.prom"
+    )
+    assert 'mirrorfleet_name_failed_runs{name="mirror4-public.fleet.test"} 0' in told
 
 
 def test_a_second_demo_changes_nothing_and_says_what_there_is():
@@ -221,6 +242,7 @@ def test_check_mode_on_a_bare_host(mirror3_as_found, as_found):
 
 
 def test_one_file_and_one_command_add_a_mirror_whatever_stops_them(client, differences):
+    """The command that is not stopped is another person's, whose control node has the newest ansible-core."""
     seed = random.randrange(10**6)
     chance = random.Random(seed)
     moments = [chance.uniform(8, 40), chance.uniform(8, 40)]
@@ -228,7 +250,10 @@ def test_one_file_and_one_command_add_a_mirror_whatever_stops_them(client, diffe
     before = touched(*OTHERS_THAN_MIRROR3)
     for moment in moments:
         playbook("provision", "--limit", "mirror3", kill_after=moment)
-    run = playbook("provision", "--limit", "mirror3").ok()
+    other = OtherControlNode()
+    newest = re.search(r"^ansible-core==(\S+)", (ROOT / "requirements/newest-playbooks.txt").read_text())[1]
+    assert f"core {newest}]" in other.run("mirrorfleet/.venv/bin/ansible --version", A_PERSONS).output
+    run = other.playbook("provision", "--limit", "mirror3").ok()
     assert set(run.changed) == {"mirror3"}
     for name, after in touched(*OTHERS_THAN_MIRROR3).items():
         strange = differences(before[name], after)
@@ -236,6 +261,8 @@ def test_one_file_and_one_command_add_a_mirror_whatever_stops_them(client, diffe
     assert client.listed() == indexes(*ALL, MIRROR3)
     assert playbook("provision", "--limit", "mirror3").ok().changed == {"mirror3": 0}
     assert client.status("http://mirror3.fleet.test:8080/") == 200, "its operator's own service was closed"
+    reboots = on("mirror3").check_output("apt-config dump Unattended-Upgrade::Automatic-Reboot")
+    assert reboots == 'Unattended-Upgrade::Automatic-Reboot "false";'
 
 
 def test_a_name_that_does_not_lead_to_the_host_is_told_unless_names_are_not_to_be_checked():
@@ -343,19 +370,22 @@ def test_without_a_monitor_that_answers_nothing_is_changed(client):
     assert client.listed() == indexes(*ALL, MIRROR3)
 
 
-def test_a_tampered_host_is_found_and_repaired():
-    mirror = on("mirror1")
-    site = "/etc/nginx/nginx.conf"
-    # Same size, same time stamp: only a look at the content finds it.
-    tamper = f"t=$(stat -c %y {site}); sed -i 's/return 421/return 422/' {site}; touch -d \"$t\" {site}"
-    assert mirror.run(tamper).rc == 0
-    assert mirror.run("systemctl disable --now mirror-metrics.timer").rc == 0
-    assert mirror.run("rm /opt/bandersnatch/current && nft flush ruleset").rc == 0
-    run = playbook("provision", "--limit", "mirror1").ok()
-    assert run.changed["mirror1"] >= 4
-    assert mirror.run("nft list ruleset").stdout.count("dport") > 0
-    assert mirror.service("mirror-metrics.timer").is_running
-    assert playbook("provision", "--limit", "mirror1").ok().changed == {"mirror1": 0}
+def test_a_tampered_host_is_found_and_repaired_far_away(client):
+    with far_away("mirror1"):
+        seconds = client.run("curl -sSo /dev/null -w '%{time_connect}' https://mirror1.fleet.test/")
+        assert float(seconds) >= 0.2
+        mirror = on("mirror1")
+        site = "/etc/nginx/nginx.conf"
+        # Same size, same time stamp: only a look at the content finds it.
+        tamper = f"t=$(stat -c %y {site}); sed -i 's/return 421/return 422/' {site}; touch -d \"$t\" {site}"
+        assert mirror.run(tamper).rc == 0
+        assert mirror.run("systemctl disable --now mirror-metrics.timer").rc == 0
+        assert mirror.run("rm /opt/bandersnatch/current && nft flush ruleset").rc == 0
+        run = playbook("provision", "--limit", "mirror1").ok()
+        assert run.changed["mirror1"] >= 4
+        assert mirror.run("nft list ruleset").stdout.count("dport") > 0
+        assert mirror.service("mirror-metrics.timer").is_running
+        assert playbook("provision", "--limit", "mirror1").ok().changed == {"mirror1": 0}
 
 
 def test_a_release_that_cannot_run_stops_at_the_canary_and_is_taken_back(client, tmp_path):

@@ -197,7 +197,7 @@ def test_a_ruleset_that_a_killed_run_left_on_trial_is_proven_by_the_next(me, sce
 
 
 SNAPSHOT = (
-    "nft list ruleset; sha256sum /etc/nftables.conf /etc/apt/apt.conf.d/52mirrorfleet; id mirror; dpkg --list"
+    "nft list ruleset; sha256sum /etc/nftables.conf /etc/apt/apt.conf.d/99mirrorfleet; id mirror; dpkg --list"
 )
 
 
@@ -219,7 +219,7 @@ usermod --shell /bin/bash --append --groups sudo mirror
 chmod 0777 /etc/mirrorfleet
 systemctl disable --quiet --now chrony.service
 systemctl mask --quiet --now apt-daily-upgrade.timer
-rm /etc/apt/apt.conf.d/52mirrorfleet /usr/local/share/ca-certificates/mirrorfleet/ca.crt
+rm /etc/apt/apt.conf.d/99mirrorfleet /usr/local/share/ca-certificates/mirrorfleet/ca.crt
 update-ca-certificates >/dev/null 2>&1
 dpkg --force-depends --remove rsync >/dev/null
 """
