@@ -41,9 +41,8 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]  # ansible ships no ty
         super().__init__()
         self.began = time.monotonic()
         self.summary = Summary(Command("playbook"))
-        self.asked: dict[
-            str, str
-        ] = {}  # by host who was asked in its stead by the item of a loop that failed last
+        # By host and task the first item of a loop that failed: who was asked in its stead, and what it said.
+        self.items: dict[tuple[str, str], tuple[str, str]] = {}
 
     def v2_playbook_on_start(self, playbook: Any) -> None:
         typed = dict(context.CLIARGS)
@@ -70,7 +69,8 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]  # ansible ships no ty
         self._change(result)
 
     def v2_runner_item_on_failed(self, result: Any) -> None:
-        self.asked[result.host.get_name()] = str(result.task.delegate_to or "")
+        found = str(result.task.delegate_to or ""), str(result.result.get("msg") or "")
+        self.items.setdefault((result.host.get_name(), result.task._uuid), found)
 
     def _change(self, result: Any) -> None:
         if result.result.get("changed"):
@@ -88,17 +88,16 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]  # ansible ships no ty
 
     def _fail(self, result: Any, unreachable: bool = False) -> None:
         found, task = result.result, result.task
+        on, item = self.items.get((result.host.get_name(), task._uuid), (str(task.delegate_to or ""), ""))
         if "censored" in found:
             said = "what it said is hidden, for it handles secrets; its log is on the host"
         else:
-            items = [one for one in found.get("results", []) if isinstance(one, dict) and one.get("failed")]
-            said = str((items[0] if items else found).get("msg") or found.get("msg") or "")
+            said = item or str(found.get("msg") or "")
             said = (
                 of_ssh(said)
                 if unreachable
                 else said.removeprefix("Task failed: ").removeprefix("Action failed: ")
             )
-        on = self.asked.get(result.host.get_name(), "") if task.loop else str(task.delegate_to or "")
         failure = Failure(task.get_name().strip(), said, bool(task.run_once), unreachable, on)
         self.summary.fail(result.host.get_name(), failure)
 

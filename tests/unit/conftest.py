@@ -57,6 +57,10 @@ class Authority:
             .add_extension(
                 x509.SubjectAlternativeName([_general_name(name) for name in names]), critical=False
             )
+            # Without it Python 3.13 takes no certificate.
+            .add_extension(
+                x509.AuthorityKeyIdentifier.from_issuer_public_key(self.key.public_key()), critical=False
+            )
             .sign(self.key, hashes.SHA256())
         )
         path = self.folder / f"{certificate.serial_number:x}.pem"
@@ -96,6 +100,7 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
         .not_valid_after(now + datetime.timedelta(days=365))
         .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
         .add_extension(usage, critical=True)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
         .sign(key, hashes.SHA256())
     )
     made = Authority(tmp_path_factory.mktemp("authority"), key, certificate)

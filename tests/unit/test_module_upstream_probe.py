@@ -364,7 +364,7 @@ def test_credentials_of_pips_configuration_are_not_shown(
 
 def test_credentials_of_an_argument_are_not_shown(tmp_path: Path) -> None:
     found = ask(tmp_path, arguments={"index_url": "https://me:secret@no-such-name.invalid/simple/"})
-    assert found["problems"] and found["invocation"]
+    assert found["problems"]  # and up to ansible-core 2.20 what it was called with
     assert "secret" not in json.dumps(found)
 
 
