@@ -38,6 +38,7 @@ APT_SECONDS = 120  # until apt has to have answered
 COUNTING_SECONDS = 300
 
 Problems = list[dict[str, str]]
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
 def problem(key: str, what: str, allowed: str, next_step: str) -> dict[str, str]:
@@ -504,7 +505,7 @@ def check_public(name: str, answers: set[str], private: list[str] | None) -> Pro
     ]
 
 
-def addresses_of(name: str) -> set[ipaddress.IPv4Address | ipaddress.IPv6Address]:
+def resolve(name: str) -> set[Address]:
     """What a name resolves to here, an address to itself; OSError or UnicodeError where it does not."""
     return {
         ipaddress.ip_address(str(entry[4][0]).partition("%")[0]) for entry in socket.getaddrinfo(name, 443)
@@ -516,15 +517,21 @@ def translated(addresses: list[str]) -> list[str]:
     found: set[str] = set()
     for one in addresses:
         with contextlib.suppress(OSError, UnicodeError):
-            found |= set(map(str, addresses_of(one)))
+            found |= set(map(str, resolve(one)))
     return sorted(found)
 
 
-def check_names(names: list[str], own: list[str], private: list[str] | None = None) -> Problems:
+def check_names(
+    names: list[str],
+    own: list[str],
+    private: list[str] | None = None,
+    shared: dict[str, list[str]] | None = None,
+) -> Problems:
+    """By a name that other hosts answer for as well, `shared` has these."""
     found = []
     for name in names:
         try:
-            answers = addresses_of(name)
+            answers = resolve(name)
         except (OSError, UnicodeError) as error:
             found.append(
                 problem(
@@ -537,11 +544,15 @@ def check_names(names: list[str], own: list[str], private: list[str] | None = No
             continue
         # /etc/hosts of a fresh Debian maps the host's own name to 127.0.1.1, which says nothing about DNS.
         public = {str(answer) for answer in answers if not answer.is_loopback}
-        if public - set(own):
+        strange = public - set(own)
+        for other in (shared or {}).get(name, []) if strange else []:
+            with contextlib.suppress(OSError, UnicodeError):
+                strange -= set(map(str, resolve(other)))
+        if strange:
             found.append(
                 problem(
                     f"name {name}",
-                    f"resolves to {', '.join(sorted(public - set(own)))}, which is not this host",
+                    f"resolves to {', '.join(sorted(strange))}, which is not this host",
                     f"addresses of this host: {', '.join(own)}",
                     "correct DNS; behind address translation, name the public addresses (mirror_address)",
                 )
@@ -583,7 +594,10 @@ def result_of(
             *check_firewalls(chains, record, decided=bool(params["other_firewall"])),
             *check_families(proc, params["families"], bool(params["private_networks"]), knows),
             *check_names(
-                params["names"], [*addresses, *translated(params["addresses"])], params["private_networks"]
+                params["names"],
+                [*addresses, *translated(params["addresses"])],
+                params["private_networks"],
+                params["shared"],
             ),
             *check_files(params["files"]),
             *check_pins(platform, params["packages"] | params["programs"]),
@@ -606,6 +620,7 @@ ARGUMENTS: dict[str, Any] = {
     "ours": {"type": "dict", "default": {}},
     "control_time": {"type": "float"},
     "names": {"type": "list", "elements": "str", "default": []},
+    "shared": {"type": "dict", "default": {}},
     "addresses": {"type": "list", "elements": "str", "default": []},
     "record": {"type": "str", "default": ""},
     "opened": {"type": "list", "elements": "str", "default": []},

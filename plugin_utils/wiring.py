@@ -298,6 +298,13 @@ class Wiring:
         if "indexes" in of:
             found["index_url"] = f"{fleet.index_urls(name)[0]}/simple/"
             found["index_names"] = [host_of(url) for url in fleet.index_urls(name)]
+            # Who answers for the same name, which then leads to any of them.
+            found["index_shared"] = {
+                host_of(url): self._all(
+                    one for one in fleet.groups["indexes"] if one != name and url in fleet.index_urls(one)
+                )
+                for url in fleet.index_urls(name)
+            }
             found["reference_url"] = self.reference_url
         if "monitors" in of:
             found |= {

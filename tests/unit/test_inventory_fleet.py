@@ -994,10 +994,14 @@ def test_a_redirector_with_an_index_has_two_sites_and_one_certificate() -> None:
     assert inputs["names"] == ["list.example.org", "pypi.example.org"]
     assert (inputs["site_names"], inputs["index_names"]) == (["list.example.org"], ["pypi.example.org"])
     assert inputs["reference_url"] == "https://origin.example.org"
+    assert inputs["index_shared"] == {"pypi.example.org": []}
     # Another redirector may answer for that name, too.
     groups["redirectors"].append("second")
     hostvars["second"] = hostvars["redirector"] | {"redirector_url": "https://second.example.org"}
-    assert told_of(hostvars, groups) == []
+    fleet = fleet_of(hostvars, groups, TODAY)
+    assert fleet.problems() == []
+    for name, other in (("redirector", "second.example.org"), ("second", "list.example.org")):
+        assert wiring.Wiring(fleet).inputs(name)["index_shared"] == {"pypi.example.org": [other]}
 
 
 @pytest.mark.parametrize(

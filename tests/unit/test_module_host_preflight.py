@@ -239,6 +239,14 @@ def test_names_that_lead_elsewhere(root: Path) -> None:
     assert len(look(root, names=["no-such-name.invalid", "a" * 64 + ".example"])["problems"]) == 2
 
 
+def test_a_name_may_lead_to_the_other_hosts_that_answer_for_it(root: Path) -> None:
+    """The fleet's one index, which several redirectors have."""
+    shared = {"192.0.2.99": ["no-such-name.invalid", "192.0.2.99"], "192.0.2.98": ["192.0.2.99"]}
+    assert look(root, names=["192.0.2.99"], shared=shared)["problems"] == []
+    (problem,) = look(root, names=["192.0.2.98"], shared=shared)["problems"]
+    assert problem["problem"] == "resolves to 192.0.2.98, which is not this host"
+
+
 BOTH = ["ipv4", "ipv6"]
 
 
