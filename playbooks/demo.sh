@@ -12,9 +12,9 @@ mkdir -p build/log
 
 steps=(
     "hosts|bare Debian hosts with systemd and sshd|playbooks/sandbox.yml|"
-    "provision|bare hosts become an origin, mirrors and a redirector|playbooks/provision.yml|See docs/provision.md; run it again when the cause is mended, it goes on where it stopped."
+    "provision|bare hosts become an origin, mirrors and a redirector with one index for all|playbooks/provision.yml|See docs/provision.md; run it again when the cause is mended, it goes on where it stopped."
     "publish|the list of mirrors, from the inventory and from what was just measured|playbooks/publish.yml|See docs/publish.md."
-    "use|a real pip and a real uv install from every listed mirror|playbooks/demo.yml|"
+    "use|a real pip and a real uv install from every listed mirror, and by the one index URL of the fleet|playbooks/demo.yml|"
 )
 
 up() {

@@ -244,6 +244,24 @@ def test_a_mirror_that_nobody_measured_has_a_page(site: Site) -> None:
     assert "person@example.org" not in text
 
 
+def test_the_one_index_of_the_fleet_comes_first_and_whom_a_client_trusts_is_told(site: Site) -> None:
+    chosen = "Whoever runs the mirror you choose can change what you install"
+    site.publish()
+    assert chosen in site.read("index.html") and "One index for the whole fleet" not in site.read(
+        "index.html"
+    )
+    site.config["index_url"] = "https://pypi.example.org/simple/"
+    site.publish()
+    page = site.read("index.html")
+    assert "One index for the whole fleet" in page and chosen not in page
+    assert (
+        "--index-url https://pypi.example.org/simple/ PROJECT" in page
+        and "--index-url https://one." not in page
+    )
+    assert "index-url = https://pypi.example.org/simple/" in site.read("pip.conf")
+    assert 'url = "https://pypi.example.org/simple/"' in site.read("uv.toml")
+
+
 @pytest.mark.parametrize(
     ("changes", "told"),
     [

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -118,10 +118,12 @@ def status_page(browser: Path):
         process.wait(timeout=30)
 
 
-def add_host(name: str, address: int, platform: str = "debian-13", disk: str = "") -> Path:
+def add_host(
+    name: str, address: int, platform: str = "debian-13", disk: str = "", aliases: Sequence[str] = ()
+) -> Path:
     """What makes it a host of the local fleet."""
     path = INVENTORY / f"host_vars/{name}.yml"
-    host = {"name": name, "platform": platform, "address": address, "disk": disk}
+    host = {"name": name, "platform": platform, "address": address, "disk": disk, "aliases": [*aliases]}
     path.write_text(yaml.safe_dump({"sandbox_host": host}))
     return path
 
@@ -353,10 +355,12 @@ trap 'rm -rf "$folder"' EXIT
 : >/tmp/loop.good; : >/tmp/loop.bad; rm -f /tmp/loop.stop
 end=$(($(date +%s) + 900))
 while [ ! -e /tmp/loop.stop ] && [ "$(date +%s)" -lt $end ]; do
-    # Every listed mirror in turn, from a list as old as a client's may be.
-    for index in $(curl -sSf https://redirector.fleet.test/mirrors.txt); do
-        if python3 -m pip --isolated --disable-pip-version-check install --quiet --no-cache-dir --no-deps --retries 0 \\
-            --cert CA --index-url "$index" --target "$folder/target" --upgrade six >/tmp/loop.out 2>&1
+    # Every listed mirror in turn, from a list as old as a client's may be; and the one index, with a retry, for its
+    # nginx closes connections that are idle when routes change.
+    for index in $(curl -sSf https://redirector.fleet.test/mirrors.txt) https://pypi.fleet.test/simple/; do
+        case $index in *pypi.*) retries=1 ;; *) retries=0 ;; esac
+        if python3 -m pip --isolated --disable-pip-version-check install --quiet --no-cache-dir --no-deps \\
+            --retries $retries --cert CA --index-url "$index" --target "$folder/target" --upgrade six >/tmp/loop.out 2>&1
         then echo "$index" >>/tmp/loop.good
         else { date; echo "$index"; cat /tmp/loop.out; } >>/tmp/loop.bad; fi
     done

@@ -38,6 +38,7 @@ MIRRORS = ["https://mirror1.fleet.test", "https://mirror2.fleet.test"]
 # A second-tier mirror and a cache beside them.
 ALL = [*MIRRORS, "https://mirror4.fleet.test", "https://mirror5.fleet.test"]
 MIRROR3 = "https://mirror3.fleet.test"  # joins later
+INDEX = "https://pypi.fleet.test"  # the redirector's, for the whole fleet
 OTHERS_THAN_MIRROR3 = ("mirror1", "mirror2", "mirror4", "mirror5", "origin")
 
 
@@ -82,7 +83,12 @@ def test_a_second_demo_changes_nothing_and_says_what_there_is():
     for url in ALL:
         kind = "a cache" if url == ALL[-1] else r"serial \d+"
         assert re.search(rf"{url}/simple/  {kind}  \w+  listed", summary), summary
-        assert re.search(rf"six from {url}: pip: 1\.\S+, uv: 1\.", summary)
+        assert re.search(rf"six from {url}/simple/: pip: 1\.\S+, uv: 1\.", summary)
+    # It ends with one URL, for which the bytes come from one of them.
+    assert re.search(rf"One URL for all of it, .*: {INDEX}/simple/", summary), summary
+    assert re.search(r"six from it: pip: 1\.\S+, uv: 1\..* the file from mirror\d this time", summary), (
+        summary
+    )
     assert re.findall(r"^  (\w+) +\d+ s   changed: (\d+)", summary, re.MULTILINE) == [
         (step, "0") for _, step in steps
     ]
@@ -124,7 +130,7 @@ def test_the_list_holds_all_mirrors(client):
     assert client.listed() == indexes(*ALL)
 
 
-@pytest.mark.parametrize("url", ALL)
+@pytest.mark.parametrize("url", [*ALL, INDEX])
 @pytest.mark.parametrize("form", ["json", "html"])
 @pytest.mark.parametrize("tool", ["pip", "uv"])
 def test_real_clients_install_over_verified_tls(client, url, form, tool):
@@ -491,12 +497,28 @@ def test_a_second_redirector_publishes_the_same_list(client):
         VERSIONS.read_text().replace(line, f"{line}\n{line.replace('redirector', 'redirector2')}")
     )
     # Its key is as it was.
-    VERSIONS.write_text(VERSIONS.read_text().replace("redirector2_url", "redirector_url"))
-    add_host("redirector2", 31)
+    VERSIONS.write_text(VERSIONS.read_text().replace("redirector2_", "redirector_"))
+    add_host("redirector2", 31, aliases=["pypi"])
     playbook("sandbox").ok()
     assert set(playbook("provision", "--limit", "redirector2").ok().changed) == {"redirector2"}
     playbook("publish").ok()
     assert client.listed(redirector="redirector2") == client.listed() != []
+
+
+@pytest.mark.parametrize("gone", ["redirector", "redirector2"])
+def test_clients_bear_the_loss_of_one_of_two_redirectors(client, gone):
+    """The index's name leads to both."""
+    assert {"10.89.99.30", "10.89.99.31"} <= set(client.run("getent ahostsv4 pypi.fleet.test").split())
+    assert on(gone).run("systemctl stop nginx").rc == 0
+    try:
+        for _ in range(3):  # whichever address comes first
+            client.run(
+                f"d=$(mktemp -d) && python3 -m pip --isolated install --quiet --no-cache-dir --cert {CA}"
+                f" --target $d/pip --index-url {INDEX}/simple/ six && SSL_CERT_FILE={CA} /opt/uv/current/bin/uv pip"
+                f" install --quiet --no-cache --target $d/uv --index-url {INDEX}/simple/ six && ls $d/pip/six.py $d/uv/six.py"
+            )
+    finally:
+        assert on(gone).run("systemctl start nginx").rc == 0
 
 
 BROKEN_SYNC = """

@@ -66,6 +66,7 @@ def render(
         invalid=invalid(found),
         now=found.now,
         index=index,
+        of_the_fleet=bool(found.index_url),
         trusted=trusted,
         needed=needed(trusted, found.registry, index),
         map=world_map(mirrors),
