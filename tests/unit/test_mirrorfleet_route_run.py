@@ -388,6 +388,36 @@ def test_what_monitors_said_last_counts_while_none_can_be_asked(
     assert "a.example.org" not in host.routes.read_text()
 
 
+def test_a_run_tells_the_monitoring_how_it_went(host: Host) -> None:
+    path = host.folder / "route.prom"
+
+    def told() -> dict[str, float]:
+        lines = [line.split() for line in path.read_text().splitlines() if not line.startswith("#")]
+        return {name.removeprefix("mirrorfleet_route_"): float(value) for name, value in lines}
+
+    host.config(metrics=str(path))
+    assert host.run() == 0
+    well = {"kept": 0, "heard_monitors": 1, "known_mirrors": 2, "serving_mirrors": 2}
+    assert told() == well | {"run_timestamp_seconds": NOW}
+    # What the monitor says is old, and then nothing.
+    host.put("health.json", health(a=measured(), b=measured()) | {"at": NOW - 901})
+    assert (host.run(), told()["heard_monitors"], told()["kept"]) == (0, 0, 0)
+    (host.folder / "health.json").unlink()
+    assert (host.run(), told()["heard_monitors"], told()["kept"]) == (1, 0, 0)
+    host.put("health.json", health(a=measured(), b=measured()))
+    # nginx refuses the routes, or an input cannot be read: those of before stay.
+    host.put("registry.json", registry("a", "b", state="drained"))
+    host.config(metrics=str(path), test="import sys; sys.exit('no')")
+    assert (host.run(), told()["kept"]) == (1, 1)
+    host.config(metrics=str(path))
+    assert (host.run(), told()) == (0, well | {"serving_mirrors": 1, "run_timestamp_seconds": NOW})
+    (host.folder / "registry.json").unlink()
+    assert (host.run(), told()["kept"]) == (1, 1)
+    # A host without a monitoring agent.
+    host.config(metrics=str(host.folder / "nowhere/route.prom"))
+    assert host.run() == 1 and not (host.folder / "nowhere").exists()
+
+
 def test_a_memory_that_is_spoilt_is_made_anew(host: Host) -> None:
     host.run()
     before = host.routes.read_bytes()

@@ -329,7 +329,7 @@ def _unheard(
         for family, label in FAMILIES.items()
         if family not in monitor.families
     }
-    if problem := _silence(monitor, inputs):
+    if problem := silence(monitor, inputs):
         return dict.fromkeys(FAMILIES, problem)
     if force:
         return blind
@@ -352,7 +352,8 @@ def _unheard(
     return found
 
 
-def _silence(monitor: Monitor, inputs: Inputs) -> str:
+def silence(monitor: Monitor, inputs: Inputs) -> str:
+    """Why what a monitor says is no news, in any address family."""
     settings = inputs.settings
     if inputs.now - monitor.at > settings.silence_seconds:
         return f"the monitor has been silent for {span(inputs.now - monitor.at)}"

@@ -17,14 +17,14 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ..common import notes
+from ..common import exposition, notes
 from ..common.config import ConfigError, load_as, read_json
 from ..common.files import write_atomically
 from ..common.guards import only_one
 from ..common.schema import InvalidDocumentError, accept
 from ..fleet import registry
 from ..fleet.evidence import printable
-from ..fleet.standing import Inputs, Settings
+from ..fleet.standing import Inputs, Settings, silence
 from ..fleet.votes import Votes
 from ..fleet.votes import votes as read_votes
 from .nginx import GeoIP, render
@@ -49,6 +49,7 @@ class RouteConfig:
     asn: Path | None = None
     test: tuple[str, ...] = ("nginx", "-t", "-q")
     reload: tuple[str, ...] = ("systemctl", "reload", "nginx.service")
+    metrics: Path | None = None  # for node_exporter's textfile collector
     limits: Limits = field(default_factory=Limits)
     settings: Settings = field(default_factory=Settings)  # the list's, by which monitors have votes
 
@@ -75,7 +76,30 @@ def write_routes(path: Path) -> tuple[bool, dict[str, Any]]:
         if family not in FAMILIES:
             raise ConfigError(f"{path}: families: must be of {', '.join(FAMILIES)}, not {family!r}")
     with only_one(config.output.with_suffix(".lock"), patience=PATIENCE):
-        return _in_turn(config)
+        good, summary = _in_turn(config)
+        _tell(config, summary)
+        return good, summary
+
+
+def _tell(config: RouteConfig, summary: dict[str, Any]) -> None:
+    """Metrics of this run, for the alerts of a monitor; none on a host without a monitoring agent."""
+    if not config.metrics or not config.metrics.parent.is_dir():
+        return
+
+    def one(name: str, text: str, value: float | None) -> exposition.Family:
+        return exposition.gauge(f"mirrorfleet_route_{name}", text, value)
+
+    families = [
+        one("run_timestamp_seconds", "When the routes were last looked at.", int(time.time())),
+        one("kept", "Whether an input or nginx kept the last run from the routes that are due.", bool(summary["kept"])),
+        one("heard_monitors", "Monitors whose findings are no older than is allowed.", summary.get("monitors") or 0),
+        one("known_mirrors", "Mirrors whose record can be used.", summary.get("known")),
+        one("serving_mirrors", "Mirrors that are sent clients.", summary.get("serving")),
+    ]  # fmt: skip
+    try:
+        write_atomically(config.metrics, exposition.render(families), durable=False)
+    except OSError as error:
+        log.warning("%s: %s", config.metrics, error)
 
 
 def explain(path: Path, file: str, client: Client, **labels: str) -> tuple[bool, dict[str, Any]]:
@@ -100,15 +124,18 @@ def _in_turn(config: RouteConfig) -> tuple[bool, dict[str, Any]]:
     memory = _remember(config)
     former = json.dumps(asdict(memory))
     try:
-        found, problem = _mirrors(config, memory)
+        found, monitors = _mirrors(config, memory)
+        problem = kept = ""
+        if monitors is None:
+            problem = "no monitor can be asked; the list and what was known last count"
     except (ConfigError, InvalidDocumentError, OSError, ValueError, KeyError) as error:
-        problem = printable(error)
+        problem = kept = printable(error)
         log.error(
             "%s: %s", "the routes stay as they are" if there else "clients get all of trusted hosts", problem
         )
         if there:
-            return False, {"changed": False, "problem": problem}
-        found = []
+            return False, {"changed": False, "problem": problem, "kept": kept}
+        found, monitors = [], None
     if not there:
         # nginx cannot include them yet, nor test them; what it could refuse comes with the next run.
         config = replace(config, country=None, asn=None, test=(), reload=())
@@ -120,12 +147,14 @@ def _in_turn(config: RouteConfig) -> tuple[bool, dict[str, Any]]:
         "serving": sum(bool(one.serving) for one in found),
         "known": len(found),
         "unrouted": {one.name: one.why_not for one in found if one.why_not},
+        "monitors": monitors,
         "problem": refused or problem,
+        "kept": refused or kept,
     }
 
 
-def _mirrors(config: RouteConfig, memory: Memory) -> tuple[list[Mirror], str]:
-    """By what is known now, which is put into the memory; and why that is less than it should be."""
+def _mirrors(config: RouteConfig, memory: Memory) -> tuple[list[Mirror], int | None]:
+    """By what is known now, which is put into the memory; and how many monitors tell news, None where none is read."""
     fleet = registry.load(config.registry)
     listed = listed_families(accept(read_json(config.list), "mirrors"))
     votes = read_votes(config.health, config.ca_file, memory.monitors)
@@ -133,7 +162,7 @@ def _mirrors(config: RouteConfig, memory: Memory) -> tuple[list[Mirror], str]:
     held, now = registry.holds(config.holds), int(time.time())
     inputs = Inputs(fleet, votes.monitors, held, config.settings, now, votes.away)
     found = mirrors(Told(inputs, listed, memory.mirrors, config.families, config.limits))
-    return found, "" if votes.monitors else "no monitor can be asked; the list and what was known last count"
+    return found, sum(not silence(one, inputs) for one in votes.monitors) if votes.monitors else None
 
 
 def _make(config: RouteConfig, memory: Memory, found: list[Mirror]) -> tuple[bool, str]:
