@@ -360,7 +360,8 @@ while [ ! -e /tmp/loop.stop ] && [ "$(date +%s)" -lt $end ]; do
     for index in $(curl -sSf https://redirector.fleet.test/mirrors.txt) https://pypi.fleet.test/simple/; do
         case $index in *pypi.*) retries=1 ;; *) retries=0 ;; esac
         if python3 -m pip --isolated --disable-pip-version-check install --quiet --no-cache-dir --no-deps \\
-            --retries $retries --cert CA --index-url "$index" --target "$folder/target" --upgrade six >/tmp/loop.out 2>&1
+            --retries $retries --cert CA --index-url "$index" --target "$folder/target" --upgrade six \\
+            >/tmp/loop.out 2>&1
         then echo "$index" >>/tmp/loop.good
         else { date; echo "$index"; cat /tmp/loop.out; } >>/tmp/loop.bad; fi
     done

@@ -515,7 +515,8 @@ def test_clients_bear_the_loss_of_one_of_two_redirectors(client, gone):
             client.run(
                 f"d=$(mktemp -d) && python3 -m pip --isolated install --quiet --no-cache-dir --cert {CA}"
                 f" --target $d/pip --index-url {INDEX}/simple/ six && SSL_CERT_FILE={CA} /opt/uv/current/bin/uv pip"
-                f" install --quiet --no-cache --target $d/uv --index-url {INDEX}/simple/ six && ls $d/pip/six.py $d/uv/six.py"
+                f" install --quiet --no-cache --target $d/uv --index-url {INDEX}/simple/ six"
+                " && ls $d/pip/six.py $d/uv/six.py"
             )
     finally:
         assert on(gone).run("systemctl start nginx").rc == 0
