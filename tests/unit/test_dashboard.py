@@ -65,10 +65,18 @@ def known(tmp_path: Path, serve: Any, authority: Any) -> set[str]:
     found += (tmp_path / "probe.prom").read_text()
     certificate = (ROOT / "roles/tls/files/mirror_certificate/program.py").read_text()
     provided = (ROOT / "roles/tls/files/mirror_certificate/provided.py").read_text()
-    lists = (ROOT / "src/mirrorfleet/site/publish.py").read_text()
+    lists, routes = (
+        (ROOT / f"src/mirrorfleet/{one}.py").read_text() for one in ("site/publish", "route/run")
+    )
+    names = (ROOT / "roles/host_baseline/files/mirrorfleet_names.py").read_text()
     return (
         set(re.findall(r"^# TYPE (\w+)", found, re.MULTILINE))
-        | {f"mirrorfleet_list_{name}" for name in re.findall(r'^ +one\("(\w+)",', lists, re.MULTILINE)}
+        | {
+            f"mirrorfleet_{of}_{name}"
+            for of, source in (("list", lists), ("route", routes))
+            for name in re.findall(r'^ +one\("(\w+)",', source, re.MULTILINE)
+        }
+        | set(re.findall(r'metric = "(mirrorfleet_name_\w+)"', names))
         | set(re.findall(r'^ +"(mirrorfleet_list_\w+)",', lists, re.MULTILINE))
         | _of_a_mirror(tmp_path)
         | {
