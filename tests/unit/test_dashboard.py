@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import yaml
 from monitor_sandbox import Sandbox
+from site_material import Site
 
 from mirrorfleet.common.config import Config, Paths
 from mirrorfleet.common.reasons import Reason
@@ -65,19 +66,13 @@ def known(tmp_path: Path, serve: Any, authority: Any) -> set[str]:
     found += (tmp_path / "probe.prom").read_text()
     certificate = (ROOT / "roles/tls/files/mirror_certificate/program.py").read_text()
     provided = (ROOT / "roles/tls/files/mirror_certificate/provided.py").read_text()
-    lists, routes = (
-        (ROOT / f"src/mirrorfleet/{one}.py").read_text() for one in ("site/publish", "route/run")
-    )
+    routes = (ROOT / "src/mirrorfleet/route/run.py").read_text()
     names = (ROOT / "roles/host_baseline/files/mirrorfleet_names.py").read_text()
     return (
         set(re.findall(r"^# TYPE (\w+)", found, re.MULTILINE))
-        | {
-            f"mirrorfleet_{of}_{name}"
-            for of, source in (("list", lists), ("route", routes))
-            for name in re.findall(r'^ +one\("(\w+)",', source, re.MULTILINE)
-        }
+        | _of_a_redirector(tmp_path / "redirector")
+        | {f"mirrorfleet_route_{name}" for name in re.findall(r'^ +one\("(\w+)",', routes, re.MULTILINE)}
         | set(re.findall(r'metric = "(mirrorfleet_name_\w+)"', names))
-        | set(re.findall(r'^ +"(mirrorfleet_list_\w+)",', lists, re.MULTILINE))
         | _of_a_mirror(tmp_path)
         | {
             f"mirrorfleet_acme_{name}"
@@ -90,6 +85,15 @@ def known(tmp_path: Path, serve: Any, authority: Any) -> set[str]:
         | {rule["record"] for group in RULES["groups"] for rule in group["rules"] if "record" in rule}
         | OTHERS
     )
+
+
+def _of_a_redirector(folder: Path) -> set[str]:
+    folder.mkdir()
+    site = Site(folder)
+    (folder / "holds/one").write_text("being updated from here\n")
+    site.config["metrics"] = str(folder / "list.prom")
+    assert site.publish() == 0
+    return set(re.findall(r"^# TYPE (\w+)", (folder / "list.prom").read_text(), re.MULTILINE))
 
 
 def _of_a_mirror(folder: Path) -> set[str]:

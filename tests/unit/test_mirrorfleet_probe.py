@@ -589,14 +589,6 @@ def test_promtool_finds_nothing_wrong_with_the_metrics(sandbox: Sandbox) -> None
     assert b"failure_timestamp" not in text and wrong.encode() in text
 
 
-def test_the_alert_rules_fire_on_what_they_are_about() -> None:
-    done = subprocess.run(
-        [ROOT / "build/promtool", "test", "rules", ROOT / "tests/unit/alert_rules_test.yml"],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
-
-
 def test_prometheus_is_told_what_to_ask(sandbox: Sandbox) -> None:
     sandbox.config["targets"] = str(sandbox.folder)
     sandbox.add("one")

@@ -266,6 +266,45 @@ def test_the_key_of_a_signature_that_is_brought_is_needed_by_nobody_here(minisig
     assert minisign.publish() == 0 and all(minisign.holds(name) for name in LISTS)
 
 
+def scraped(path: Path) -> dict[str, str]:
+    """By series what a monitor has of a redirector's metrics, by the labels of its job (prometheus.yml.j2)."""
+    samples = re.findall(r"^([a-z_]+)(?:{(.*)})? (\S+)$", path.read_text(), re.MULTILINE)
+    return {
+        f'{name}{{job="fleet",host="list"{"," * bool(labels)}{labels}}}': value
+        for name, labels, value in samples
+    }
+
+
+def test_the_coordinator_is_mailed_while_lists_wait_for_a_signature(minisign: Signed) -> None:
+    """The rule of the monitor, on what the list tells of itself: for 90 minutes unsigned, then signed."""
+    told = minisign.folder / "list.prom"
+    minisign.config["metrics"] = str(told)
+    minisign.elsewhere("first")
+    minisign.publish()
+    unsigned = scraped(told)
+    minisign.bring("first", *LISTS)
+    minisign.publish()
+    signed = scraped(told)
+    assert unsigned.keys() == signed.keys()
+    alert = 'ALERTS{alertname="ListUnsigned",alertstate="firing"}'
+    fires = [{"labels": alert[:-1] + ',host="list",severity="coordinator"}', "value": 1}]
+    test = {
+        "interval": "1m",
+        "input_series": [{"series": one, "values": f"{unsigned[one]}x90 {signed[one]}x9"} for one in signed],
+        "promql_expr_test": [
+            {"expr": alert, "eval_time": f"{minute}m", "exp_samples": fires if minute == 90 else []}
+            for minute in (59, 90, 95)
+        ],
+    }
+    rules = HOUSE / "roles/monitoring_server/files/mirrorfleet.rules.yml"
+    path = minisign.folder / "tests.yml"
+    path.write_text(json.dumps({"rule_files": [str(rules)], "tests": [test]}))
+    run = subprocess.run(
+        [HOUSE / "build/promtool", "test", "rules", path], capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 0, run.stdout + run.stderr
+
+
 PLAY = f"""
 - hosts: all
   gather_facts: false
