@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import sign_lists
+import yaml
 from site_material import Site
 
 HOUSE = Path(__file__).resolve().parents[2]
@@ -305,33 +306,51 @@ def test_the_coordinator_is_mailed_while_lists_wait_for_a_signature(minisign: Si
     assert run.returncode == 0, run.stdout + run.stderr
 
 
-PLAY = f"""
+PLAY = """
+- hosts: list
+  gather_facts: false
+  tasks:
+    - include_role: {name: redirector, tasks_from: held, public: true}
+    - copy: {dest: "{{ list_json }}", content: "{{ __redirector_list_config | to_json }}", mode: "0600"}
 - hosts: all
   gather_facts: false
-  vars_files: ["{HOUSE}/roles/redirector/defaults/main.yml", "{HOUSE}/roles/redirector/vars/main.yml"]
-  tasks:
-    - copy: {{dest: "{{{{ list_json }}}}", content: "{{{{ __redirector_list_config | to_json }}}}", mode: "0600"}}
-    - include_role: {{name: redirector, tasks_from: publish}}
+  tasks: PUBLISH
 """
 
 
 @pytest.mark.slow
 def test_publish_signs_on_the_control_node(tmp_path: Path) -> None:
-    """By the role's own configuration and tasks, with this machine for the redirector."""
+    """By the role's own configuration and the playbook's own task, with this machine for every host."""
     site = Signed(tmp_path, "signify")
     folder, key = site.folder, site.key("first")
     site.publish()
-    (folder / "play.yml").write_text(PLAY)
+    (publish,) = [
+        task | {"run_once": True}
+        for task in yaml.safe_load((HOUSE / "playbooks/tasks/publish_list.yml").read_text())
+        if task["name"] == "Publish on every redirector"
+    ]
+    (folder / "play.yml").write_text(PLAY.replace("PUBLISH", json.dumps([publish])))
     (folder / "ansible.cfg").write_text(
         f"[defaults]\nlibrary = {HOUSE}/library\naction_plugins = {HOUSE}/action_plugins\nroles_path = {HOUSE}/roles\n"
-        f"filter_plugins = {HOUSE}/filter_plugins\n[inventory]\nenable_plugins = host_list\n"
+        f"filter_plugins = {HOUSE}/filter_plugins\n[inventory]\nenable_plugins = yaml\n"
+    )
+    # As the inventory has it: only the redirector knows what its inputs are, and the play begins with a mirror.
+    of_redirectors = {
+        "redirector_signing": {"tool": site.tool, "public_key": str(key / "list.pub"), "key": str(key / "list.sec")},
+        "redirector_documents": str(site.documents), "redirector_health": site.config["health"],
+        "redirector_registry": site.registry,
+    }  # fmt: skip
+    (folder / "hosts.yml").write_text(
+        json.dumps(
+            {
+                "mirrors": {"hosts": {"a-mirror": {}}},
+                "redirectors": {"hosts": {"list": {}}, "vars": of_redirectors},
+            }
+        )
     )
     given = {
         "ansible_connection": "local", "ansible_python_interpreter": sys.executable,
-        "list_json": str(folder / "by.json"),
-        "redirector_signing": {"tool": site.tool, "public_key": str(key / "list.pub"), "key": str(key / "list.sec")},
-        "redirector_documents": str(site.documents), "redirector_health": site.config["health"],
-        "redirector_registry": site.registry, "host_state_directory": str(folder / "host_state"),
+        "list_json": str(folder / "by.json"), "host_state_directory": str(folder / "host_state"),
         "__redirector_registry_file": site.config["registry"], "__redirector_holds": site.config["holds"],
         "__redirector_state": str(folder / "state"), "__redirector_public_key_file": str(key / "list.pub"),
         "__redirector_signatures": str(folder / "signatures"),
@@ -342,8 +361,9 @@ def test_publish_signs_on_the_control_node(tmp_path: Path) -> None:
     }  # fmt: skip
     (folder / "state").mkdir()
     (folder / "signatures").mkdir()
+
     run = subprocess.run(
-        [sys.executable, "-m", "ansible", "playbook", "-i", "here,", "play.yml", "-e", json.dumps(given)],
+        [sys.executable, "-m", "ansible", "playbook", "-i", "hosts.yml", "play.yml", "-e", json.dumps(given)],
         cwd=folder, env=os.environ | {"ANSIBLE_CONFIG": str(folder / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"},
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False,
     )  # fmt: skip

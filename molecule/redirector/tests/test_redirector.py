@@ -5,6 +5,7 @@ import json
 import re
 import socket
 import ssl
+import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,9 +16,10 @@ NAME = "redirector.fleet.test"
 SCHEMA = json.loads((Path(__file__).parents[3] / "docs/schemas/mirrors.schema.json").read_text())
 DOCUMENTS = (
     "feed.atom", "icon.svg", "index.html", "metrics-targets.json", "mirrors-ipv4.txt", "mirrors-ipv6.txt",
-    "mirrors.json", "mirrors.schema.json", "mirrors.txt", "mirrors.zone", "pip.conf", "probe-targets.json",
-    "sort.js", "style.css", "uv.toml",
+    "mirrors.json", "mirrors.pub", "mirrors.schema.json", "mirrors.txt", "mirrors.zone", "pip.conf",
+    "probe-targets.json", "sort.js", "style.css", "uv.toml",
 )  # fmt: skip
+LISTS = ("mirrors.txt", "mirrors-ipv4.txt", "mirrors-ipv6.txt")
 
 
 def connect(address, port=443, name=NAME):
@@ -45,11 +47,30 @@ def raw(address, lines, port=443):
         return connection.recv(65536)
 
 
+def signed(host, lists=LISTS):
+    """As readers fetch them."""
+    return {
+        name: [request(host.ipv4, f"/{path}").body for path in (name, f"{name}.minisig")] for name in lists
+    }
+
+
+def holds(bodies, public, folder):
+    """Whether the stock program finds each signature to be over its list and by that key."""
+    codes = []
+    for document, signature in bodies.values():
+        (folder / "list").write_bytes(document)
+        (folder / "signature").write_bytes(signature)
+        command = ["minisign", "-V", "-q", "-p", public, "-m", folder / "list", "-x", folder / "signature"]
+        codes.append(subprocess.run(command, check=False, capture_output=True).returncode)
+    return not any(codes)
+
+
 @dataclass
 class Story:
     lists: dict = field(default_factory=dict)  # mirrors.json by moment and host
     outcomes: dict = field(default_factory=dict)
     holders: dict = field(default_factory=dict)  # what is known of who holds one, by moment and host
+    signed: dict = field(default_factory=dict)  # each list in text and its signature, by moment and host
 
 
 @pytest.fixture(scope="session")
@@ -62,6 +83,7 @@ def story(scenario):
         told.lists[moment] = {
             host.name: json.loads(request(host.ipv4, "/mirrors.json").body) for host in hosts
         }
+        told.signed[moment] = {host.name: signed(host) for host in hosts}
         told.holders[moment] = {
             host.name: host.shell.run("cd /var/lib/mirrorfleet/held-by && stat -c %a . one && cat one").stdout
             for host in hosts
@@ -75,8 +97,8 @@ def story(scenario):
         host.shell.check_output(
             "cd /srv/redirector/list; echo '{ rotten' >mirrors.json; rm index.html; chown www-data ."
         )
-    scenario.converge()
-    play("back", well=["one"])
+    scenario.converge(list_key="second")
+    play("back", well=["one"], list_key="second")
     return told
 
 
@@ -97,8 +119,8 @@ def test_the_list_tells_who_was_well(story, me):
 
 
 def test_publishing_again_changes_nothing(story, me):
-    """The first play published twice: once the registry came and the list was made, on each host."""
-    assert story.outcomes["first"].changed == dict.fromkeys(story.lists["first"], 2)
+    """The first play published twice: once the registry and signatures came and the list was made, on each host."""
+    assert story.outcomes["first"].changed == dict.fromkeys(story.lists["first"], 3)
 
 
 def test_a_held_mirror_is_off_the_list_whatever_it_was_seen_to_do(story, me):
@@ -137,8 +159,9 @@ def test_publishing_repairs_what_was_tampered_with(story, me, host):
     assert entries(story.lists["back"][me.name])["one"] == (True, "")
     found = host.check_output("cd /srv/redirector/list; stat -c '%n %U %G %a' . *").splitlines()
     ours = "fleet-list fleet-list"
+    names = [*DOCUMENTS, *(f"{name}.minisig" for name in LISTS)]
     assert sorted(found) == sorted(
-        [f". {ours} 755", f"mirror {ours} 755", *(f"{name} {ours} 644" for name in DOCUMENTS)]
+        [f". {ours} 755", f"mirror {ours} 755", *(f"{name} {ours} 644" for name in names)]
     )
 
 
@@ -150,6 +173,61 @@ def test_the_documents_agree(story, me):
     assert "&lt;b&gt;Volunteer&lt;/b&gt;" in page and "<b>Volunteer" not in page
     assert "Test &amp; &lt;fleet&gt;" in page
     assert json.loads(request(me.ipv4, "/mirrors.schema.json").body) == SCHEMA
+
+
+# --- signatures; the keys are on the control node ---
+
+
+def test_publish_signs_what_changed_and_another_key_signs_all(story, me, scenario, tmp_path):
+    keys = {"first": "first", "held": "first", "all dead": "first", "forced": "first", "back": "second"}
+    for moment, key in keys.items():
+        other = next(name for name in keys.values() if name != key)
+        bodies = story.signed[moment][me.name]
+        assert holds(bodies, scenario.dir / f"{key}.pub", tmp_path), moment
+        assert not holds(bodies, scenario.dir / f"{other}.pub", tmp_path), moment
+    assert request(me.ipv4, "/mirrors.pub").body == (scenario.dir / "second.pub").read_bytes()
+
+
+def test_the_secret_key_is_on_no_redirector(story, host, scenario):
+    for name in ("first", "second"):
+        secret = (scenario.dir / f"{name}.sec").read_text().splitlines()[-1]
+        assert host.run(f"grep -rlF '{secret}' /etc /home /opt /root /srv /tmp /var").stdout == ""
+
+
+def spoil(host):
+    """Garbage, that of other bytes, as a kill between document and signature leaves it, and none."""
+    host.check_output(
+        "cd /srv/redirector/list && echo garbage >mirrors.txt.minisig"
+        " && echo >>mirrors-ipv4.txt && rm mirrors-ipv6.txt.minisig"
+    )
+
+
+def test_what_is_no_signature_is_made_good_by_the_next_run_of_the_unit(story, me, host, scenario, tmp_path):
+    """In its sandbox, by what the control node brought."""
+    public = scenario.dir / "second.pub"
+    spoil(host)
+    assert not holds(signed(me), public, tmp_path)
+    host.check_output("systemctl start mirrorfleet-list.service")
+    assert holds(signed(me), public, tmp_path)
+
+
+def test_each_run_of_the_unit_signs_with_a_key_that_is_on_the_host(story, me, host, scenario, tmp_path):
+    """Likewise, as redirector_signing.key_on_host has it."""
+    config, key = "/etc/mirrorfleet/list.json", "/etc/mirrorfleet/list.sec"
+    former = host.file(config).content_string
+    document = json.loads(former)
+    document["signing"] = {"tool": "minisign", "public_key": document["signing"]["public_key"], "key": key}
+    host.check_output("printf %%s %s >%s", (scenario.dir / "second.sec").read_text(), key)
+    host.check_output(f"chown fleet-list {key} && chmod 0400 {key}")
+    host.check_output("printf %%s %s >%s", json.dumps(document), config)
+    spoil(host)
+    try:
+        host.check_output("systemctl start mirrorfleet-list.service")
+        assert holds(signed(me, ("mirrors.json", *LISTS)), scenario.dir / "second.pub", tmp_path)
+    finally:
+        host.check_output("printf %%s %s >%s && rm %s", former, config, key)
+    host.check_output("systemctl start mirrorfleet-list.service")
+    assert request(me.ipv4, "/mirrors.json.minisig").status == 404
 
 
 # --- the site ---
