@@ -1,6 +1,7 @@
 """A tier-2 with the real rsync, against a tier-1 that changes, loses, breaks and lies."""
 
 import contextlib
+import hashlib
 import json
 import os
 import shutil
@@ -355,6 +356,17 @@ def test_pages_that_are_not_what_their_name_says_are_refused(origin: Origin, tie
     same(tier2, origin)
 
 
+def announce(origin: Origin, name: str, contents: dict[str, bytes]) -> Path:
+    """Pages of a project that its tier-1 names rightly, whatever they say."""
+    serial = json.loads(contents["simple/index.v1_json"])["meta"]["_last-serial"]
+    snapshot = snapshot_of(origin, name).parent / snapshot_name(serial, contents)
+    for page, data in contents.items():
+        (snapshot / page).parent.mkdir(parents=True, exist_ok=True)
+        (snapshot / page).write_bytes(data)
+    rewrite_journal(origin, json.dumps(["page", name, snapshot.name]))
+    return snapshot
+
+
 def test_hostile_pages_with_a_right_name_are_refused(origin: Origin, tier2: Tier2) -> None:
     hostile: dict[str, tuple[dict[str, Any], str]] = {
         "escaping": ({"url": "../../packages/../../../etc/passwd", "filename": "passwd"}, "not a page"),
@@ -374,17 +386,73 @@ def test_hostile_pages_with_a_right_name_are_refused(origin: Origin, tier2: Tier
         document = json.loads(contents["simple/index.v1_json"])
         document["files"][0] |= change
         contents["simple/index.v1_json"] = json.dumps(document).encode()
-        snapshot = snapshot_name(document["meta"]["_last-serial"], contents)
-        for page, data in contents.items():
-            (former.parent / snapshot / page).parent.mkdir(parents=True, exist_ok=True)
-            (former.parent / snapshot / page).write_bytes(data)
-        rewrite_journal(origin, json.dumps(["page", name, snapshot]))
+        announce(origin, name, contents)
     before = {name: tier2.page(name) for name in hostile}
     incomplete = tier2.run("sync", expect=1)["incomplete"]
     for name, (_, message) in hostile.items():
         assert message in incomplete[name]
         assert tier2.page(name) == before[name]
     assert tier2.broken() == []
+
+
+def exchange(origin: Origin, name: str, path: str, data: bytes) -> None:
+    """What a tier-1 that was installed anew may do: other bytes are under a path, and its pages say so."""
+    former = snapshot_of(origin, name)
+    was = hashlib.sha256((origin.served / path).read_bytes()).hexdigest().encode()
+    now = hashlib.sha256(data).hexdigest().encode()
+    contents = {page: (former / page).read_bytes().replace(was, now) for page in PAGES}
+    (origin.served / path).unlink()
+    (origin.served / path).write_bytes(data)
+    snapshot = announce(origin, name, contents)
+    (former.parent / "cur").unlink()
+    (former.parent / "cur").symlink_to(snapshot.name)
+
+
+@pytest.mark.parametrize("what", ["file", "sidecar"])
+def test_bytes_that_change_under_their_path_switch_with_the_page_or_not_at_all(
+    origin: Origin, tier2: Tier2, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    """After each step of a run, as whoever reads then or a kill would find it."""
+    tier2.run("sync")
+    wheel = origin.files("alpha")["alpha-1.0-py3-none-any.whl"]["url"].removeprefix("../../")
+    path = wheel if what == "file" else f"{wheel}.metadata"
+    former = (origin.served / path).read_bytes()
+    other = former[:-1] + bytes([former[-1] ^ 1])
+    exchange(origin, "alpha", path, other)
+    mixes: list[list[str]] = []
+
+    def watched(step: Any) -> Any:
+        def done(*arguments: Any, **options: Any) -> None:
+            step(*arguments, **options)
+            mixes.append(tier2.broken())
+
+        return done
+
+    with monkeypatch.context() as patch:
+        for name in ("replace", "rename", "link", "unlink"):
+            patch.setattr(os, name, watched(getattr(os, name)))
+        assert tier2.run("sync")["changed"] == 1
+    assert len(mixes) > 5 and not any(mixes)
+
+    def place() -> Path:
+        here = tier2.files("alpha")["alpha-1.0-py3-none-any.whl"]["url"].removeprefix("../../")
+        return tier2.served / (here if what == "file" else f"{here}.metadata")
+
+    assert place().read_bytes() == other
+    assert tier2.run("pull", "--full")["changed"] == 0
+    tier3 = Tier2(tmp_path / "tier3", str(tier2.served))
+    tier3.run("sync")
+    same(tier3, tier2)
+    # What rots is had again, and from then on by the path that the tier above has it by.
+    place().unlink()
+    tier2.run("check", expect=None)
+    tier2.run("sync")
+    assert place().read_bytes() == other
+    exchange(origin, "alpha", path, former)
+    for _ in range(3):
+        tier2.run("sync")
+    assert place().read_bytes() == former
+    assert tier2.broken() == tier2.leftovers() == []
 
 
 def test_a_tier1_that_lost_its_projects_is_not_followed(origin: Origin, tier2: Tier2) -> None:

@@ -163,9 +163,11 @@ class State:
     def is_published(self, name: str) -> bool:
         return self._db.execute("SELECT 1 FROM project WHERE name = ?", (name,)).fetchone() is not None
 
-    def published_snapshot(self, name: str) -> str | None:
-        row = self._db.execute("SELECT snapshot FROM project WHERE name = ?", (name,)).fetchone()
-        return None if row is None else str(row[0])
+    def published(self, name: str) -> Published | None:
+        row = self._db.execute(
+            "SELECT identity, serial, snapshot FROM project WHERE name = ?", (name,)
+        ).fetchone()
+        return None if row is None else Published(*row)
 
     def totals(self) -> tuple[int, int, int]:
         """Projects, files, bytes."""

@@ -35,6 +35,7 @@ from ..fetch.rsync import Transfer, TransferError
 from ..fetch.upstream import FetchError, upstream
 from ..served.state import Checked, State
 from ..served.tree import snapshot_problem
+from .snapshots import place_apart
 
 log = logging.getLogger(__name__)
 
@@ -130,8 +131,11 @@ class Checker:
         if problem:
             log.warning("pages of %s: %s; they are made again by the next run", name, problem)
             self._state.forget_identity(name)
-            self._state.put("pull_again", sorted({*self._state.get("pull_again", []), name}))
+            self._pull_project_again(name)
             self.report.broken[f"pages/{name}"] = problem
+
+    def _pull_project_again(self, name: str) -> None:
+        self._state.put("pull_again", sorted({*self._state.get("pull_again", []), name}))
 
     def _check_file(self, item: Checked) -> None:
         self.report.checked += 1
@@ -147,6 +151,8 @@ class Checker:
             except (UnrepairedError, RefusedError, FetchError, TransferError, OSError) as error:
                 log.error("%s is %s and could not be repaired: %s", path, problem, error)
                 self.report.broken[path] = problem
+                if item.path == place_apart(Path(item.path).name, item.sha256, item.core_metadata):
+                    self._pull_project_again(item.project)  # the tier above has it under another path
             else:
                 log.warning("%s was %s and is repaired", path, problem)
                 self.report.repaired.append(path)

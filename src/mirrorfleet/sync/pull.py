@@ -126,7 +126,11 @@ class Puller:
 
     def _has(self, name: str, snapshot: str) -> bool:
         """Served and noted: a kill comes between the two."""
-        return self._tree.current(name) == snapshot == self._state.published_snapshot(name)
+        published = self._state.published(name)
+        if published is None or self._tree.current(name) != published.snapshot:
+            return False
+        # Of pages that name a file by a path of its own here the identity alone is the tier above's.
+        return snapshot in (published.snapshot, published.identity)
 
     def _full_pass_is_due(self) -> bool:
         passed = elapsed(float(self._state.get("full_pass_at", 0)), time.time())

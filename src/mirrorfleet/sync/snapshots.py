@@ -1,19 +1,22 @@
 """Snapshots of the tier above, taken into the served tree.
 
 Everything is fetched into a private stage, checked against its hashes, moved into the served tree and only then
-switched, by the same code that publishes.
+switched, by the same code that publishes. Bytes never change below a page that names them: where the tier above has
+others under a path than are served here, they get a path of their own, and our pages of that project name it.
 """
 
+import hashlib
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Self
+from urllib.parse import quote
 
 from ..common.config import Config
 from ..common.files import free_bytes, regular_size, remove, sha256_of
 from ..common.guards import require_free_space
-from ..common.names import SIDECAR, shown
+from ..common.names import SIDECAR, addressed_path, shown
 from ..common.progress import Progress
 from ..common.reasons import Reason
 from ..common.wheels import MAX_METADATA
@@ -29,8 +32,9 @@ _SMALL = 1 << 16  # bytes; files up to here go together, so that not each size i
 
 @dataclass(frozen=True)
 class Part:
-    """A file that a page names; a sidecar's size is not named anywhere."""
+    """A file that a page names, and its path at the tier above; a sidecar's size is not named anywhere."""
 
+    source: str
     sha256: str
     size: int
     is_sidecar: bool = False
@@ -71,13 +75,19 @@ class Stage:
         listed = (f"pages/{name}/{snapshot}/" for name, snapshot in batch.items())
         self._transfer.fetch(listed, self._stage, "--exclude=*.gz", largest=MAX_DOCUMENT)
         staged: list[tuple[Project, str, dict[str, bytes]]] = []
+        needed: dict[str, Part] = {}
         for name, snapshot in batch.items():
             try:
                 contents = self._read_snapshot(name, snapshot)
-                staged.append((_project(name, snapshot, contents), snapshot, contents))
+                project, contents = self._apart(_project(name, snapshot, contents), contents)
+                parts = self._needed(project)
+                if any(needed.get(path, part) != part for path, part in parts.items()):
+                    raise BadDocumentError("of a file's bytes it says other than another project of this run")
             except (OSError, BadDocumentError) as error:
                 self._tree.set_back(name, Reason(f"snapshot {snapshot}: {error}", Reason.of(error).kind))
-        needed = {path: part for project, _, _ in staged for path, part in self._needed(project).items()}
+                continue
+            staged.append((project, snapshot, contents))
+            needed |= parts
         size = sum(part.size for part in needed.values())
         require_free_space(self._config.paths.served, self._config.minimum_free_bytes + size)
         self._tree.claim(project for project, _, _ in staged)
@@ -92,10 +102,12 @@ class Stage:
                 self._tree.set_back(project.name, problems[0])
                 continue
             announced += [self._move(path, needed[path]) for path in paths]
-            self._tree.take_snapshot(
-                project.name, snapshot, self._staged_snapshot(project.name, snapshot), contents
-            )
-            ready.append(Ready(project, snapshot, snapshot))
+            if any(file.source for file in project.files):
+                ours = self._tree.write_snapshot(project.name, project.serial, contents)
+            else:
+                ours, there = snapshot, self._staged_snapshot(project.name, snapshot)
+                self._tree.take_snapshot(project.name, snapshot, there, contents)
+            ready.append(Ready(project, snapshot, ours))
         self._tree.commit(ready, announced)
 
     def _fetch_parts(self, needed: dict[str, Part]) -> None:
@@ -105,14 +117,14 @@ class Stage:
         """
         self._staged: dict[str, Path] = {}
         flat, names = self._stage / "flat", set[str]()
-        alike: dict[tuple[int, bool], list[str]] = {}
+        alike: dict[tuple[int, bool], list[Part]] = {}
         for path, part in needed.items():
             name = path.rpartition("/")[2]
-            self._staged[path] = self._stage / path if name in names else flat / name
-            alike.setdefault((part.largest.bit_length(), name in names), []).append(path)
+            self._staged[path] = self._stage / part.source if name in names else flat / name
+            alike.setdefault((part.largest.bit_length(), name in names), []).append(part)
             names.add(name)
-        for (_, nested), paths in sorted(alike.items()):
-            largest = max(needed[path].largest for path in paths)
+        for (_, nested), parts in sorted(alike.items()):
+            paths, largest = [part.source for part in parts], max(part.largest for part in parts)
             if nested:
                 self._fetch(paths, largest, self._stage)
             else:
@@ -140,6 +152,22 @@ class Stage:
         if snapshot_name(serial_of(snapshot), contents) != snapshot:
             raise BadDocumentError("its pages have another hash", "wrong hash")
         return contents
+
+    def _apart(self, project: Project, contents: dict[str, bytes]) -> tuple[Project, dict[str, bytes]]:
+        """The same, with another path for each file under whose path other bytes or another sidecar are served."""
+        files = []
+        for file in project.files:
+            if regular_size(self._tree.root / file.path) is not None and any(
+                file.sha256 != served.sha256
+                or len({file.core_metadata, served.core_metadata, None}) > 2  # two, and not the same
+                for served in self._state.checked_file(file.path)
+            ):
+                place = place_apart(file.filename, file.sha256, file.core_metadata)
+                contents = _renamed(contents, file.path, place)
+                files.append(replace(file, path=place, source=file.path))
+            else:
+                files.append(file)
+        return replace(project, files=tuple(files)), contents
 
     def _needed(self, project: Project) -> dict[str, Part]:
         """The parts of a project that are not here as they should be."""
@@ -183,10 +211,27 @@ def _parts(project: Project) -> dict[str, Part]:
     """Everything that a project's pages name: files and sidecars."""
     parts = {}
     for file in project.files:
-        parts[file.path] = Part(file.sha256, file.size)
+        source = file.source or file.path
+        parts[file.path] = Part(source, file.sha256, file.size)
         if file.core_metadata:
-            parts[file.path + SIDECAR] = Part(file.core_metadata, 0, is_sidecar=True)
+            parts[file.path + SIDECAR] = Part(source + SIDECAR, file.core_metadata, 0, is_sidecar=True)
     return parts
+
+
+def place_apart(filename: str, sha256: str, core_metadata: str | None) -> str:
+    """Where a file is served under whose path at the tier above other bytes are served here."""
+    return addressed_path(hashlib.sha256(f"{sha256} {core_metadata}".encode()).hexdigest(), filename)
+
+
+def _renamed(contents: dict[str, bytes], former: str, path: str) -> dict[str, bytes]:
+    """A project's pages with another path of a file, which they name as index.pages has it."""
+    renamed = {}
+    for page, form in zip(PAGES, ('"../../%s#', '"../../%s"', '"/%s"'), strict=True):
+        before, after = ((form % quote(each)).encode() for each in (former, path))
+        if before not in contents[page]:
+            raise BadDocumentError(f"{page} does not name {former}")
+        renamed[page] = contents[page].replace(before, after)
+    return renamed
 
 
 def _project(name: str, snapshot: str, contents: dict[str, bytes]) -> Project:
