@@ -197,7 +197,7 @@ def far_away(name: str, milliseconds: int = 200):
 
 
 # As the role sandbox has it.
-SUDO = [] if os.geteuid() == 0 else ["sudo", f"CONTAINERS_CONF={ROOT}/build/containers.conf"]
+AS_ROOT = [*([] if os.geteuid() == 0 else ["sudo"]), "env", f"CONTAINERS_CONF={ROOT}/build/containers.conf"]
 HOME = "/home/fleet"
 # A person's shell, whose variables are for the person's own programs: none of them is for a mirror, nor for its gate.
 A_PERSONS = {
@@ -220,7 +220,7 @@ class OtherControlNode:
 
     def __init__(self) -> None:
         subprocess.run(
-            [*SUDO, ROOT / "roles/sandbox/files/host.sh", "fleet", (ROOT / "build/fleet").resolve(),
+            [*AS_ROOT, ROOT / "roles/sandbox/files/host.sh", "fleet", (ROOT / "build/fleet").resolve(),
              "control.fleet.test", "localhost/mirrorfleet/debian-13", "10.89.99", "fd00:89:99", "50",
              "", "", "fleet", "22", "no", "",
              "ipv4 ipv6", "", ""],
@@ -268,8 +268,8 @@ class OtherControlNode:
     def run(self, command: str, environment: dict[str, str] | None = None, given: bytes = b"") -> Run:
         options = [f"--env={name}={value}" for name, value in (environment or {}).items()]
         done = subprocess.run(
-            [*SUDO, "podman", "exec", "--interactive", "--user", "fleet", "--workdir", HOME, *options, "fleet-control",
-             "sh", "-c", command],
+            [*AS_ROOT, "podman", "exec", "--interactive", "--user", "fleet", "--workdir", HOME, *options,
+             "fleet-control", "sh", "-c", command],
             input=given, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=900, check=False,
         )  # fmt: skip
         return Run(done.returncode, done.stdout.decode())

@@ -73,7 +73,7 @@ hold_back() {
     local log
     log=$(mktemp)
     within "$container" setsid "$here/delay.py" "$(podman container inspect --format '{{.State.Pid}}' "$container")" \
-        far0 "$delay" >"$log" 2>&1 </dev/null 9<&- &
+        far0 "$delay" >"$log" 2>&1 </dev/null &
     for _ in $(seq 50); do [[ -s $log ]] && break; sleep 0.1; done
     [[ $(cat "$log") == made ]] || { cat "$log" >&2; exit 1; }
     rm "$log"
