@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import re
@@ -80,7 +81,10 @@ class Checkout:
         """What it has of its fleet, and what its host says of itself to whoever has the key."""
         files = {str(path): path.read_text() for path in sorted(self.folder.rglob("*")) if path.is_file()}
         asked = ["ssh", "-F", self.folder / "ssh_config", "-o", "BatchMode=yes", "one"]
-        said = subprocess.check_output([*asked, "cat /etc/machine-id ~/.ssh/authorized_keys"], text=True)
+        # Not this process' own stdin, which an ssh that fails leaves as one that does not block, and Ansible refuses.
+        said = subprocess.check_output(
+            [*asked, "cat /etc/machine-id ~/.ssh/authorized_keys"], stdin=subprocess.DEVNULL, text=True
+        )
         return files | {"host": said}
 
 
@@ -92,8 +96,10 @@ def podman(*arguments: str) -> str:
 def checkouts(tmp_path: Path) -> Iterator[tuple[Checkout, Checkout]]:
     # So deep that sockets in it would have too long a path.
     deep = tmp_path / "/".join(["a-folder-of-somebody-who-likes-long-names"] * 3)
-    yield Checkout(tmp_path / "first"), Checkout(deep / "second")
-    subprocess.run([*SUDO, HOUSE / "roles/sandbox/files/remove.sh", NAME], check=True)
+    with (HOUSE / "build/checkouts.lock").open("w") as lock:  # the tests of this file share a fleet's name
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield Checkout(tmp_path / "first"), Checkout(deep / "second")
+        subprocess.run([*SUDO, HOUSE / "roles/sandbox/files/remove.sh", NAME], check=True)
 
 
 def test_a_fleet_belongs_to_the_checkout_that_made_it(checkouts: tuple[Checkout, Checkout]) -> None:
