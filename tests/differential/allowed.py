@@ -30,6 +30,15 @@ def no_hash(name: str, described: dict[str, Any]) -> bool:
 LEFT_OUT = (names_no_file_can_have, no_hash)
 
 
+def not_as_its_page_says(project: dict[str, Any] | None) -> bool:
+    """One with a file that has another hash than its page says is not taken until it has: it is late, and counted."""
+    files = project["files"].values() if project else ()
+    return any(one["hashes"].get("sha256", one["bytes"]) != one["bytes"] for one in files)
+
+
+LATE = (not_as_its_page_says,)
+
+
 def text(value: str | None) -> str | None:
     """Control characters cannot be written in HTML at all; an empty text says what no text says."""
     clean = "".join(c for c in value or "" if c in "\t\n" or (ord(c) >= 32 and not 0x7F <= ord(c) <= 0x9F))
@@ -42,8 +51,9 @@ def https_only(value: str | None) -> str | None:
 
 
 def moment(value: str | None) -> str | None:
-    """The same moment, in UTC."""
-    return value and datetime.datetime.fromisoformat(value).astimezone(datetime.UTC).isoformat()
+    """The same moment, in UTC; a time that does not say where it is one is none (PEP 700)."""
+    read = value and datetime.datetime.fromisoformat(value)
+    return read.astimezone(datetime.UTC).isoformat() if read and read.tzinfo else None
 
 
 def same_file(name: str, theirs: dict[str, Any], ours: dict[str, Any]) -> list[str]:
@@ -115,8 +125,12 @@ def project_passed_on(theirs: dict[str, Any], ours: dict[str, Any]) -> list[str]
 
 
 def unread(choice: Choice, files: Files, entries: Files) -> bool:
-    """uv reads no page that has null for an upload time, or what is none for a sha256; here it has neither."""
-    causes = ("invalid type: null, expected a timestamp", "Invalid hash digest length")
+    """uv reads no page with null or no zone for an upload time, or with what is none for a sha256; here is neither."""
+    causes = (
+        "invalid type: null, expected a timestamp",
+        "failed to find offset component",
+        "Invalid hash digest length",
+    )
     return choice.get("refused", "").startswith(causes)
 
 
@@ -173,10 +187,11 @@ def same_choice(theirs: Choice, ours: Choice, files: Files, entries: Files, rule
 @dataclass(frozen=True)
 class Rules:
     left_out: tuple[Callable[[str, dict[str, Any]], bool], ...]
+    late: tuple[Callable[[dict[str, Any] | None], bool], ...]
     same_file: Callable[[str, dict[str, Any], dict[str, Any]], list[str]]
     same_project: Callable[[dict[str, Any], dict[str, Any]], list[str]]
     choices: tuple[Callable[[Choice, Files, Files], bool], ...]
 
 
-COPY = Rules(LEFT_OUT, same_file, same_project, CHOICES)  # of a mirror that has a tree
-CACHE = Rules((), passed_on, project_passed_on, ())
+COPY = Rules(LEFT_OUT, LATE, same_file, same_project, CHOICES)  # of a mirror that has a tree
+CACHE = Rules((), (), passed_on, project_passed_on, ())

@@ -38,8 +38,10 @@ class Client:
 
 
 class Reader(Client):
-    def read(self, url: str, projects: list[str], *, html: bool = False) -> dict[str, Any]:
-        found: dict[str, Any] = self.ask(url=f"{url}/simple/", projects=projects, html=html)
+    def read(
+        self, url: str, projects: list[str], *, html: bool = False, fetch: bool = True
+    ) -> dict[str, Any]:
+        found: dict[str, Any] = self.ask(url=f"{url}/simple/", projects=projects, html=html, fetch=fetch)
         return found
 
 

@@ -37,6 +37,7 @@ VERSIONS = [
 ]
 NAMES = ["plain", "Zope.Interface", "under_score", "many--dashes", "x", "CamelCase", "0name", "a.b-c_d"]
 SERIALS = ["rising", "constant", "missing", "falling"]
+FORMS = {3: "JSON only", 6: "HTML only"}  # of pages, for one seed in eight each; the others have both
 SHAPES = ["both", "both", "no documents", "no validators", "documents behind"]
 ODD = [" 2", "-2", "é漢", "@,=(;", "#?%25", "+x&y", "%2F", "~", "'"]
 STATUSES = ["active", "archived", "deprecated", "frozen-by-admin"]
@@ -175,6 +176,7 @@ class Upstream:
         self.chance = random.Random(seed)
         self.shape = shape or self.chance.choice(SHAPES)
         self.serials = serials or self.chance.choice(SERIALS)
+        self.form = FORMS.get(seed % 8, "both")
         self.serial = 1000
         self.files: dict[str, bytes] = {}
         self.asked: list[str] = []
@@ -365,7 +367,9 @@ class Upstream:
                 upstream.asked.append(self.path)
                 upstream.askers.add(self.headers["User-Agent"] or "")
                 status, kind, body, serial = upstream.answer(unquote(self.path.partition("?")[0]))
-                if kind == JSON_TYPE and JSON_TYPE not in (self.headers["Accept"] or JSON_TYPE):
+                html_wanted = JSON_TYPE not in (self.headers["Accept"] or JSON_TYPE)
+                as_html = html_wanted if upstream.form == "both" else upstream.form == "HTML only"
+                if kind == JSON_TYPE and as_html:
                     kind, body = "text/html", html_of(json.loads(body)).encode()
                 tag = f'"{sha256(body)[:16]}"'
                 if (

@@ -1,7 +1,7 @@
 """What a client finds on an index, read by pypi-simple, which nobody here wrote. Runs in the clients' environment.
 
-A line of standard input is {"url": …, "projects": […], "html": …}; it is answered by one: of each project, null where
-there is none, else its page, as JSON or as HTML, and of JSON each file with its bytes' hash.
+A line of standard input is {"url": …, "projects": […], "html": …, "fetch": …}; it is answered by one: of each project,
+null where there is none, else its page, as JSON or as HTML, and where `fetch` is true of each file its bytes' hash.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ def fetched(url):
     return hashlib.sha256(answer.data).hexdigest() if answer.status == 200 else f"HTTP {answer.status}"
 
 
-def read(client, project, html):
+def read(client, project, fetch):
     try:
         page = client.get_project_page(project)
     except pypi_simple.NoSuchProjectError:
@@ -31,7 +31,7 @@ def read(client, project, html):
     for package in page.packages:
         described = {
             "url": package.url.partition("#")[0],
-            "bytes": None if html else fetched(package.url),
+            "bytes": fetched(package.url) if fetch else None,
             "hashes": {kind: digest.lower() for kind, digest in package.digests.items()},
             "requires_python": package.requires_python,
             "yanked": package.yanked_reason or "" if package.is_yanked else None,
@@ -41,7 +41,7 @@ def read(client, project, html):
             "metadata": None,
         }
         if package.has_metadata:
-            described["metadata"] = not html and fetched(package.metadata_url.partition("#")[0])
+            described["metadata"] = fetch and fetched(package.metadata_url.partition("#")[0])
             described["metadata_hashes"] = package.metadata_digests or {}
         files[package.filename] = described
     return {
@@ -60,7 +60,7 @@ def main():
             found = {}
             for project in asked["projects"]:
                 try:
-                    found[project] = read(client, project, asked["html"])
+                    found[project] = read(client, project, asked["fetch"])
                 except (requests.RequestException, urllib3.exceptions.HTTPError, ValueError) as error:
                     found[project] = {"unreadable": f"{type(error).__name__}: {error}"[:300]}
         print(json.dumps(found), flush=True)

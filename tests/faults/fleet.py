@@ -358,7 +358,7 @@ class Mirror(Host):
             bandersnatch={
                 "program": str(bandersnatch()),
                 "config": str(root / "bandersnatch.conf"),
-                "timeout": 40,
+                "timeout": DEADLINE - 20,
             },
             **document,
         )

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -46,7 +47,9 @@ def files(releases: list[str]) -> set[str]:
     return wheels | {f"alpha-{release}.tar.gz" for release in releases}
 
 
-def test_a_mirror_keeps_what_an_origin_keeps_and_fetches_nothing_else(upstream: Site, tmp_path: Path) -> None:
+def test_a_mirror_keeps_what_an_origin_keeps_and_fetches_nothing_else(
+    upstream: Site, serve: Callable[[Path], Site], tmp_path: Path
+) -> None:
     mirror = Mirror(tmp_path / "mirror", upstream.url, ["alpha", "beta"])
     dump = Host(tmp_path / "dump", "origin", index_url=f"{upstream.url}/simple/")
     for kept in (1, 2, 3, 5, 9):
@@ -58,6 +61,13 @@ def test_a_mirror_keeps_what_an_origin_keeps_and_fetches_nothing_else(upstream: 
             assert host.broken() == []
         brought = (mirror.fetched / "web/packages").rglob("alpha*")
         assert {path.name for path in brought if path.suffix != ".metadata"} == files(RELEASES[:kept])
+        info = json.loads((mirror.served / "pypi/alpha/json").read_bytes())["info"]
+        assert info["version"] in RELEASES[:kept]
+        if kept in (1, 9):  # the next tier keeps as many others, of what is there
+            below = Mirror(tmp_path / f"below{kept}", serve(mirror.served).url, ["alpha", "beta"])
+            below.select(["alpha", "beta"], releases_kept=10 - kept)
+            assert below.run("sync")["good"]
+            assert set(below.files("alpha")) == files(RELEASES[:1])
 
 
 def test_a_release_of_which_the_platforms_leave_nothing_is_none_of_the_newest(
