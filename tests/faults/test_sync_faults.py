@@ -354,8 +354,11 @@ def test_many_failures_at_once_are_upstreams_and_nobodys_own(
     summary = mirror.run("sync", expect=1)
     assert summary["failed"] == {}
     assert "upstream's fault" in mirror.log
+    assert summary["late"]["HTTP error"] > 10 and sum(summary["late"].values()) == 12
+    assert mirror.reasons() == (summary["late"], {})
     site.faults({})
     assert mirror.run("sync")["changed"] == 12
+    assert mirror.reasons() == ({}, {})
 
 
 def test_two_runs_at_once_are_one(site: Site, mirror: Mirror) -> None:

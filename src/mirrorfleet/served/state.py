@@ -314,11 +314,13 @@ class State:
 
     def failing_by_reason(self, allowed: int) -> tuple[dict[str, int], dict[str, int]]:
         """How many projects are late, by kind of reason, and how many set aside after so many tries."""
-        late, aside = Counter[str](), Counter[str]()
-        for trouble in self.troubles().values():
+        late, aside, troubles = Counter[str](), Counter[str](), self.troubles()
+        for trouble in troubles.values():
             (aside if trouble.tries >= allowed else late)[trouble.kind] += 1
         for told in self.get("uncounted", {}).values():  # by fetch/trouble.py
             late.update(told)
+        if waiting := set(self.get("waiting", [])) - troubles.keys():
+            late["not asked for"] = len(waiting)
         return dict(sorted(late.items())), dict(sorted(aside.items()))
 
     def clear_trouble(self, names: Iterable[str]) -> None:
