@@ -15,14 +15,13 @@ podman() { command podman "$@" 2> >(grep -v 'CNI config file' >&2); }
 # A command of this machine in the network of a container.
 within() { nsenter --net="$(podman container inspect --format '{{.NetworkSettings.SandboxKey}}' "$1")" "${@:2}"; }
 
-# past FAMILY NETWORK ROUTER: the host sends everything by its router, to its neighbours as well.
+# past FAMILY NETWORK ROUTER GATEWAY: the host sends to its neighbours by its router, and out of the network as they do.
 past() {
     within "$container" ip "-$1" -batch - <<EOF
 route add $3 dev eth0
+route add $4 dev eth0
 route del $2 dev eth0 proto kernel
 route add $2 via $3
-route del default
-route add default via $3
 EOF
 }
 
@@ -64,8 +63,8 @@ table inet router {
     }
 }
 EOF
-    past 4 "${ipv4%.*}.0/24" "$public4"
-    past 6 "${ipv6%::*}::/64" "$public6"
+    past 4 "${ipv4%.*}.0/24" "$public4" "${ipv4%.*}.1"
+    past 6 "${ipv6%::*}::/64" "$public6" "${ipv6%::*}::1"
 }
 
 # What the host itself sends takes a detour through an interface at which a program holds it back.
