@@ -72,7 +72,7 @@ build/promtool build/prometheus build/amtool: build/.debian-packages-tests
 	dpkg-deb --extract "$$folder"/$(PACKAGE)_*.deb "$$folder"
 	mv "$$folder/usr/bin/$(@F)" $@ && touch $@
 
-build/nginx: PACKAGES = nginx nginx-common libnginx-mod-http-js
+build/nginx: PACKAGES = nginx nginx-common libnginx-mod-http-js libnginx-mod-http-geoip2 libmaxminddb0
 build/nginx: build/.debian-packages-tests
 	@$(call say,taking nginx out of its packages)
 	folder=$$(mktemp -d build/.$(@F)-XXXXXX); trap 'rm -rf "$$folder"' EXIT

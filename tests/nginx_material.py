@@ -50,6 +50,12 @@ def configure(folder: Path, platform: str, **options: Any) -> Path:
 def everybody_may(platform: str, folder: Path) -> Path:
     """One of a mirror that limits nobody here: of a served tree, for tests that read all the while."""
     configure(folder, platform, web_server_unlimited_networks=["127.0.0.0/8"])
+    of_one_type(folder)
+    return folder
+
+
+def of_one_type(folder: Path) -> None:
+    """Servers beside it that ask it for one type, whatever they are asked for."""
     main = folder / "nginx.conf"
     servers = "".join(
         f"server {{ listen {port}; location / {{ proxy_pass http://80; proxy_set_header Host $http_host;"
@@ -57,7 +63,6 @@ def everybody_may(platform: str, folder: Path) -> Path:
         for kind, port in OF_ONE_TYPE.items()
     )
     main.write_text(main.read_text().replace("http {", f"http {{\n{servers}", 1))
-    return folder
 
 
 @cache
@@ -96,15 +101,19 @@ class Nginx(nginx.Nginx):
         resolver_port: int = 53,
         name: str = nginx.Nginx.NAME,
         replaced: Mapping[str, str] | None = None,
+        modules: tuple[str, ...] = ("js",),
         **options: Any,
     ) -> None:
         configuration = configure(folder / "configuration", "Debian-12", **options)
+        of_one_type(configuration)
         for path in configuration.rglob("*.conf"):
             text = path.read_text()
             for one, other in (replaced or {}).items():
                 text = text.replace(one, other)
             path.write_text(text)
-        super().__init__(folder, configuration, certificate, name=name, resolver_port=resolver_port)
+        super().__init__(
+            folder, configuration, certificate, name=name, resolver_port=resolver_port, modules=modules
+        )
 
 
 if __name__ == "__main__":

@@ -59,6 +59,7 @@ class Nginx:
         served: Path | None = None,
         name: str = NAME,
         resolver_port: int = 53,
+        modules: tuple[str, ...] = ("js",),
     ) -> None:
         self.folder = folder
         wanted = (80, 443, *OF_ONE_TYPE.values())
@@ -78,20 +79,22 @@ class Nginx:
                 text = re.sub(r"resolver .*? valid", f"resolver 127.0.0.1:{resolver_port} valid", text)
                 path.write_text(_PORT.sub(lambda found: f"{found[1]}127.0.0.1:{ports[found[2]]}", text))
         main = folder / "etc/nginx.conf"
-        module = f"load_module {ROOT}/usr/lib/nginx/modules/ngx_http_js_module.so;\n"
-        main.write_text(("" if os.geteuid() else "user root;\n") + module + main.read_text())
+        loaded = "".join(
+            f"load_module {ROOT}/usr/lib/nginx/modules/ngx_http_{one}_module.so;\n" for one in modules
+        )
+        main.write_text(("" if os.geteuid() else "user root;\n") + loaded + main.read_text())
         for path in ("cache", "served"):
             (folder / path).mkdir(exist_ok=True)
-        self.port = ports["80"]
+        self.port, self.tls_port = ports["80"], ports["443"]
         self.url = f"http://{name}:{self.port}"
         self.of_one_type = {kind: f"http://{name}:{ports[str(port)]}" for kind, port in OF_ONE_TYPE.items()}
-        self._command = [ROOT / "usr/sbin/nginx", "-p", folder, "-c", main, "-e", folder / "start.log"]
+        self.command = [ROOT / "usr/sbin/nginx", "-p", folder, "-c", main, "-e", folder / "start.log"]
         self.start()
 
     def start(self) -> None:
         for left in self.folder.glob("*.sock"):  # by one that was killed, which the unit clears away, too
             left.unlink()
-        self._server = subprocess.Popen(self._command, stderr=subprocess.DEVNULL, start_new_session=True)
+        self._server = subprocess.Popen(self.command, stderr=subprocess.DEVNULL, start_new_session=True)
         until = time.monotonic() + 60
         while not self._listens():
             assert self._server.poll() is None, (self.folder / "start.log").read_text()

@@ -3,23 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import io
-import json
 import os
-import random
 import re
-import select
-import shutil
 import signal
 import socket
 import socketserver
 import ssl
-import subprocess
-import sys
 import threading
 import time
-import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from http.client import HTTPException
@@ -29,17 +20,17 @@ from typing import Any
 from urllib.parse import urljoin
 
 import pytest
-from faults.nginx import self_signed
+from faults.nginx import ROOT, self_signed
+from mmdb_writer import MMDBWriter
+from netaddr import IPSet
 
-from mirrorfleet.route.nginx import render
+from mirrorfleet.route import run
+from mirrorfleet.route.nginx import GeoIP, render
 from mirrorfleet.route.pools import Client, Mirror, route
 from tests.nginx_material import Names, Nginx
 from tests.unit.test_web_server_cache import V1_JSON, Upstream
 from tests.unit.test_web_server_cache import Mirror as Site
 
-ROOT = Path(__file__).resolve().parents[2]
-CLIENTS = ROOT / "build/clients/bin"
-UV = shutil.which("uv", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}") or "uv"
 BOTH = frozenset({"ipv4", "ipv6"})
 LARGE = "/packages/ab/cd/large-1.0.tar.gz"
 SMALL = "/packages/ab/cd/small-1.0.tar.gz"
@@ -166,6 +157,7 @@ class Fleet:
     records: list[Mirror] = field(default_factory=list)
     nginx: Nginx | None = None
     name: str = Nginx.NAME
+    modules: tuple[str, ...] = ("js",)
     patient: bool = (
         True  # with mirrors, which this machine may be too busy for; where silence is no fault of any
     )
@@ -193,7 +185,12 @@ class Fleet:
         certificate = self.authority.issue(Nginx.NAME, "127.0.0.1")
         replaced = dict.fromkeys(("800ms;", "1500ms;"), "30s;") if self.patient else {}
         self.nginx = Nginx(
-            self.folder, certificate, name=self.name, replaced=replaced, **given | self.options
+            self.folder,
+            certificate,
+            name=self.name,
+            replaced=replaced,
+            modules=self.modules,
+            **given | self.options,
         )
 
     def first(self, path: str = LARGE) -> str:
@@ -281,6 +278,71 @@ def test_the_decision_is_the_pure_functions(fleet: Fleet) -> None:
                 assert [name for name in found["candidates"] if name] == names
 
 
+@pytest.fixture
+def databases(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> GeoIP:
+    """Of two networks their country, of a third its AS."""
+    monkeypatch.setenv("LD_LIBRARY_PATH", str(next(ROOT.glob("usr/lib/*/libmaxminddb.so.0"), ROOT).parent))
+    country, asn = MMDBWriter(ip_version=6, ipv4_compatible=True), MMDBWriter()
+    for network, code, continent in (("192.0.2.0/24", "NZ", "OC"), ("2001:db8::/32", "DE", "EU")):
+        country.insert_network(
+            IPSet([network]), {"country": {"iso_code": code}, "continent": {"code": continent}}
+        )
+    asn.insert_network(IPSet(["198.51.100.0/24"]), {"autonomous_system_number": 64500})
+    found = GeoIP(tmp_path / "country.mmdb", tmp_path / "asn.mmdb")
+    country.to_db_file(str(found.country))
+    asn.to_db_file(str(found.asn))
+    return found
+
+
+def test_databases_tell_where_clients_are_and_none_of_them_is_needed(fleet: Fleet, databases: GeoIP) -> None:
+    fleet.modules = ("js", "geoip2")
+    ports = {name: one.port for name, one in fleet.mirrors.items()}
+    fleet.start(
+        mirror("a", ports["a"]),
+        mirror("b", ports["b"], country="FR", continent="EU"),
+        mirror("c", ports["c"], country="US", continent="NA", networks=("AS64500",)),
+    )
+    assert fleet.nginx and databases.country and databases.asn
+    routes = fleet.folder / "routes.conf"
+    config = run.RouteConfig(
+        fleet.folder, fleet.folder, (), routes, country=databases.country, asn=databases.asn,
+        test=(*map(str, fleet.nginx.command), "-t", "-q"), reload=("kill", "-HUP", str(fleet.nginx._server.pid)),
+    )  # fmt: skip
+    memory, routing = run.Memory(), route(fleet.records)
+    unknown = ["192.0.2.1", "2001:db8::1", "198.51.100.1", "203.0.113.1"]
+    clients = [
+        Client("192.0.2.1", "", "NZ", "OC"),
+        Client("2001:db8::1", "", "DE", "EU"),
+        Client("198.51.100.1", "AS64500"),
+        Client("203.0.113.1"),
+    ]
+
+    def pools(wanted: list[Client]) -> None:
+        until, there = time.monotonic() + 20, [str(routing.pool_of(one)) for one in wanted]
+        while [told(fleet, f"/route?file={LARGE}&address={one.address}")["pool"] for one in wanted] != there:
+            assert time.monotonic() < until, there  # a reload takes effect in a moment
+            time.sleep(0.05)
+        answer = fleet.site.get(LARGE)
+        assert answer.status == 302, answer
+
+    assert len({str(routing.pool_of(one)) for one in clients}) == 4
+    assert run._make(config, memory, fleet.records) == (True, "")
+    pools(clients)
+    # Corrupt, at once or all the time: nginx goes on, and the run tells.
+    whole = databases.country.read_bytes()
+    databases.country.write_bytes(whole[: len(whole) // 2])
+    changed, problem = run._make(config, memory, fleet.records)
+    assert changed and "routes.conf" in problem, problem
+    pools([Client(address) for address in unknown])
+    databases.country.write_bytes(whole)
+    assert run._make(config, memory, fleet.records) == (True, "")
+    pools(clients)
+    # Gone: the other one is used.
+    databases.country.unlink()
+    assert run._make(config, memory, fleet.records) == (True, "")
+    pools([*(Client(one) for one in unknown[:2]), *clients[2:]])
+
+
 def test_labels_exclude_prefer_and_trust(fleet: Fleet) -> None:
     fleet.start()
     first, second, third = route(fleet.records).choose(Client("127.0.0.1"), LARGE).candidates
@@ -357,7 +419,7 @@ def test_a_trace_says_why(fleet: Fleet) -> None:
         assert (found["mirror"], found["reason"]) == ("", reason)
 
 
-@pytest.fixture(scope="module")
+@contextlib.contextmanager
 def blackhole() -> Iterator[int]:
     """A port whose queue is full, so that the kernel drops who wants to connect."""
     with contextlib.ExitStack() as stack:
@@ -394,18 +456,21 @@ def break_one(fleet: Fleet, name: str, fault: str) -> None:
         one.fault = fault
 
 
+def with_each_fault(fleet: Fleet, nowhere: int, weight: int) -> Iterator[Mirror]:
+    for fault in BEFORE_ANY_BYTE:
+        name = fault.replace(" ", "-")
+        one = fleet.mirrors[name] = Faulty(name, fleet.tree, fleet.authority.issue(f"{name}.fleet.test"))
+        break_one(fleet, name, fault)
+        yield mirror(name, nowhere if fault == "blackholed" else one.port, weight=weight)
+
+
 @pytest.fixture(scope="module")
-def broken(tmp_path_factory: pytest.TempPathFactory, authority: Any, blackhole: int) -> Iterator[Fleet]:
+def broken(tmp_path_factory: pytest.TempPathFactory, authority: Any) -> Iterator[Fleet]:
     """A redirector of which clients may prefer a mirror with any fault; all slots are the three's that have none."""
-    with fleet_in(tmp_path_factory.mktemp("broken"), authority) as made:
+    with fleet_in(tmp_path_factory.mktemp("broken"), authority) as made, blackhole() as nowhere:
         made.patient = False
         records = [mirror(name, one.port, weight=10**6) for name, one in made.mirrors.items()]
-        for fault in BEFORE_ANY_BYTE:
-            name = fault.replace(" ", "-")
-            one = made.mirrors[name] = Faulty(name, made.tree, authority.issue(f"{name}.fleet.test"))
-            break_one(made, name, fault)
-            records.append(mirror(name, blackhole if fault == "blackholed" else one.port, weight=1))
-        made.start(*records)
+        made.start(*records, *with_each_fault(made, nowhere, weight=1))
         yield made
 
 
@@ -498,171 +563,6 @@ def test_without_mirrors_everything_comes_from_here(fleet: Fleet) -> None:
     assert told(fleet, f"{LARGE}?trace=1")["reason"] == "no mirror serves here"
 
 
-class Anywhere(socketserver.ThreadingTCPServer):
-    """A proxy for CONNECT to which every name is this host: clients believe what no DNS says."""
-
-    daemon_threads = True
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Tunnel)
-        threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}"
-
-
-class Tunnel(socketserver.StreamRequestHandler):
-    def handle(self) -> None:
-        port = int(self.rfile.readline().split()[1].rpartition(b":")[2])
-        while self.rfile.readline().strip():
-            pass
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)) as there:
-            self.wfile.write(b"HTTP/1.1 200 OK\r\n\r\n")
-            ends = {self.connection: there, there: self.connection}
-            while True:
-                for one in select.select([*ends], [], [])[0]:
-                    if not (data := one.recv(65536)):
-                        return
-                    ends[one].sendall(data)
-
-
-@pytest.fixture(scope="module")
-def tunnel() -> Iterator[str]:
-    with Anywhere() as server:
-        yield server.url
-        server.shutdown()
-
-
-def wheel(name: str, size: int, says: str = "good") -> bytes:
-    """A wheel with a module that says a word, and with so many bytes that nothing compresses."""
-    info = f"{name}-1.0.dist-info"
-    files = {
-        f"{name}.py": f"word = {says!r}\n".encode(),
-        f"{name}.bin": random.Random(name).randbytes(size),
-        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n".encode(),
-        f"{info}/WHEEL": b"Wheel-Version: 1.0\nGenerator: tests\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
-    }
-    files[f"{info}/RECORD"] = "".join(f"{path},,\n" for path in [*files, f"{info}/RECORD"]).encode()
-    made = io.BytesIO()
-    with zipfile.ZipFile(made, "w") as archive:
-        for path, content in files.items():
-            archive.writestr(path, content)
-    return made.getvalue()
-
-
-def wheel_of(name: str) -> str:
-    return f"/packages/ab/cd/{name}-1.0-py3-none-any.whl"
-
-
-def publish(fleet: Fleet, name: str, size: int) -> str:
-    """A wheel with its metadata and a page that lists it; the path of the wheel."""
-    path, content = wheel_of(name), wheel(name, size)
-    metadata = zipfile.ZipFile(io.BytesIO(content)).read(f"{name}-1.0.dist-info/METADATA")
-    fleet.put(path, content)
-    fleet.put(f"{path}.metadata", metadata)
-    digests = {"sha256": hashlib.sha256(content).hexdigest()}
-    core = {"sha256": hashlib.sha256(metadata).hexdigest()}
-    file = {
-        "filename": path.rpartition("/")[2],
-        "url": f"../..{path}",
-        "hashes": digests,
-        "core-metadata": core,
-    }
-    file |= {"size": len(content), "upload-time": "2026-01-01T00:00:00Z", "yanked": False}
-    page = {"meta": {"api-version": "1.1"}, "name": name, "versions": ["1.0"], "files": [file]}
-    folder = fleet.tree / f"pages/{name}/s-1-ab/simple"
-    folder.mkdir(parents=True)
-    (folder.parents[1] / "cur").symlink_to("s-1-ab")
-    (folder / "index.v1_json").write_text(json.dumps(page))
-    anchor = (
-        f'<a href="{file["url"]}#sha256={digests["sha256"]}" data-core-metadata="sha256={core["sha256"]}">'
-    )
-    (folder / "index.html").write_text(
-        f"<!DOCTYPE html><html><body>{anchor}{file['filename']}</a></body></html>"
-    )
-    return path
-
-
-@pytest.fixture(scope="module")
-def index(tmp_path_factory: pytest.TempPathFactory, authority: Any) -> Iterator[Fleet]:
-    """One for all installations, each of a large project of its own: who asks for a file again is sent elsewhere."""
-    with fleet_in(tmp_path_factory.mktemp("index"), authority) as made:
-        publish(made, "little", 100)
-        made.options["web_server_route_small"] = 10_000
-        made.patient = False
-        made.name = "127.0.0.1"
-        made.start()
-        yield made
-
-
-def install(fleet: Fleet, tunnel: str, client: str, *projects: str, label: str = "") -> tuple[int, str, Path]:
-    """What a real client says that knows the redirector alone; timeouts are short, tries are the client's own."""
-    assert fleet.nginx
-    target = fleet.folder / f"{client}-{time.monotonic_ns()}"
-    index = f"http://127.0.0.1:{fleet.nginx.port}{label}/simple/"
-    command = {
-        "pip": [CLIENTS / "pip", "install", "--no-cache-dir", "--disable-pip-version-check", "--timeout", "3",
-                "--target", target, "--index-url", index],
-        "uv": [UV, "pip", "install", "--target", target, "--default-index", index],
-    }[client]  # fmt: skip
-    kept = {key: value for key, value in os.environ.items() if not key.startswith(("PIP_", "UV_"))}
-    given = {
-        "PIP_CONFIG_FILE": os.devnull, "PIP_CERT": str(fleet.authority.pem), "UV_NO_CONFIG": "1", "UV_NO_CACHE": "1",
-        "UV_HTTP_TIMEOUT": "3", "SSL_CERT_FILE": str(fleet.authority.pem), "HTTPS_PROXY": tunnel, "https_proxy": tunnel,
-        "NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1",
-    }  # fmt: skip
-    ran = subprocess.run(
-        [str(word) for word in [*command, *projects]], env=kept | given, capture_output=True, text=True, timeout=120,
-        check=False,
-    )  # fmt: skip
-    return ran.returncode, ran.stdout + ran.stderr, target
-
-
-# All that breaks before a client has a byte is one class: it is sent elsewhere, whichever it is (BEFORE_ANY_BYTE).
-@pytest.mark.slow
-@pytest.mark.parametrize("client", ["pip", "uv"])
-@pytest.mark.parametrize("fault", ["", "hang", *WITHIN_THE_BODY])
-def test_no_installation_fails(index: Fleet, tunnel: str, client: str, fault: str) -> None:
-    """Whatever becomes of the mirror that a file would come from, before a prober has seen it."""
-    project = f"{fault or 'well'}{client}"
-    path = publish(index, project, 400_000)
-    first, second, _ = route(index.records).choose(Client("127.0.0.1"), path).candidates
-    break_one(index, first, fault)
-    code, said, target = install(index, tunnel, client, project, "little")
-    index.mirrors[first].fault = ""
-    assert code == 0, said
-    assert (target / f"{project}.bin").read_bytes() == random.Random(project).randbytes(400_000)
-    assert (target / "little.py").is_file()
-    served = {name: one.gets(path) for name, one in index.mirrors.items() if one.gets(path)}
-    if fault in ("", "slow"):
-        assert served == {first: 1}
-    elif fault in WITHIN_THE_BODY:
-        assert served.keys() == {first, second}
-    else:
-        assert served == {second: 1}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("client", "way_out"), [("pip", "/without/{}"), ("uv", "/trusted")])
-def test_a_tampered_wheel_is_refused_and_a_label_is_the_way_out(
-    index: Fleet, tunnel: str, client: str, way_out: str
-) -> None:
-    project = f"tampered{client}"
-    path = publish(index, project, 400_000)
-    first = index.mirrors[index.first(path)]
-    first.evil = wheel(project, 400_000, "evil")
-    assert len(first.evil) == (index.tree / path.lstrip("/")).stat().st_size
-    first.fault = "tampered"
-    code, said, target = install(index, tunnel, client, project)
-    assert code != 0 and "hash" in said.lower(), said
-    assert not (target / f"{project}.bin").exists()
-    code, said, target = install(index, tunnel, client, project, label=way_out.format(first.name))
-    first.fault = ""
-    assert code == 0, said
-    assert first.gets(path) == 1
-
-
 def test_a_redirector_without_a_tree_has_from_upstream_what_no_mirror_has(
     fleet: Fleet, authority: Any, serve: Any
 ) -> None:
@@ -695,3 +595,18 @@ def test_a_redirector_without_a_tree_has_from_upstream_what_no_mirror_has(
     for label in ("", "/trusted"):
         answer = fleet.site.get(f"{label}{LARGE}")
         assert (answer.status, answer.body) == (200, CONTENT)
+    # What it has known outlives upstream and the process.
+    page = fleet.site.get("/simple/foo/", accept=V1_JSON).body
+    for name in (first, second, third):
+        fleet.mirrors[name].fault = ""
+    for path in (*upstream.files, "/simple/foo/"):
+        upstream.instead[path] = lambda request: (503, {}, b"")
+    assert fleet.nginx
+    fleet.nginx.kill()
+    fleet.nginx.start_again()
+    assert fleet.site.get("/simple/foo/", accept=V1_JSON).body == page
+    assert fleet.site.get(SMALL).body == b"small"
+    assert fleet.site.get(LARGE).headers["Location"] in {one.url(LARGE) for one in fleet.mirrors.values()}
+    for name in (first, second, third):
+        fleet.mirrors[name].fault = "500"
+    assert fleet.site.get(LARGE).body == CONTENT
