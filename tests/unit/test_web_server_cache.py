@@ -494,8 +494,11 @@ def test_what_is_known_is_served_while_upstream_is_down(mirror: Mirror, upstream
     page, file = mirror.page(), mirror.get(WHEEL)
     for path in (WHEEL, "/simple/foo/"):
         upstream.instead[path] = lambda request: (503, {}, b"")
+    assert mirror.get("/simple/foo/", accept=V1_JSON).headers["Cache-Status"] is None
     time.sleep(AGE * 5 + 1.5)
     assert mirror.page() == page
+    for path, kind in (("/simple/foo/", V1_JSON), (WHEEL, None)):
+        assert mirror.get(path, accept=kind).headers["Cache-Status"] == "mirrorfleet; hit; detail=stale"
     assert mirror.get(WHEEL).body == file.body
     assert mirror.get("/simple/other/").status == 404
 
