@@ -342,6 +342,11 @@ class Client:
     def entry(self, mirror: str) -> dict:
         return next(m for m in self.document()["mirrors"] if m["name"] == mirror)
 
+    def routed(self, path: str) -> list[str]:
+        """To whom the one index would send it for a file, in this order."""
+        told = self.run(f"curl -sSf 'https://pypi.fleet.test/route?file={path}'")
+        return [name for name in json.loads(told)["candidates"] if name] or [""]
+
     def status(self, url: str, *options: str) -> int:
         return int(
             self.host.run(f"curl -s -o /dev/null -w '%{{http_code}}' {' '.join(options)} '{url}'").stdout

@@ -8,6 +8,7 @@ import json
 import random
 import re
 import subprocess
+import time
 
 import pytest
 from coordinator import (
@@ -312,6 +313,23 @@ def test_a_mirror_that_dies_leaves_the_list_and_comes_back(client):
     told = playbook("publish").ok().output
     assert re.search(r"^  Seen from redirector this moment: .*\bmirror2\b.*: well$", told, re.MULTILINE)
     client.until(lambda: f"{MIRRORS[1]}/simple/" in client.listed())
+
+
+def test_a_mirror_that_dies_gets_no_clients_from_the_one_index_within_seconds(client):
+    """By the real prober, and from file to file by the real redirector; long before it leaves the list."""
+    path = next(
+        path for path in (f"/packages/{n}/x.whl" for n in range(500)) if client.routed(path)[0] == "mirror2"
+    )
+    mirror = on("mirror2")
+    assert mirror.run("systemctl stop nginx").rc == 0
+    try:
+        begun = time.monotonic()
+        client.until(lambda: "mirror2" not in client.routed(path), 60)
+        print(f"dead to unrouted: {time.monotonic() - begun:.1f} s")
+    finally:
+        assert mirror.run("systemctl start nginx").rc == 0
+    client.until(lambda: client.routed(path)[0] == "mirror2")
+    client.until(lambda: client.listed() == indexes(*ALL, MIRROR3))
 
 
 def test_the_status_of_the_fleet_is_one_table_in_which_a_dead_host_is_a_row(client, tmp_path):
