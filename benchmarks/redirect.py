@@ -2,20 +2,27 @@
 
 * 1,000,000 made-up clients over the pure choice: shares, locality, movement.
 * 300 pools of 50 mirrors: how large the maps are, how long nginx takes to load them, how much memory.
-* CPU of nginx for a redirect: bare `return 302`, and one that is live-checked by HEAD over TLS, with 3 and 300 pools.
+* CPU of nginx for a redirect, asked for in the clear and by TLS on connections that are kept: bare `return 302`; the
+  choice alone; and live-checked by HEAD over TLS, under each mirror's own name or one of the fleet; 3 and 300 pools.
+* 100 changes of the routes while clients ask: how many requests are lost.
 """
 
 from __future__ import annotations
 
 import contextlib
+import http.client
+import itertools
+import os
 import random
-import re
 import resource
+import signal
 import socket
+import ssl
 import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections import Counter
 from dataclasses import replace
@@ -225,39 +232,59 @@ def listens(port: int) -> None:
         time.sleep(0.05)
 
 
-def ask(port: int, paths: list[str]) -> None:
-    """Many requests, so many at a time that the client's own time does not count."""
+TRUSTING = ssl.create_default_context()
+TRUSTING.check_hostname, TRUSTING.verify_mode = False, ssl.CERT_NONE
+# What the role's configuration becomes without the live check, and with one name of the whole fleet for it.
+UNCHECKED = {f"auth_request /-/live-{number};": "" for number in range(4)} | {" = other)": " = never)"}
+ONE_NAME = {f"$route_host_{number};": "any.fleet.test;" for number in range(4)}
+LEAST = 0.9  # of what a bare redirect does, the choice alone has to do
+KINDS = (
+    ("the choice alone", UNCHECKED, 1 / LEAST),
+    ("live-checked", {}, None),
+    ("live-checked under one name", ONE_NAME, None),
+)
+
+
+def ask(port: int, paths: list[str], *, tls: bool) -> None:
+    """One after another, as clients do, on connections that are kept for 500."""
     found = Counter[bytes]()
     for at in range(0, len(paths), 500):
-        some = paths[at : at + 500]
-        with socket.create_connection(("127.0.0.1", port)) as connection:
-            for path in some:
-                last = b"Connection: close\r\n" if path is some[-1] else b""
-                connection.sendall(f"GET {path} HTTP/1.1\r\nHost: {Nginx.NAME}\r\n".encode() + last + b"\r\n")
-            text = b""
-            while part := connection.recv(1 << 16):
-                text += part
-        found.update(re.findall(rb"HTTP/1.1 (\d+)", text))
+        with socket.create_connection(("127.0.0.1", port)) as plain:
+            connection = TRUSTING.wrap_socket(plain, server_hostname=Nginx.NAME) if tls else plain
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            for path in paths[at : at + 500]:
+                connection.sendall(f"GET {path} HTTP/1.1\r\nHost: {Nginx.NAME}\r\n\r\n".encode())
+                text = b""
+                while not text.endswith(b"</html>\r\n"):
+                    part = connection.recv(1 << 16)
+                    assert part, text
+                    text += part
+                found[text[9:12]] += 1
+            connection.close()
     assert found == {b"302": len(paths)}, found
 
 
 def redirects(folder: Path) -> list[Row]:
     files = [f"/packages/{number % 100:02x}/file-{number}.whl" for number in range(REQUESTS)]
     pem = self_signed(folder / "both.pem", "*.fleet.test", Nginx.NAME)
-    bare, mirror = free_ports(2)
+    bare, bare_tls, mirror = free_ports(3)
     kinds = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
     below = "".join(f"{kind}_temp_path {folder}/{kind}; " for kind in kinds)
+    certificate = f"ssl_certificate {pem}; ssl_certificate_key {pem};"
     conf = folder / "bare.conf"
     conf.write_text(
         f"daemon off; user root; pid {folder}/bare.pid; error_log stderr; events {{}} http {{ {below} access_log off;"
-        f" server {{ listen 127.0.0.1:{bare}; return 302 https://m1.fleet.test$request_uri; }} }}"
+        f" {certificate} server {{ listen 127.0.0.1:{bare}; listen 127.0.0.1:{bare_tls} ssl;"
+        f" return 302 https://m1.fleet.test$request_uri; }} }}"
     )
     mirrors = folder / "mirrors.conf"
+    # As mirrors have it, strange names are refused.
     mirrors.write_text(
         f"daemon off; user root; pid {folder}/mirrors.pid; error_log stderr;"
-        f" events {{ worker_connections 16384; }} http {{ {below} access_log off;"
-        f" keepalive_requests 100000; server {{ listen 127.0.0.1:{mirror} ssl; ssl_certificate {pem};"
-        f" ssl_certificate_key {pem}; root {folder}/m; }} }}"
+        f" events {{ worker_connections 16384; }} http {{ {below} access_log off; {certificate}"
+        f" keepalive_requests 100000;"
+        f" server {{ listen 127.0.0.1:{mirror} ssl default_server; ssl_reject_handshake on; }}"
+        f" server {{ listen 127.0.0.1:{mirror} ssl; server_name *.fleet.test; root {folder}/m; }} }}"
     )
     for path in files:
         for tree in (folder / "m", folder / "served"):
@@ -268,31 +295,30 @@ def redirects(folder: Path) -> list[Row]:
     try:
         for port in (bare, mirror):
             listens(port)
-        taken = [_measured(started[0].pid, bare, files)]
+        peers = {
+            tls: _measured(started[0].pid, bare_tls if tls else bare, files, tls=tls) for tls in (False, True)
+        }
         for pools in (3, 300):
-            at = folder / f"redirector{pools}"
-            at.mkdir()
-            (at / "served").symlink_to(folder / "served")
-            found = many(pools, 3 if pools == 3 else 50)
-            text = render(found).replace(":443;", f":{mirror};")
-            (at / "routes.conf").write_text(text)
-            given = {"web_server_routes": str(at / "routes.conf"), "web_server_route_small": 1}
-            server = Nginx(at, pem, **given, web_server_route_ca=str(pem.with_suffix(".crt")))
-            try:
-                taken.append(_measured(server._server.pid, server.port, files))
-            finally:
-                server.stop()
-        for pools, ours in zip((3, 300), taken[1:], strict=True):
-            rows.append(
-                Row(
-                    f"a live-checked redirect, {pools} pools",
-                    ours,
-                    taken[0],
-                    "return 302",
-                    "1.22.1",
-                    "us of CPU",
-                )
-            )
+            text = render(many(pools, 3 if pools == 3 else 50)).replace(":443;", f":{mirror};")
+            for number, (kind, replaced, goal) in enumerate(KINDS):
+                at = folder / f"redirector{pools}-{number}"
+                at.mkdir()
+                (at / "served").symlink_to(folder / "served")
+                (at / "routes.conf").write_text(text)
+                given = {"web_server_routes": str(at / "routes.conf"), "web_server_route_small": 1}
+                given["web_server_route_ca"] = str(pem.with_suffix(".crt"))
+                server = Nginx(at, pem, replaced=replaced, **given)
+                try:
+                    for tls in (False, True):
+                        taken = _measured(
+                            server._server.pid, server.tls_port if tls else server.port, files, tls=tls
+                        )
+                        what = f"{kind}, {pools} pools, {'TLS' if tls else 'plain'}"
+                        rows.append(Row(what, taken, peers[tls], "return 302", "1.22.1", "us of CPU", goal))
+                        say(f"{what}: {1e6 / taken:,.0f} a second and core; bare {1e6 / peers[tls]:,.0f}")
+                finally:
+                    server.stop()
+        changes(folder, pem, mirror, files)
     finally:
         for one in started:
             one.terminate()
@@ -300,12 +326,61 @@ def redirects(folder: Path) -> list[Row]:
     return rows
 
 
-def _measured(master: int, port: int, files: list[str]) -> float:
-    ask(port, files[:500])
+def changes(folder: Path, pem: Path, mirror: int, files: list[str]) -> None:
+    """Requests, each on a connection of its own, while routes are changed 100 times."""
+    at = folder / "changing"
+    at.mkdir()
+    (at / "served").symlink_to(folder / "served")
+    found = many(3, 3)
+    routings = [
+        found,
+        route(
+            [
+                replace(one, serving=frozenset()) if one.name == "m0x0" else one
+                for one in found.mirrors.values()
+            ]
+        ),
+    ]
+    texts = [render(one).replace(":443;", f":{mirror};") for one in routings]
+    (at / "routes.conf").write_text(texts[0])
+    given = {"web_server_routes": str(at / "routes.conf"), "web_server_route_small": 1}
+    server = Nginx(at, pem, **given, web_server_route_ca=str(pem.with_suffix(".crt")))
+    done, answers = threading.Event(), Counter[str]()
+
+    def read(number: int) -> None:
+        for path in itertools.cycle(files[number::4]):
+            if done.is_set():
+                return
+            connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
+            try:
+                connection.request("HEAD", path, headers={"Host": Nginx.NAME})
+                answers["answered" if connection.getresponse().status == 302 else "lost"] += 1
+            except (OSError, http.client.HTTPException):
+                answers["lost"] += 1
+            finally:
+                connection.close()
+
+    readers = [threading.Thread(target=read, args=(number,)) for number in range(4)]
+    for one in readers:
+        one.start()
+    try:
+        for change in range(100):
+            (at / "routes.conf").write_text(texts[change % 2])
+            os.kill(server._server.pid, signal.SIGHUP)
+            time.sleep(0.1)
+    finally:
+        done.set()
+        for one in readers:
+            one.join()
+        server.stop()
+    say(f"100 changes of the routes: {answers['answered']:,} requests answered, {answers['lost']} lost")
+
+
+def _measured(master: int, port: int, files: list[str], *, tls: bool) -> float:
+    ask(port, files[:500], tls=tls)
     before = cpu(master)
-    for _ in range(3):  # whoever repeats goes to the second candidate, which is asked as well
-        ask(port, files[500:])
-    return (cpu(master) - before) / 100 / (3 * (len(files) - 500)) * 1e6
+    ask(port, files[500:], tls=tls)
+    return (cpu(master) - before) / 100 / (len(files) - 500) * 1e6
 
 
 if __name__ == "__main__":
