@@ -87,9 +87,8 @@ def test_a_second_demo_changes_nothing_and_says_what_there_is():
         assert re.search(rf"six from {url}/simple/: pip: 1\.\S+, uv: 1\.", summary)
     # It ends with one URL, for which the bytes come from one of them.
     assert re.search(rf"One URL for all of it, .*: {INDEX}/simple/", summary), summary
-    assert re.search(r"six from it: pip: 1\.\S+, uv: 1\..* the file from mirror\d this time", summary), (
-        summary
-    )
+    assert re.search(r"six from it: pip: 1\.\S+, uv: 1\.", summary), summary
+    assert re.search(r"hashes from the redirector, the file from mirror\d this time", summary), summary
     assert re.findall(r"^  (\w+) +\d+ s   changed: (\d+)", summary, re.MULTILINE) == [
         (step, "0") for _, step in steps
     ]
