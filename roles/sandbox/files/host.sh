@@ -154,9 +154,10 @@ install -d -o "$login" -g "$login" -m 0700 "$home/.ssh"
         rm /etc/sudoers.d/fleet
         SUDO_FORCE_REMOVE=yes DEBIAN_FRONTEND=noninteractive apt-get -qq purge -y sudo >/dev/null 2>&1
     fi
-    # As the smallest image of a provider: no Python, and what came with it.
+    # As the smallest image of a provider: no Python, and what came with it; no package lists.
     if [ "$bare" = yes ]; then
         DEBIAN_FRONTEND=noninteractive apt-get -qq purge -y --autoremove 'python3*' 'libpython3*' >/dev/null 2>&1
+        find /var/lib/apt/lists -type f -delete && touch --date=@0 /var/lib/apt/lists
     fi
     if [ "$port" != 22 ]; then
         echo "Port $port" >/etc/ssh/sshd_config.d/port.conf

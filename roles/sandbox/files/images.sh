@@ -66,7 +66,9 @@ ExecStart=
 ExecStart=!/usr/sbin/chronyd -F 1 -x
 UNIT
 EOF
-mmdebstrap --quiet --variant=apt --include="$packages" --customize-hook="sh $work/hook.sh \"\$1\" $work/certificates" \
+# With the package lists, as an installation leaves them: else each host fetches and unpacks the same ones.
+mmdebstrap --quiet --variant=apt --skip=cleanup/apt/lists --include="$packages" \
+    --customize-hook="sh $work/hook.sh \"\$1\" $work/certificates" \
     "$suite" "$work/root.tar" ${mirror:+"$mirror"} >"$work/log" 2>&1 || { tail -30 "$work/log" >&2; exit 1; }
 podman import --quiet --change "LABEL mirrorfleet.recipe=$recipe" --change 'CMD ["/sbin/init"]' "$work/root.tar" "$tag" >/dev/null 2>"$work/log" ||
     { cat "$work/log" >&2; exit 1; }
