@@ -16,6 +16,8 @@ from typing import Any
 
 import pytest
 
+from mirrorfleet.common.guards import only_one
+
 ROOT = Path(__file__).resolve().parents[2]
 DEADLINE = 30
 
@@ -124,6 +126,28 @@ def test_it_works_again_and_again_and_outlives_a_run_that_fails(service: Service
         assert time.monotonic() < deadline
         service.ran()
     assert service.process and service.process.poll() is None
+
+
+def test_a_run_that_waited_for_another_goes_by_what_is_configured_then(service: Service) -> None:
+    with only_one(service.folder / "state.lock"):
+        service.start()
+        deadline = time.monotonic() + DEADLINE
+        while not waits(service):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        config = json.loads(service.config.read_text())
+        service.config.write_text(json.dumps(config | {"index_url": "https://new.example.test"}))
+    service.ran()
+    assert "https://new.example.test" in (service.folder / "documents/pip.conf").read_text()
+
+
+def waits(service: Service) -> bool:
+    """For the lock, which it has opened."""
+    assert service.process
+    handles = Path(f"/proc/{service.process.pid}/fd")
+    with contextlib.suppress(FileNotFoundError):  # one that was closed meanwhile
+        return any(str(one.readlink()).endswith("state.lock") for one in handles.iterdir())
+    return False
 
 
 def test_it_ends_when_it_is_told(service: Service) -> None:

@@ -71,14 +71,20 @@ def depends_on(config: RouteConfig) -> list[Path]:
 
 def write_routes(path: Path) -> tuple[bool, dict[str, Any]]:
     """Whether all is well, and what the summary tells."""
+    # Each takes its turn, by what is configured then.
+    with only_one(_load_config(path).output.with_suffix(".lock"), patience=PATIENCE):
+        config = _load_config(path)
+        good, summary = _in_turn(config)
+        _tell(config, summary)
+        return good, summary
+
+
+def _load_config(path: Path) -> RouteConfig:
     config = load_as(RouteConfig, path)
     for family in config.families:
         if family not in FAMILIES:
             raise ConfigError(f"{path}: families: must be of {', '.join(FAMILIES)}, not {family!r}")
-    with only_one(config.output.with_suffix(".lock"), patience=PATIENCE):
-        good, summary = _in_turn(config)
-        _tell(config, summary)
-        return good, summary
+    return config
 
 
 def _tell(config: RouteConfig, summary: dict[str, Any]) -> None:

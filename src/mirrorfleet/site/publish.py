@@ -78,13 +78,19 @@ def depends_on(config: ListConfig) -> list[Path]:
 
 def publish_list(path: Path, *, force: bool = False) -> tuple[bool, dict[str, Any]]:
     """Whether all is well, and what the summary tells. RefusedError when a guard says no."""
+    # The service's run and a playbook's may meet, and so may two mirrors that are updated at once: each takes its turn,
+    # by what is configured then. One that has waited may have been told another key to sign with.
+    with only_one(_load(path).state.with_suffix(".lock"), patience=PATIENCE), collecting_later():
+        return _publish_in_turn(_load(path), force=force)
+
+
+def _load(path: Path) -> ListConfig:
     config = load_as(ListConfig, path)
     if not config.health:
         raise ConfigError(
             f"{path}: health: names no monitor; it has the health.json of each, a file or an https URL"
         )
-    with collecting_later():
-        return _publish_in_turn(config, force=force)
+    return config
 
 
 @contextlib.contextmanager
@@ -98,26 +104,24 @@ def collecting_later() -> Iterator[None]:
 
 
 def _publish_in_turn(config: ListConfig, *, force: bool) -> tuple[bool, dict[str, Any]]:
-    # The timer's run and a playbook's may meet, and so may two mirrors that are updated at once: each takes its turn.
-    with only_one(config.state.with_suffix(".lock"), patience=PATIENCE):
-        # Before anything can be refused: what is published stays, and so do its signatures.
-        signer = Signer(config.signing, config.state.with_suffix(".signing")) if config.signing else None
-        signatures.mend(signer, config.documents)
-        known = registry.load(config.registry)
-        memory = _remember(config, known)
-        votes = read_votes(config.health, config.ca_file, memory.monitors)
-        now = int(time.time())
-        try:
-            good, summary = _publish(config, known, memory, votes, now, signer=signer, force=force)
-        except RefusedError:
-            unsigned = signatures.unsigned(signer, config.documents)
-            _tell(config, now, known, votes, refused=True, unsigned=len(unsigned))
-            raise
-        _tell(
-            config, now, known, votes, memory.heard, refused=False, listed=summary["listed"],
-            kept=bool(summary["cut_off"]), unsigned=len(summary["unsigned"]),
-        )  # fmt: skip
-        return good, summary
+    # Before anything can be refused: what is published stays, and so do its signatures.
+    signer = Signer(config.signing, config.state.with_suffix(".signing")) if config.signing else None
+    signatures.mend(signer, config.documents)
+    known = registry.load(config.registry)
+    memory = _remember(config, known)
+    votes = read_votes(config.health, config.ca_file, memory.monitors)
+    now = int(time.time())
+    try:
+        good, summary = _publish(config, known, memory, votes, now, signer=signer, force=force)
+    except RefusedError:
+        unsigned = signatures.unsigned(signer, config.documents)
+        _tell(config, now, known, votes, refused=True, unsigned=len(unsigned))
+        raise
+    _tell(
+        config, now, known, votes, memory.heard, refused=False, listed=summary["listed"],
+        kept=bool(summary["cut_off"]), unsigned=len(summary["unsigned"]),
+    )  # fmt: skip
+    return good, summary
 
 
 def _tell(
