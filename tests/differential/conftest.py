@@ -25,13 +25,25 @@ class Client:
     """A script in the clients' environment, which answers each line by one."""
 
     def __init__(self, script: str, *arguments: Path) -> None:
-        command = [ROOT / "build/clients/bin/python", Path(__file__).with_name(script), *arguments]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self._command = [ROOT / "build/clients/bin/python", Path(__file__).with_name(script), *arguments]
+        self._start()
+
+    def _start(self) -> None:
+        self._process = subprocess.Popen(
+            self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
 
     def ask(self, **asked: Any) -> Any:
         assert self._process.stdin is not None and self._process.stdout is not None
-        print(json.dumps(asked), file=self._process.stdin, flush=True)
-        return json.loads(self._process.stdout.readline())
+        try:
+            print(json.dumps(asked), file=self._process.stdin, flush=True)
+            return json.loads(self._process.stdout.readline())
+        except BaseException:
+            # The next test would be given this one's answer.
+            self._process.kill()
+            self.stop()
+            self._start()
+            raise
 
     def stop(self) -> None:
         self._process.communicate()
