@@ -495,6 +495,15 @@ def test_where_all_mirrors_fail_the_file_comes_from_here(fleet: Fleet) -> None:
     assert (answer.status, answer.body) == (200, CONTENT)
 
 
+def test_where_a_whole_pool_fails_clients_are_sent_beyond_it(fleet: Fleet) -> None:
+    near = {"networks": ("127.0.0.0/8",)}
+    ports = {name: one.port for name, one in fleet.mirrors.items()}
+    fleet.start(mirror("a", ports["a"], **near), mirror("b", ports["b"], **near), mirror("c", ports["c"]))
+    assert fleet.first() in ("a", "b")
+    fleet.mirrors["a"].fault, fleet.mirrors["b"].fault = "500", "404"
+    assert fleet.site.get(LARGE).headers["Location"] == fleet.mirrors["c"].url(LARGE)
+
+
 def test_who_asks_why_is_told_of_the_first_time(fleet: Fleet) -> None:
     fleet.start()
     assert {told(fleet, f"{LARGE}?trace=1")["mirror"] for _ in range(3)} == {fleet.first()}
