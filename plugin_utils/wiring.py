@@ -86,7 +86,8 @@ TEMPLATES: dict[str, dict[str, str]] = {
         },
         "tls_names": "{{ fleet_inputs.names }}",
         # The fleet's own authority is on the control node, in the coordinator's private folder.
-        "tls_authority_dir": "{{ fleet_private_dir | default('') }}/authority",
+        # In group_vars/ a home is written as ~ as well.
+        "tls_authority_dir": "{{ fleet_private_dir | default('') | expanduser }}/authority",
         "authority_dir": "{{ tls_authority_dir }}",
         "authority_name": "{{ fleet_name }} CA",
         "host_baseline_ca_certificates": (

@@ -206,12 +206,11 @@ A_PERSONS = {
     "ANSIBLE_INVENTORY": f"{HOME}/fleet/fleet.yml",
     "ANSIBLE_NOCOLOR": "1",
     **dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), "http://127.0.0.1:9"),
-    **dict.fromkeys(
-        ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE"), "/etc/ssl/certs/ISRG_Root_X1.pem"
-    ),
+    # The index of the person's pip, which preflight looks at from here, is the one thing that is reached.
+    "no_proxy": ".org",
+    **dict.fromkeys(("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE"), CA),
     "PIP_REQUIRE_VIRTUALENV": "1",
     "PIP_USER": "1",
-    "PIP_CERT": "/dev/null",
 }
 
 
