@@ -89,6 +89,7 @@ PLAY = """
                   'conf': fleet_inputs.config | mirror_config(discovered=found) | bandersnatch_config('8.2.0'),
                   'known': fleet_inputs | fleet_ports | firewall_names,
                   'firewall': [{'port': [80, 443]}] | firewall_ruleset,
+                  'authority': authority_dir,
                   'name': fleet_inputs.urls | map('upper') | map('lower') | nginx_server_names} | to_json }}"
       vars:
         found: {index_url: "https://index.example.net/simple/"}
@@ -118,6 +119,7 @@ mirror_agreement: {version: "2026-11", accepted_by: A. Person, accepted_on: 2026
 BESIDE = """
 foreign: "{{ no_such_variable }}"
 fleet_drain_seconds: "{{ 1 + 1 }}"
+fleet_private_dir: ~/beside
 """
 
 
@@ -149,6 +151,7 @@ def test_a_play_calls_them_from_anywhere(tmp_path: Path) -> None:
     assert found["known"]["lists"] == {"tcp_9100": ["two.example.org"]}
     assert "    six\n    idna\n" in found["conf"]
     assert found["name"] == "one.example.org"
+    assert found["authority"] == str(Path.home() / "beside/authority"), "a home as in fleet.yml"
 
 
 @pytest.mark.parametrize(
