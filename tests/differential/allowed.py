@@ -40,8 +40,10 @@ LATE = (not_as_its_page_says,)
 
 
 def text(value: str | None) -> str | None:
-    """Control characters cannot be written in HTML at all; an empty text says what no text says."""
-    clean = "".join(c for c in value or "" if c in "\t\n" or (ord(c) >= 32 and not 0x7F <= ord(c) <= 0x9F))
+    """Control characters and halves of one (lone surrogates) cannot be written in HTML at all; an empty text says what
+    no text says."""
+    whole = (value or "").encode(errors="ignore").decode()
+    clean = "".join(c for c in whole if c in "\t\n" or (ord(c) >= 32 and not 0x7F <= ord(c) <= 0x9F))
     return clean or None
 
 
@@ -107,6 +109,10 @@ def same_project(theirs: dict[str, Any], ours: dict[str, Any]) -> list[str]:
 def passed_on(name: str, theirs: dict[str, Any], ours: dict[str, Any]) -> list[str]:
     """What differs between a file of a cache, which passes on what upstream says and gives, and upstream's."""
     expected = theirs | {"url": ours["url"], "provenance": https_only(theirs["provenance"])}
+    if expected[
+        "yanked"
+    ]:  # half a character is none in UTF-8, which all JSON is written in here (RFC 8259, 8.1)
+        expected["yanked"] = re.sub("[\ud800-\udfff]", "\ufffd", expected["yanked"])
     expected.pop("told", None)
     if name.startswith("."):
         # Below packages/ it is hidden, by the rule for what is not finished in a tree.
@@ -125,11 +131,13 @@ def project_passed_on(theirs: dict[str, Any], ours: dict[str, Any]) -> list[str]
 
 
 def unread(choice: Choice, files: Files, entries: Files) -> bool:
-    """uv reads no page with null or no zone for an upload time, or with what is none for a sha256; here is neither."""
+    """uv reads no page with null or no zone for an upload time, with what is none for a sha256, or with half a
+    character (a lone surrogate); here is none of them."""
     causes = (
         "invalid type: null, expected a timestamp",
         "failed to find offset component",
         "Invalid hash digest length",
+        "unexpected end of hex escape",
     )
     return choice.get("refused", "").startswith(causes)
 

@@ -370,7 +370,7 @@ class Upstream:
                 html_wanted = JSON_TYPE not in (self.headers["Accept"] or JSON_TYPE)
                 as_html = html_wanted if upstream.form == "both" else upstream.form == "HTML only"
                 if kind == JSON_TYPE and as_html:
-                    kind, body = "text/html", html_of(json.loads(body)).encode()
+                    kind, body = "text/html", html_of(json.loads(body)).encode(errors="ignore")
                 tag = f'"{sha256(body)[:16]}"'
                 if (
                     status == 200

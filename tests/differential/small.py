@@ -34,6 +34,7 @@ VALUES: dict[str, dict[str, Any]] = {
     "yanked-without-reason": {"yanked": ""},
     "yanked": {"yanked": True},
     "yanked-hostile": {"yanked": 'don\'t "use" <b>&amp; \r\n second\x00 line \u2028 '},
+    "yanked-surrogate": {"yanked": "half a \ud800 character"},
     "says-little": {"size": None, "upload-time": None},
     "offset": {"upload-time": "2020-01-01T00:00:00+00:00"},
     "without-zone": {"upload-time": "2020-01-01T00:00:00"},
