@@ -23,7 +23,7 @@ compile playbooks.in playbooks.txt --universal --python-version 3.11 --constrain
 # With their extras, or pip would look for a newer hishel than the pinned one.
 compile clients.in clients.txt --universal --python-version 3.11 --no-strip-extras
 compile peers.in peers.txt --python-version 3.13 --python-platform x86_64-manylinux_2_28  # they run on a Debian 13
-compile newest.in newest.txt --universal --python-version 3.12
+compile newest.in newest.txt --python-version 3.13 --python-platform x86_64-manylinux_2_28  # so does this
 compile newest-playbooks.in newest-playbooks.txt --universal --python-version 3.12 --constraint newest.txt
 for platform in debian-13 debian-12; do
     compile ../pyproject.toml "mirrorfleet-$platform.txt" --python-version "$(python_of $platform)" \

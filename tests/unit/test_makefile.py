@@ -70,5 +70,7 @@ def test_another_control_node_has_the_newest_ansible_core_and_all_else_that_this
         {pin.partition("==")[0] for pin in pins(name)} for name in ("playbooks.txt", "newest-playbooks.txt")
     )
     assert here == there
-    assert pins("newest-playbooks.txt") < pins("newest.txt")
+    # The scenario's host has 3.13, and a lock for it alone.
+    of_3_12 = {pin for pin in pins("newest-playbooks.txt") if pin.startswith("typing-extensions==")}
+    assert pins("newest-playbooks.txt") - of_3_12 < pins("newest.txt")
     assert not pins("newest-playbooks.txt") & {pin for pin in pins("playbooks.txt") if "ansible-core" in pin}
