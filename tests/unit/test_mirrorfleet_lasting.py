@@ -48,7 +48,19 @@ class Service:
 
     def start(self, every: str = "3600") -> subprocess.Popen[str]:
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "mirrorfleet.cli", "list", "-c", self.config, "--every", every],
+            # A shell that started the tests in the background has its Ctrl-C ignored, by all that it starts.
+            [
+                "env",
+                "--default-signal=INT",
+                sys.executable,
+                "-m",
+                "mirrorfleet.cli",
+                "list",
+                "-c",
+                self.config,
+                "--every",
+                every,
+            ],
             env=os.environ | {"PYTHONPATH": str(ROOT / "src"), "NOTIFY_SOCKET": str(self.folder / "notify")},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
