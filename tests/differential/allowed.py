@@ -180,7 +180,23 @@ def url_with_more(choice: Choice, files: Files, entries: Files) -> bool:
     return "refused" in choice and bool({"#", "?"} & set(entries.get(choice["file"], {"url": ""})["url"]))
 
 
-CHOICES = (unread, undated, left_out, no_metadata, long_metadata, capitals, url_with_more)
+def yanked_without_reason(choice: Choice, files: Files, entries: Files) -> bool:
+    """pip takes an empty reason in JSON for no yank, and the bare attribute in HTML for one; here both forms say that it
+    is yanked (PEP 592).
+    """
+    return entries.get(choice["file"], {}).get("yanked") == ""
+
+
+CHOICES = (
+    unread,
+    undated,
+    left_out,
+    no_metadata,
+    long_metadata,
+    capitals,
+    url_with_more,
+    yanked_without_reason,
+)
 
 
 def same_choice(theirs: Choice, ours: Choice, files: Files, entries: Files, rules: Rules) -> bool:
