@@ -181,9 +181,7 @@ def url_with_more(choice: Choice, files: Files, entries: Files) -> bool:
 
 
 def yanked_without_reason(choice: Choice, files: Files, entries: Files) -> bool:
-    """pip takes an empty reason in JSON for no yank, and the bare attribute in HTML for one; here both forms say that it
-    is yanked (PEP 592).
-    """
+    """pip takes an empty reason in JSON for no yank, and the bare attribute in HTML for one; it is one (PEP 592)."""
     return entries.get(choice["file"], {}).get("yanked") == ""
 
 

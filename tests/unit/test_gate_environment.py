@@ -40,7 +40,7 @@ def command(playbook: str, task: str, url: str, elsewhere: dict[str, str]) -> st
     (shell,) = [one["ansible.builtin.shell"] for one in tasks if one["name"].startswith(task)]
     variables = {
         "fleet_inputs": {"urls": [url]},
-        "item": {"url": url},
+        "item": f"{url}/simple/",
         "fleet_gate_project": "gated",
     }
     filter_loader.add_directory(str(HOUSE / "filter_plugins"))
