@@ -367,7 +367,7 @@ def changes(folder: Path, pem: Path, mirror: int, files: list[str]) -> None:
         for change in range(100):
             (at / "routes.conf").write_text(texts[change % 2])
             os.kill(server._server.pid, signal.SIGHUP)
-            time.sleep(0.1)
+            time.sleep(0.1)  # ten changes a second: far more than a fleet has, and clients ask between two
     finally:
         done.set()
         for one in readers:

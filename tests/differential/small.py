@@ -115,7 +115,9 @@ class Small(Upstream):
         for name in ("behind", "behind-and-older"):
             self.release(name, "2.0")
         self.behind |= {"behind", "behind-and-older"}
-        self.projects["behind"].former["last_serial"] = self.projects["behind"].serial  # type: ignore[index]
+        document = self.projects["behind"].former
+        assert document is not None, "a release keeps the document of before"
+        document["last_serial"] = self.projects["behind"].serial
 
     def better(self) -> None:
         self.behind.clear()

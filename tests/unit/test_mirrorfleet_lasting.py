@@ -146,7 +146,7 @@ def test_a_run_that_waited_for_another_goes_by_what_is_configured_then(service: 
         deadline = time.monotonic() + DEADLINE
         while not waits(service):
             assert time.monotonic() < deadline
-            time.sleep(0.05)
+            time.sleep(0.05)  # another process' open files are looked at; nothing tells of them
         config = json.loads(service.config.read_text())
         service.config.write_text(json.dumps(config | {"index_url": "https://new.example.test"}))
     service.ran()

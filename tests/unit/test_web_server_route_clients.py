@@ -375,9 +375,9 @@ class Measured:
 
     def until(self, *names: str) -> None:
         ends = time.monotonic() + 20
-        while self.candidates() != [*names]:  # what was reloaded takes effect in a moment
+        while self.candidates() != [*names]:
             assert time.monotonic() < ends, self.candidates()
-            time.sleep(0.05)
+            time.sleep(0.05)  # a reload takes effect in a moment, of which nginx tells nobody
 
 
 @pytest.fixture

@@ -27,7 +27,8 @@ EOF
 
 # detour FAMILY ADDRESS
 detour() {
-    within "$container" ip "-$1" rule del priority 100 2>/dev/null || true  # of a detour that was
+    # Of a detour that was: a rule outlives its interface. The first time there is none.
+    within "$container" ip "-$1" rule del priority 100 2>/dev/null || true
     within "$container" ip "-$1" -batch - <<EOF
 route add default dev far0 src $2 table 200
 rule add iif lo lookup 200 priority 100

@@ -1,5 +1,12 @@
 """The text exposition format of metrics, as Prometheus and node_exporter's textfile collector read it."""
 
+import logging
+from pathlib import Path
+
+from .files import write_atomically
+
+log = logging.getLogger(__name__)
+
 Sample = tuple[dict[str, str], float]
 Family = tuple[str, str, list[Sample]]  # name, help, samples
 
@@ -25,3 +32,11 @@ def render(families: list[Family]) -> bytes:
             number = repr(int(value)) if value == int(value) else repr(value)
             lines.append(f"{name}{{{inner}}} {number}" if inner else f"{name} {number}")
     return "".join(f"{line}\n" for line in lines).encode()
+
+
+def tell(path: Path, families: list[Family]) -> None:
+    """For node_exporter's textfile collector; what the run itself is for does not fail for want of its folder."""
+    try:
+        write_atomically(path, render(families), durable=False)
+    except OSError as error:
+        log.warning("%s: %s", path, error)

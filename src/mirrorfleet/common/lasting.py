@@ -25,7 +25,9 @@ def again_and_again(work: Callable[[], object], every: float, depends_on: Iterab
         _tell("READY=1\nWATCHDOG=1")
         until = time.monotonic() + every
         while _seen(watched) == before and (left := until - time.monotonic()) > 0:
-            time.sleep(min(LOOK, left))
+            time.sleep(
+                min(LOOK, left)
+            )  # a look is cheaper than a watch of files that are replaced by renames
 
 
 def _seen(paths: Iterable[Path]) -> list[tuple[int, int, int] | None]:

@@ -102,10 +102,7 @@ def _tell(config: RouteConfig, summary: dict[str, Any]) -> None:
         one("known_mirrors", "Mirrors whose record can be used.", summary.get("known")),
         one("serving_mirrors", "Mirrors that are sent clients.", summary.get("serving")),
     ]  # fmt: skip
-    try:
-        write_atomically(config.metrics, exposition.render(families), durable=False)
-    except OSError as error:
-        log.warning("%s: %s", config.metrics, error)
+    exposition.tell(config.metrics, families)
 
 
 def explain(path: Path, file: str, client: Client, **labels: str) -> tuple[bool, dict[str, Any]]:

@@ -163,10 +163,7 @@ def _tell(
             [({"mirror": name}, since) for name, since in _updated_since(config.holds)],
         ),
     ]
-    try:
-        write_atomically(config.metrics, exposition.render(families), durable=False)
-    except OSError as error:  # a host without a monitoring agent; the list itself is published
-        log.warning("%s: %s", config.metrics, error)
+    exposition.tell(config.metrics, families)
 
 
 def _publish(
