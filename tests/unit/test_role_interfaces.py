@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 import yaml
+from ansible.parsing.dataloader import DataLoader
+from ansible.template import Templar, trust_as_template
 
 from plugin_utils.inputs import RENAMED
 
@@ -150,3 +152,33 @@ def test_inputs_of_former_names_are_told_with_names_that_there_are() -> None:
     known = {name for role in ROLES for name in defaults(role)}
     assert not known & RENAMED.keys()
     assert set(RENAMED.values()) <= known
+
+
+KEY = {"public_key": "RWQ"}
+
+
+@pytest.mark.parametrize(
+    ("signing", "fits"),
+    [
+        (KEY | {"key": "~/list.sec"}, True),
+        (KEY | {"key_on_host": "/etc/mirrorfleet/list.sec"}, True),
+        (KEY | {"key_on_host": "/srv/tmp/list.sec"}, True),
+        ({"key": "~/list.sec"}, False),
+        (KEY, False),
+        (KEY | {"key": "~/list.sec", "key_on_host": "/etc/mirrorfleet/list.sec"}, False),
+        *[
+            (KEY | {"key_on_host": f"{folder}/list.sec"}, False)
+            for folder in ("/root", "/home/coordinator", "/run/user/1000", "/tmp", "/var/tmp")
+        ],
+    ],
+)
+def test_what_signs_the_lists_is_named_once_and_where_its_service_sees_it(
+    signing: dict[str, str], fits: bool
+) -> None:
+    first = load(HOUSE / "roles/redirector/tasks/main.yml")[0]
+    templar = Templar(DataLoader(), variables={"redirector_signing": signing})
+    said = [
+        templar.evaluate_conditional(trust_as_template(one))
+        for one in first["ansible.builtin.assert"]["that"]
+    ]
+    assert all(said) == fits

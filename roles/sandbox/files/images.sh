@@ -5,7 +5,7 @@ set -eu
 # Where the caller keeps bytecode is not where an installation does: what leaves its folders empty makes a namespace package
 # of each Python package that is removed later.
 unset PYTHONPYCACHEPREFIX PYTHONDONTWRITEBYTECODE
-certificates=$1 mirror=$2
+certificates=$1 mirror=$2 modules=${0%/*}/sandbox_modules.py
 shift 2
 if [ $# -gt 1 ]; then  # each in a process of its own, side by side
     pids=
@@ -23,7 +23,7 @@ flock 9
 packages=systemd,systemd-sysv,dbus,libnss-systemd,libpam-systemd,openssh-server,python3,python3-apt,sudo,iproute2,ca-certificates,adduser,netbase
 
 # The image is rebuilt when this recipe or the trusted certificates change.
-recipe=$( { cat "$0"; cat "$certificates"/*.crt 2>/dev/null || true; echo "$mirror"; } | sha256sum | cut -c1-16)
+recipe=$( { cat "$0" "$modules"; cat "$certificates"/*.crt 2>/dev/null || true; echo "$mirror"; } | sha256sum | cut -c1-16)
 if [ "$(podman image inspect --format '{{index .Labels "mirrorfleet.recipe"}}' "$tag" 2>/dev/null)" = "$recipe" ]; then
     echo "kept $tag"
     exit 0
@@ -35,9 +35,13 @@ mkdir -p "$work/certificates"
 cp "$certificates"/*.crt "$work/certificates/" 2>/dev/null || true
 cat >"$work/hook.sh" <<'EOF'
 set -eu
-root=$1 certificates=$2
+root=$1 certificates=$2 modules=$3
 cp "$certificates"/*.crt "$root/usr/local/share/ca-certificates/" 2>/dev/null || true
 chroot "$root" update-ca-certificates >/dev/null
+# Debian's Python alone, not that of services; both files stay where a minimal host has no Python yet.
+install -m 0644 "$modules" "$root/usr/lib/python3/dist-packages/"
+chroot "$root" python3 -m py_compile /usr/lib/python3/dist-packages/sandbox_modules.py
+echo 'import sandbox_modules' >"$root/usr/lib/python3/dist-packages/sandbox_modules.pth"
 # A host that lives for minutes need not survive a power cut: package installation without fsync.
 echo force-unsafe-io >"$root/etc/dpkg/dpkg.cfg.d/sandbox"
 rm -f "$root"/etc/ssh/ssh_host_*
@@ -68,7 +72,7 @@ UNIT
 EOF
 # With the package lists, as an installation leaves them: else each host fetches and unpacks the same ones.
 mmdebstrap --quiet --variant=apt --skip=cleanup/apt/lists --include="$packages" \
-    --customize-hook="sh $work/hook.sh \"\$1\" $work/certificates" \
+    --customize-hook="sh $work/hook.sh \"\$1\" $work/certificates $modules" \
     "$suite" "$work/root.tar" ${mirror:+"$mirror"} >"$work/log" 2>&1 || { tail -30 "$work/log" >&2; exit 1; }
 podman import --quiet --change "LABEL mirrorfleet.recipe=$recipe" --change 'CMD ["/sbin/init"]' "$work/root.tar" "$tag" >/dev/null 2>"$work/log" ||
     { cat "$work/log" >&2; exit 1; }
