@@ -409,6 +409,8 @@ def test_a_tampered_host_is_found_and_repaired_far_away(client):
         assert mirror.run("nft list ruleset").stdout.count("dport") > 0
         assert mirror.service("mirror-metrics.timer").is_running
         assert playbook("provision", "--limit", "mirror1").ok().changed == {"mirror1": 0}
+        # One that its timer started meanwhile had no bandersnatch, and is refused until the next.
+        assert mirror.run("systemctl start mirror-sync.service").rc == 0
 
 
 def test_a_release_that_cannot_run_stops_at_the_canary_and_is_taken_back(client, tmp_path):
