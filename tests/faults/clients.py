@@ -13,6 +13,8 @@ from faults.fleet import DEADLINE, Host, fork
 from faults.nginx import over
 from pip._internal.cli.main import main as pip_main
 
+# Hosts that run all faults side by side share the formats: each fault meets each client in each (molecule/faults).
+FORMATS = os.environ.get("CLIENTS_ASK_FOR", "json html").split()
 UV = shutil.which("uv", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}") or "uv"
 
 
@@ -85,7 +87,7 @@ def newest(host: Host) -> dict[str, dict[str, str]]:
 
 
 def use(host: Host, folder: Path) -> int:
-    """Install all projects of a mirror with each client, in each format; the number of projects.
+    """Install all projects of a mirror with each client, in each of FORMATS; the number of projects.
 
     With hashes by pip and uv, as of a day by `uv --exclude-newer`, and by `uv lock`.
     """
@@ -99,11 +101,12 @@ def use(host: Host, folder: Path) -> int:
     )
     server = over(host.served, folder / "nginx")
     try:
-        for number, url in enumerate((server.url, server.of_one_type["text/html"])):
-            pip(folder / f"pip{number}", f"{url}/simple/", "--require-hashes", "-r", requirements)
-            uv(folder / f"uv{number}", f"{url}/simple/", "--require-hashes", "-r", requirements)
-            assert len(list((folder / f"pip{number}").iterdir())) == len(projects)
-            assert len(list((folder / f"uv{number}").glob("*.dist-info"))) == len(projects)
+        for form in FORMATS:
+            url = {"json": server.url, "html": server.of_one_type["text/html"]}[form]
+            pip(folder / f"pip-{form}", f"{url}/simple/", "--require-hashes", "-r", requirements)
+            uv(folder / f"uv-{form}", f"{url}/simple/", "--require-hashes", "-r", requirements)
+            assert len(list((folder / f"pip-{form}").iterdir())) == len(projects)
+            assert len(list((folder / f"uv-{form}").glob("*.dist-info"))) == len(projects)
         index = f"{server.url}/simple/"
         pinned = [f"{name}=={one['version']}" for name, one in projects.items()]
         locked = lock(folder / "locked", index, *pinned)
