@@ -335,6 +335,27 @@ def test_what_is_known_stays_while_an_input_is_missing(host: Host) -> None:
     assert host.reloads == 0
 
 
+def test_routes_are_as_old_as_the_last_time_that_all_they_go_by_was_read(host: Host) -> None:
+    def confirmed() -> bool:
+        os.utime(host.routes, (1, 1))
+        host.run()
+        return host.routes.stat().st_mtime > 1
+
+    host.run()
+    assert confirmed(), "nothing has changed"
+    host.put("health.json", health(a=measured(), b=measured()) | {"at": NOW - 901})
+    assert not confirmed(), "what the monitor says is old"
+    (host.folder / "health.json").unlink()
+    assert not confirmed(), "no monitor can be asked"
+    host.put("health.json", health(a=measured(), b=measured()))
+    assert confirmed()
+    host.put("registry.json", registry("a", "b", state="drained"))
+    host.config(test="import sys; sys.exit('no')")
+    assert not confirmed(), "nginx refuses what is due"
+    (host.folder / "registry.json").unlink()
+    assert not confirmed(), "an input is missing"
+
+
 def test_nothing_known_yet_is_a_routing_too(host: Host) -> None:
     (host.folder / "registry.json").unlink()
     assert host.run() == 1

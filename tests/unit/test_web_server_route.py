@@ -419,6 +419,24 @@ def test_a_trace_says_why(fleet: Fleet) -> None:
         assert (found["mirror"], found["reason"]) == ("", reason)
 
 
+def test_what_is_told_says_how_old_its_routes_are(fleet: Fleet) -> None:
+    fleet.start()
+    question = f"/route?file={LARGE}&address=192.0.2.1"
+    for age, stale in ((100, False), (130, True), (-130, True)):  # the last: the clock was set back since
+        then = time.time() - age
+        os.utime(fleet.folder / "routes.conf", (then, then))
+        for found in (
+            told(fleet, question),
+            told(fleet, f"{LARGE}?trace=1"),
+            told(fleet, f"{SMALL}?trace=1"),
+        ):
+            assert (abs(found["routes_age"] - age) <= 3, found["stale"]) == (True, stale), found
+    (fleet.folder / "routes.conf").rename(fleet.folder / "gone")  # nginx goes on with what it read
+    found = told(fleet, question)
+    assert (found["routes_age"], found["stale"], found["mirror"]) == (None, True, "")
+    (fleet.folder / "gone").rename(fleet.folder / "routes.conf")
+
+
 @contextlib.contextmanager
 def blackhole() -> Iterator[int]:
     """A port whose queue is full, so that the kernel drops who wants to connect."""

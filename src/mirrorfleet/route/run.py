@@ -143,6 +143,8 @@ def _in_turn(config: RouteConfig) -> tuple[bool, dict[str, Any]]:
         # nginx cannot include them yet, nor test them; what it could refuse comes with the next run.
         config = replace(config, country=None, asn=None, test=(), reload=())
     changed, refused = _make(config, memory, found)
+    if monitors and not (refused or problem):
+        os.utime(config.output)  # what /route tells is as of now
     if (told := json.dumps(asdict(memory))) != former:
         write_atomically(_remembered(config), told.encode(), durable=False)
     return not (refused or problem), {
