@@ -183,8 +183,8 @@ TEMPLATES: dict[str, dict[str, str]] = {
         "monitoring_server_reference_url": "{{ fleet_inputs.reference_url or __fleet_upstream.index_url }}",
         "monitoring_server_projects": "{{ [fleet_gate_project] }}",
         "monitoring_server_settings": (
-            "{{ fleet_measured | combine({'private_networks': fleet_inputs.private_networks}, fleet_monitor_settings,"
-            " recursive=true) }}"
+            "{{ fleet_measured | combine({'private_networks': fleet_inputs.private_networks}, fleet_inputs.pace,"
+            " fleet_monitor_settings, recursive=true) }}"
         ),
         "monitoring_server_nodes": "{{ fleet_inputs.nodes }}",
     },
@@ -310,10 +310,19 @@ class Wiring:
         if "monitors" in of:
             found |= {
                 "nodes": self.nodes,
+                "pace": self.pace,
                 "private_networks": fleet.shared["private_networks"],
                 "reference_url": self.reference_url,
             }
         return found
+
+    @property
+    def pace(self) -> dict[str, float]:
+        """How often monitors ask: where clients are sent by it, as often as a quarter of a core of theirs allows."""
+        if not self.fleet.groups["indexes"]:
+            return {}
+        interval = min(60.0, max(5.0, len(self.fleet.groups["mirrors"]) / 10))
+        return {"interval": interval, "transition_interval": min(interval, 20.0), "write_seconds": 1.0}
 
     def _paths(self, of: set[str]) -> dict[str, str]:
         found = {"/": "/srv/redirector/list"} if "redirectors" in of else {}

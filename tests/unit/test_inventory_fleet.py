@@ -1004,6 +1004,24 @@ def test_a_redirector_with_an_index_has_two_sites_and_one_certificate() -> None:
         assert wiring.Wiring(fleet).inputs(name)["index_shared"] == {"pypi.example.org": [other]}
 
 
+def test_monitors_ask_more_often_where_clients_are_sent_by_it() -> None:
+    """As often as a quarter of a core allows, and each minute at the least."""
+
+    def pace(mirrors: int, **index: str) -> dict[str, float]:
+        hostvars, groups = inventory()
+        hostvars["redirector"] |= index
+        wired = wiring.Wiring(fleet_of(hostvars, groups))
+        wired.fleet.groups["mirrors"] = [f"m{number}" for number in range(mirrors)]
+        found: dict[str, float] = wired.inputs("redirector")["pace"]
+        return found
+
+    assert pace(3) == {}
+    index = {"redirector_index_url": INDEX}
+    assert pace(3, **index) == {"interval": 5, "transition_interval": 5, "write_seconds": 1}
+    assert [pace(number, **index)["interval"] for number in (50, 80, 600, 1000)] == [5, 8, 60, 60]
+    assert pace(1000, **index)["transition_interval"] == 20
+
+
 @pytest.mark.parametrize(
     ("url", "problem"),
     [
