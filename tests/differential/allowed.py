@@ -131,15 +131,19 @@ def project_passed_on(theirs: dict[str, Any], ours: dict[str, Any]) -> list[str]
 
 
 def unread(choice: Choice, files: Files, entries: Files) -> bool:
-    """uv reads no page with null or no zone for an upload time, with what is none for a sha256, or with half a
-    character (a lone surrogate); here is none of them."""
+    """uv reads no page with null or no zone for an upload time, or with what is none for a sha256; here is none of
+    them."""
     causes = (
         "invalid type: null, expected a timestamp",
         "failed to find offset component",
         "Invalid hash digest length",
-        "unexpected end of hex escape",
     )
     return choice.get("refused", "").startswith(causes)
+
+
+def half_a_character(choice: Choice, files: Files, entries: Files) -> bool:
+    """uv reads no page with half a character (a lone surrogate); here is none of them, in a cache neither."""
+    return choice.get("refused", "").startswith("unexpected end of hex escape")
 
 
 def undated(choice: Choice, files: Files, entries: Files) -> bool:
@@ -187,6 +191,7 @@ def yanked_without_reason(choice: Choice, files: Files, entries: Files) -> bool:
 
 CHOICES = (
     unread,
+    half_a_character,
     undated,
     left_out,
     no_metadata,
@@ -216,4 +221,4 @@ class Rules:
 
 
 COPY = Rules(LEFT_OUT, LATE, same_file, same_project, CHOICES)  # of a mirror that has a tree
-CACHE = Rules((), (), passed_on, project_passed_on, ())
+CACHE = Rules((), (), passed_on, project_passed_on, (half_a_character,))
