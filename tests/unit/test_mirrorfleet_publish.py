@@ -147,6 +147,23 @@ def test_upstreams_sidecar_is_used_when_its_hash_is_as_announced(fleet: Fleet) -
     assert (fleet.served / path).read_bytes() == theirs
 
 
+def test_a_sidecar_that_one_project_names_is_not_replaced_by_anothers(fleet: Fleet) -> None:
+    """In one run, and in the next: each page names what is there, or nothing."""
+    theirs = METADATA + b"Summary: as upstream serves it\n"
+    digest = {"sha256": hashlib.sha256(theirs).hexdigest()}
+    entry = fleet.package("six-1.0-py3-none-any.whl", wheel())
+    path = entry["url"].removeprefix("https://files.test/") + ".metadata"
+    (fleet.fetched / "web" / path).write_bytes(theirs)
+    fleet.project("one", 7, entry | {"core-metadata": digest})
+    fleet.project("two", 7, entry)
+    fleet.publish()
+    fleet.project("three", 8, entry)
+    fleet.publish()
+    told = [fleet.page(name)["files"][0]["core-metadata"] for name in ("one", "two", "three")]
+    assert told == [digest, False, False]
+    assert (fleet.served / path).read_bytes() == theirs
+
+
 def test_nothing_changed_writes_nothing(fleet: Fleet) -> None:
     fleet.project("six", 7, fleet.package("six-1.0-py3-none-any.whl", wheel()))
     fleet.publish()

@@ -11,7 +11,7 @@ from itertools import islice
 from pathlib import Path
 
 from ..common.config import Config
-from ..common.files import link_file, regular_size, remove_temporaries, write_atomically
+from ..common.files import link_file, regular_size, remove_temporaries, sha256_of, write_atomically
 from ..common.names import SIDECAR, fits_a_sidecar
 from ..common.reasons import Reason
 from ..common.wheels import NoMetadataError, wheel_metadata
@@ -123,10 +123,11 @@ class Publisher:
                 remove_temporaries(target.parent)
             core_metadata = None
             if (file.is_wheel or file.core_metadata) and fits_a_sidecar(file.filename):
-                if not new and file.path in known and regular_size(self._sidecar(file)) is not None:
-                    core_metadata = known[file.path].core_metadata
+                served = known[file.path].core_metadata if file.path in known else None
+                if not new and regular_size(self._sidecar(file)) is not None:
+                    core_metadata = served
                 if core_metadata is None:
-                    core_metadata, size = self._provide_sidecar(file)
+                    core_metadata, size = self._provide_sidecar(file, served)
                     if core_metadata:
                         lines.append(("file", file.path + SIDECAR, size, core_metadata))
             files.append(replace(file, core_metadata=core_metadata))
@@ -135,8 +136,11 @@ class Publisher:
     def _sidecar(self, file: File) -> Path:
         return self._tree.root / (file.path + SIDECAR)
 
-    def _provide_sidecar(self, file: File) -> tuple[str | None, int]:
-        """Serve METADATA beside the wheel; what upstream sent is used only when its hash is as announced."""
+    def _provide_sidecar(self, file: File, served: str | None) -> tuple[str | None, int]:
+        """Serve METADATA beside the wheel; what upstream sent is used only when its hash is as announced.
+
+        Another one that lies there may be named by another project's page, and stays.
+        """
         fetched = self._fetched.web / (file.path + SIDECAR)
         data = None
         if file.core_metadata and regular_size(fetched) is not None:
@@ -151,8 +155,12 @@ class Publisher:
             except NoMetadataError as reason:
                 log.info("no metadata sidecar for %s: %s", file.filename, reason)
                 return None, 0
-        write_atomically(self._sidecar(file), data, durable=False)
-        return hashlib.sha256(data).hexdigest(), len(data)
+        sidecar, sha256 = self._sidecar(file), hashlib.sha256(data).hexdigest()
+        if sha256 != served and regular_size(sidecar) is not None and sha256_of(sidecar) != sha256:
+            log.warning("no metadata sidecar for %s: another one is served under its path", file.filename)
+            return None, 0
+        write_atomically(sidecar, data, durable=False)
+        return sha256, len(data)
 
     def _write_snapshot(self, project: Project) -> str:
         rendered = (pages.project_html(project), pages.project_json(project), pages.project_legacy(project))
