@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import json
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
-from differential.hostile import Upstream, sdist, sha256
+from differential.hostile import Upstream, metadata_of, sdist, sha256
 
 LEGACY = {
     "17.1.0": "Twisted-17.1.0.tar.bz2",
@@ -49,6 +49,14 @@ URLS = {
     "absolute": "{0}{1}",
     "relative": "../..{1}",
 }
+MADE, OTHER = (metadata_of("made-by-upstream", version) for version in "12")
+# Core metadata that is given in the four states, None where none is announced, of files that stay the same.
+METADATA: dict[str, tuple[bytes | None, ...]] = {
+    "changes": (MADE, OTHER, MADE, OTHER),
+    "comes": (None, MADE, OTHER, None),
+    "goes": (MADE, None, OTHER, None),
+    "returns": (MADE, None, MADE, OTHER),
+}
 CHANGING = ("quarantined", "archived", "unknown", "deleted", "emptied", "behind", "behind-and-older")
 
 
@@ -59,7 +67,7 @@ class Small(Upstream):
         super().__init__(0, 0, "both", "rising")
         self.undocumented: set[str] = set()
         self.behind: set[str] = set()
-        self.steps = iter((self.worse, self.better, self.restored))
+        self.state, self.steps = 0, iter((self.worse, self.better, self.restored))
         for name in ("twisted", "twisted-undocumented"):
             for version, filename in LEGACY.items():
                 self.listed(name, filename, version, sdist("Twisted", version))
@@ -85,6 +93,10 @@ class Small(Upstream):
         self.listed("empty-file", "empty_file-1.0.zip", "1.0", b"")
         for name in CHANGING:
             self.release(name, "1.0")
+        for name in METADATA:
+            self.listed(name, f"{name}-1.0.tar.gz", "1.0", sdist(name, "1.0"))
+            self.release(name, "1.0")
+        self.announce(0)
 
     def listed(self, name: str, filename: str, version: str, data: bytes) -> None:
         """A file of a project that `release` makes none of."""
@@ -103,7 +115,18 @@ class Small(Upstream):
         project.versions[filename], project.sizes[filename] = version, len(data)
 
     def step(self) -> None:
+        self.state += 1
         next(self.steps, lambda: None)()
+        self.announce(self.state)
+
+    def announce(self, state: int) -> None:
+        for name, states in METADATA.items():
+            project, given = self.projects[name], states[state] if state < len(states) else None
+            project.serial = self._next()
+            for entry in project.entries.values():
+                entry["core-metadata"] = {"sha256": sha256(given)} if given else False
+                if given:
+                    self.files[unquote(entry["url"]) + ".metadata"] = given
 
     def worse(self) -> None:
         self.status("quarantined", "quarantined", "mal<ware>")

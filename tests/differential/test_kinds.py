@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from differential.hostile import Upstream, metadata_of, wheel
+from differential.hostile import Upstream, metadata_of, sdist, sha256, wheel
 from faults.fleet import Host, Mirror, Tier2
 
 from mirrorfleet.served.tree import ServedTree
@@ -222,6 +222,108 @@ def test_a_page_switches_with_the_bytes_of_a_file_that_change_under_its_path(
         one.run("sync")
         assert one.broken() == one.leftovers() == []
     for lost in host.root.rglob(path.rpartition("/")[2]):
+        lost.unlink()
+    assert host.run("check")["repaired"]
+    assert host.broken() == []
+
+
+OWN, NONE = metadata_of("Foo", "1.0"), b""
+MADE, OTHER = (metadata_of("made-by-upstream", version) for version in "12")
+GIVEN_LATE = metadata_of("made-by-upstream", "3")
+NOT_GIVEN = "upstream announces core metadata and does not give it"
+
+
+@pytest.mark.parametrize("mode", ["tier1", "origin"])
+@pytest.mark.parametrize("ending", ["-py3-none-any.whl", ".tar.gz"])
+def test_a_page_switches_with_the_core_metadata_of_a_file_that_stays_the_same(
+    upstream: Upstream,
+    tier1_of: Tier1,
+    origin_of: Callable[..., Host],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    mode: str,
+    ending: str,
+) -> None:
+    """In a tier below, too. Of what upstream gives not, or not so, a wheel's own is served, and of an sdist none."""
+    host = tier1_of(upstream.url) if mode == "tier1" else origin_of(upstream.url, ["foo", "bar"])
+    hosts = [host, Tier2(tmp_path / "tier2", str(host.served))]
+    commit, committed = ServedTree.commit, 0
+
+    def looked_at(tree: ServedTree, *rest: Any) -> None:
+        nonlocal committed
+        committed += 1
+        assert [one.broken() for one in hosts] == [[], []]
+        commit(tree, *rest)
+
+    filename, folder = f"foo-1.0{ending}", "/packages/aa/bb"
+    path = f"{folder}/{filename}"
+    data = wheel("Foo", "1.0", OWN) if ending.endswith(".whl") else sdist("Foo", "1.0")
+    upstream.files[path] = data
+    own = OWN if ending.endswith(".whl") else NONE
+    project = upstream.projects["foo"]
+    project.entries, project.versions, project.sizes = {}, {filename: "1.0"}, {filename: len(data)}
+    entry = {"filename": filename, "url": path, "hashes": {"sha256": sha256(data)}, "size": len(data)}
+
+    def announce(announced: Any, given: bytes) -> None:
+        upstream.files[f"{path}.metadata"] = given
+        project.entries[filename] = entry if announced is None else entry | {"core-metadata": announced}
+        project.serial = upstream._next()
+
+    def wait_an_hour() -> None:
+        change_state(host, "UPDATE seen SET again_after = 1 WHERE again_after > 1")
+
+    def run(expected: bytes, *, left_out: bool = False) -> None:
+        for one in hosts:
+            summary = one.run("sync")
+            assert summary["good"]
+            told = one.files("foo")[filename]["core-metadata"]
+            assert told == ({"sha256": sha256(expected)} if expected else False)
+            assert one.broken() == []
+        assert host.status()["left_out"] == ({NOT_GIVEN: 1} if left_out else {})
+
+    def by(sidecar: bytes) -> dict[str, str]:
+        return {"sha256": sha256(sidecar)}
+
+    announce(None, NONE)
+    run(own)
+    monkeypatch.setattr(ServedTree, "commit", looked_at)
+    for announced, given, served in (
+        (by(MADE), MADE, MADE),
+        (by(OTHER), OTHER, OTHER),
+        (by(MADE), MADE, MADE),
+        (None, MADE, own),
+        (by(OTHER), OTHER, OTHER),
+        (True, OTHER, own),
+        (by(OWN), OWN, OWN),
+        (False, OWN, own),
+    ):
+        announce(announced, given)
+        run(served)
+    upstream.release("Foo", "2.0")
+    asked = len(upstream.asked)
+    run(own)
+    assert not any(asking.endswith((".metadata", filename)) for asking in upstream.asked[asked:])
+    for _ in range(2):  # beside what is the file's own, and beside what upstream made
+        announce(by(GIVEN_LATE), b"not what is announced")
+        run(own, left_out=True)
+        asked = len(upstream.asked)
+        upstream.release("Foo", "3.0")
+        run(own, left_out=True)
+        assert f"{path}.metadata" not in upstream.asked[asked:], "it is waited with"
+        wait_an_hour()
+        run(own, left_out=True)
+        assert f"{path}.metadata" in upstream.asked[asked:]
+        upstream.files[f"{path}.metadata"] = GIVEN_LATE
+        wait_an_hour()
+        run(GIVEN_LATE)
+        announce(by(MADE), MADE)
+        run(MADE)
+    for _ in range(2):
+        run(MADE)
+    assert committed > 30
+    for one in hosts:
+        assert one.leftovers() == []
+    for lost in host.root.rglob(f"{filename}*"):
         lost.unlink()
     assert host.run("check")["repaired"]
     assert host.broken() == []

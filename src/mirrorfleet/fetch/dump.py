@@ -18,10 +18,11 @@ from ..common.files import regular_size, temporary_for
 from ..common.guards import require_free_space
 from ..common.progress import Progress
 from ..common.reasons import Reason
-from ..served.state import State
+from ..served.state import NEVER, State
 from .fetched import Fetched
 from .files import PROBLEMS, Files, TooLargeError, all_of
 from .local import local_document, local_projects
+from .projects import ask_again, is_due_again
 from .source import Source
 from .trouble import count, is_to_be_tried, leave_uncounted, many
 from .upstream import AbsentError, Upstream, upstream
@@ -48,6 +49,7 @@ class Dump:
         self._state = state
         self._source = Source(config, client) if config.index_url else None
         self._files = Files(config, state, client, progress)
+        self._seen = state.seen()
         self._fetched = Fetched(config.paths.fetched, by_bandersnatch=False)
         self._progress = progress
         self._allow_shrink = allow_shrink
@@ -149,8 +151,15 @@ class Dump:
         assert self._source is not None
         said = await self._source.ask(name)
         assert said is not None
-        received = await self._files.bring(name, said.document, self._fetched.document(name))
-        return self._store(name, said.document), received
+        seen = self._seen.get(name, NEVER)
+        again = is_due_again(seen)
+        received = await self._files.bring(name, said.document, self._fetched.document(name), again=again)
+        changed, lacking = self._store(name, said.document), "left-out" in said.document
+        if lacking and again:
+            self._state.see(name, ask_again(seen))
+        elif not lacking and seen != NEVER:
+            self._state.forget_seen([name])
+        return changed, received
 
     # The tree
 
@@ -177,6 +186,7 @@ class Dump:
         with self._state.transaction():
             for reason, names in reasons.items():
                 self._state.decide_leaving(names, reason)
+                self._state.forget_seen(names)
         for reason, names in reasons.items():
             for name in sorted(names):
                 self._fetched.remove_project(name)

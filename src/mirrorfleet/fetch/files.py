@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import quote, unquote, urlsplit
 
 from ..common.config import Config
-from ..common.files import regular_size, sha256_of
+from ..common.files import link_file, regular_size, sha256_of
 from ..common.guards import require_free_space
 from ..common.names import SIDECAR, InvalidNameError, addressed_path, fits_a_sidecar, served_path
 from ..common.progress import Progress
@@ -58,14 +58,22 @@ class Files:
         self._client = client
         self._progress = progress
         self._web = config.paths.fetched / "web"
+        self._served = config.paths.served
 
     async def bring(
-        self, name: str, document: dict[str, Any], former: Mapping[str, Any], brought: Any = None
+        self,
+        name: str,
+        document: dict[str, Any],
+        former: Mapping[str, Any],
+        brought: Any = None,
+        *,
+        again: bool = True,
     ) -> int:
         """Bring what a document names and is not here, with its core metadata; returns the bytes received.
 
-        What the `former` document named was right when it came, and so was what bandersnatch `brought` since. In the
-        document each file's `url` becomes its place here, and `source` says where it is from.
+        What the `former` document named was right when it came, and so was what bandersnatch `brought` since. Core
+        metadata that could not be had then is asked for `again`, or left out as before. In the document each file's
+        `url` becomes its place here, and `source` says where it is from.
         """
         before, since = _by_name(former), _by_name(brought)
         wanted = []
@@ -86,9 +94,12 @@ class Files:
         with self._state.transaction():
             self._state.begin_fetching(name, (one.place for one in lacking))
         await all_of(self._take(one, count) for one in lacking)
-        new = [one for one in wanted if not one.is_as_before]
-        had = await all_of(self._take_metadata(one, count) for one in new)
-        without = {one.entry["filename"] + SIDECAR for one, here in zip(new, had, strict=True) if not here}
+        lacked = former.get("left-out", {}).keys()
+        new = [one for one in wanted if not one.is_as_before or (again and one.sidecar in lacked)]
+        had = await all_of(self._settle(name, one, count) for one in new)
+        without = {one.sidecar for one, here in zip(new, had, strict=True) if not here}
+        if not again:
+            without |= lacked & {one.sidecar for one in wanted if one.is_as_before}
         if without:
             reasons = dict.fromkeys(without, "upstream announces core metadata and does not give it")
             document["left-out"] = dict(sorted({**document.get("left-out", {}), **reasons}.items()))
@@ -140,17 +151,40 @@ class Files:
         )
         entry["digests"] = {**digests, "sha256": sha256}
 
-    async def _take_metadata(self, one: _Wanted, count: Callable[[int], None]) -> bool:
-        """Upstream's own sidecar (PEP 658) where the file's own would be another; false when it cannot be had."""
+    async def _settle(self, name: str, one: _Wanted, count: Callable[[int], None]) -> bool:
+        """Have a file beside its core metadata: upstream's own (PEP 658) where the file's own would be another.
+
+        False where that cannot be had, and the file is left with its own.
+        """
+        place = one.place
+        if one.announced:
+            self._stand_apart(name, one, one.announced)
+            if await self._take_metadata(one, one.announced, count):
+                return True
+            one.place = place
+        if regular_size(self._served / (place + SIDECAR)) is not None:
+            self._stand_apart(name, one, _own_metadata(self._web / place))
+        return one.announced is None
+
+    def _stand_apart(self, name: str, one: _Wanted, core_metadata: str) -> None:
+        """Not where other core metadata is served: a page switches with it as with bytes, which need not come again."""
+        served = self._served / (one.place + SIDECAR)
+        if regular_size(served) is None or sha256_of(served) == core_metadata:
+            return
+        # Never a place of before: what lies there may still be read.
+        told = f"{one.place} {one.entry['digests']['sha256']} {core_metadata}"
+        place = addressed_path(hashlib.sha256(told.encode()).hexdigest(), one.entry["filename"])
+        with self._state.transaction():
+            self._state.begin_fetching(name, [place])
+        link_file(self._web / one.place, self._web / place)
+        one.place = place
+
+    async def _take_metadata(self, one: _Wanted, sha256: str, count: Callable[[int], None]) -> bool:
         entry, path = one.entry, self._web / one.place
-        announced = entry.get("core-metadata")
-        sha256 = announced.get("sha256") if isinstance(announced, dict) else None
-        if not isinstance(sha256, str) or not fits_a_sidecar(entry["filename"]):
-            return True
         sidecar = path.with_name(path.name + SIDECAR)
         if regular_size(sidecar) is not None and sha256_of(sidecar) == sha256:
             return True
-        if entry["filename"].endswith(".whl") and _own_metadata(path) == sha256:
+        if _own_metadata(path) == sha256:
             return True
         parts = urlsplit(entry["url"])
         url = parts._replace(path=parts.path + SIDECAR, fragment="").geturl()
@@ -162,12 +196,23 @@ class Files:
         return True
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Wanted:
     entry: dict[str, Any]
     place: str
     former: dict[str, Any]  # its entry when it was last served
     brought: dict[str, Any]  # its entry as bandersnatch had it
+
+    @property
+    def sidecar(self) -> str:
+        return str(self.entry["filename"]) + SIDECAR
+
+    @property
+    def announced(self) -> str | None:
+        """The sha256 of the core metadata that upstream says it has."""
+        told = self.entry.get("core-metadata")
+        sha256 = told.get("sha256") if isinstance(told, dict) else None
+        return sha256 if isinstance(sha256, str) and fits_a_sidecar(self.entry["filename"]) else None
 
     @property
     def from_former_place(self) -> bool:
@@ -179,7 +224,7 @@ class _Wanted:
     @property
     def is_as_before(self) -> bool:
         same = digests_of(self.entry).get("sha256") == digests_of(self.former).get("sha256")
-        return same and self.entry.get("core-metadata") == self.former.get("core-metadata", ...)
+        return same and self.entry.get("core-metadata") == self.former.get("core-metadata")
 
 
 def _by_name(document: Any) -> dict[str, dict[str, Any]]:
@@ -190,9 +235,12 @@ def _by_name(document: Any) -> dict[str, dict[str, Any]]:
     }
 
 
-def _own_metadata(wheel: Path) -> str:
+def _own_metadata(path: Path) -> str:
+    """The sha256 of the core metadata that a file has in itself, empty where it has none."""
+    if path.suffix != ".whl":
+        return ""
     try:
-        return hashlib.sha256(wheel_metadata(wheel)).hexdigest()
+        return hashlib.sha256(wheel_metadata(path)).hexdigest()
     except NoMetadataError:
         return ""
 

@@ -10,6 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from ..common.clock import is_due
 from ..common.config import Config
 from ..common.names import InvalidNameError
 from ..common.progress import Progress
@@ -126,7 +127,7 @@ class _Projects:
         except AbsentError as reason:
             log.info("project %s: the index names it and has no page of it: %s", name, reason)
             self._found.absent.add(name)
-            now = _again(now)
+            now = ask_again(now)
         except TooLargeError as reason:
             log.info("project %s is not mirrored: %s", name, reason)
             self._found.too_large.add(name)
@@ -135,9 +136,11 @@ class _Projects:
             return
         else:
             if said is not None:
-                wanting = said.behind or "left-out" in said.document
-                now = replace(now, validator=said.validator, again_after=None, tries=0)
-                now = _again(replace(now, tries=former.tries)) if wanting else now
+                now = replace(now, validator=said.validator)
+                if not (said.behind or "left-out" in said.document):
+                    now = replace(now, again_after=None, tries=0)
+                elif is_due_again(now):
+                    now = ask_again(now)
         if now != former:
             with self._state.transaction():
                 self._state.see(name, now)
@@ -153,7 +156,9 @@ class _Projects:
         if said.serial is not None and said.serial < now.serial:
             told = f"its page is still of serial {said.serial}, the index names {now.serial}"
             raise FetchError(told, "behind")
-        await self._files.bring(name, said.document, self._fetched.document(name), brought)
+        await self._files.bring(
+            name, said.document, self._fetched.document(name), brought, again=is_due_again(former)
+        )
         changed = self._store(name, said.document, max(now.serial, said.serial or 0))
         announced = now.serial != former.serial or now.document != former.document or former.again_after
         if changed and not announced:
@@ -174,7 +179,11 @@ class _Projects:
         return changed
 
 
-def _again(seen: Seen) -> Seen:
+def is_due_again(seen: Seen) -> bool:
+    return seen.again_after is None or is_due(seen.again_after, time.time(), LONGEST)
+
+
+def ask_again(seen: Seen) -> Seen:
     return replace(seen, again_after=time.time() + later(seen.tries), tries=seen.tries + 1)
 
 
