@@ -346,6 +346,22 @@ def test_a_rotten_file_is_had_again_from_where_upstream_keeps_it(
     assert host.broken() == []
 
 
+@pytest.mark.parametrize("more", ["#sha256=x", "?token=x"])
+def test_a_lost_sidecar_is_had_again_from_beside_its_file_whatever_its_url_says(
+    upstream: Upstream, tier1_of: Tier1, more: str
+) -> None:
+    (filename,) = upstream.projects["foo"].entries
+    path = f"/packages/aa/bb/{filename}"
+    upstream.files[f"{path}.metadata"] = MADE
+    upstream.release("Foo", "1.0", url=path + more, **{"core-metadata": {"sha256": sha256(MADE)}})
+    mirror = tier1_of(upstream.url)
+    assert mirror.run("sync")["good"]
+    for lost in mirror.root.rglob(f"{filename}.metadata"):
+        lost.unlink()
+    mirror.run("check")
+    assert mirror.broken() == []
+
+
 @pytest.mark.parametrize("mode", ["tier1", "origin"])
 def test_what_is_left_out_is_counted_by_reason_and_named(
     upstream: Upstream, tier1_of: Tier1, origin_of: Callable[..., Host], mode: str

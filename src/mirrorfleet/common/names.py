@@ -71,6 +71,12 @@ def fits_a_sidecar(filename: str) -> bool:
     return len(filename.encode()) <= _MAX_COMPONENT - len(SIDECAR)
 
 
+def sidecar_url(url: str) -> str:
+    """Where the sidecar of a file is that has this URL, which may have a query and a fragment."""
+    parts = urlsplit(url)
+    return parts._replace(path=parts.path + SIDECAR, fragment="").geturl()
+
+
 def file_name(raw: str) -> str:
     """A distribution's file name; dot files and the names of sidecars are ours."""
     name = _component(raw)

@@ -9,12 +9,19 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import quote, unquote
 
 from ..common.config import Config
 from ..common.files import link_file, regular_size, sha256_of
 from ..common.guards import require_free_space
-from ..common.names import SIDECAR, InvalidNameError, addressed_path, fits_a_sidecar, served_path
+from ..common.names import (
+    SIDECAR,
+    InvalidNameError,
+    addressed_path,
+    fits_a_sidecar,
+    served_path,
+    sidecar_url,
+)
 from ..common.progress import Progress
 from ..common.wheels import MAX_METADATA, NoMetadataError, wheel_metadata
 from ..index.project import BadDocumentError
@@ -186,8 +193,7 @@ class Files:
             return True
         if _own_metadata(path) == sha256:
             return True
-        parts = urlsplit(entry["url"])
-        url = parts._replace(path=parts.path + SIDECAR, fragment="").geturl()
+        url = sidecar_url(entry["url"])
         try:
             await self._client.download(url, sidecar, {"sha256": sha256}, None, count, at_most=MAX_METADATA)
         except FetchError as error:

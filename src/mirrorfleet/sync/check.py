@@ -28,7 +28,7 @@ from ..common.files import (
     write_atomically,
 )
 from ..common.guards import RefusedError, require_free_space
-from ..common.names import SIDECAR
+from ..common.names import SIDECAR, sidecar_url
 from ..common.wheels import MAX_METADATA, NoMetadataError, wheel_metadata
 from ..fetch.fetched import Fetched, IncompleteError
 from ..fetch.rsync import Transfer, TransferError
@@ -228,7 +228,8 @@ class Checker:
         for file in project.files:
             if file.path == item.path:
                 base = (self._config.index_url or "").rstrip("/").removesuffix("simple")
-                return urljoin(base, file.source or str(file.legacy["url"])) + path.removeprefix(item.path)
+                url = urljoin(base, file.source or str(file.legacy["url"]))
+                return url if path == item.path else sidecar_url(url)
         raise UnrepairedError(f"document of {item.project} no longer names it")
 
     async def _download(self, url: str, target: Path, sha256: str, size: int | None) -> None:
