@@ -1,4 +1,4 @@
-"""Which mirrors an update changes, in what order, and whether the fleet can bear it now.
+"""Which hosts an update changes, in what order, and whether the fleet can bear it now.
 
 What hosts say may be anything, for they are lent: what is not of its type is taken as not told.
 """
@@ -11,16 +11,31 @@ import functools
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from plugin_utils.status import News, Row, answer_of, mapping, versions_of
 from plugin_utils.told import printable, some
 from plugin_utils.values import BadValueError
 
-# What update_only names, and the version of a mirror that it changes.
+# What update_only names, and the version of a host that it changes.
 PARTS = {"bandersnatch": "bandersnatch", "programs": "mirrorfleet", "web_server": "nginx"}
-RESTARTS = {"nginx": "restarts nginx"}
+# By group the roles that bring a version, in their order, and what they restart where it changes.
+ROLES = {
+    "mirrors": ("web_server", "sync_client"),
+    "origins": ("web_server", "origin"),
+    "redirectors": ("document_server", "redirector"),
+    "indexes": ("route", "web_server"),
+    "monitors": ("document_server", "monitoring_server"),
+}
+OF_NGINX = ("document_server", "web_server")
+SERVICES = {
+    "redirector": "mirrorfleet-list",
+    "route": "mirrorfleet-route",
+    "monitoring_server": "mirrorfleet-probe",
+}
+# The fleet's own hosts, of which no list keeps clients away: one at a time, redirectors last.
+OWN = ("origins", "monitors", "redirectors")
 HELD_FOR_AN_UPDATE = "being updated from"  # how update.yml begins the reason of a hold
 
 Versions = dict[str, str]
@@ -41,18 +56,25 @@ class Mirror:
 
 @dataclass(frozen=True)
 class Due:
-    """A mirror that the change concerns."""
+    """A host that the change concerns."""
 
     name: str
+    kind: str  # the group that says when its turn is
+    roles: tuple[str, ...]  # that bring what is to change
     running: Versions
     wanted: Versions
     gated: Versions  # the last that passed the gate: where it goes back to
     unfinished: bool  # a run that ended left it in the middle
-    tier: int
+    tier: int = 1
 
     @property
     def parts(self) -> list[str]:
         return [part for part, wanted in self.wanted.items() if not _is(self.running.get(part, ""), wanted)]
+
+    @property
+    def services(self) -> list[str]:
+        """What lasts of our own programs on a host without a tree."""
+        return [SERVICES[role] for role in self.roles if role in SERVICES]
 
 
 def update_plan(
@@ -70,7 +92,7 @@ def update_plan(
     back: bool = False,
     offers: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
-    """The waves; what each mirror is to run; who is left alone and why; why the fleet cannot bear it, if so."""
+    """The waves; what each host is to run; who is left alone and why; why the fleet cannot bear it, if so."""
     if only not in ("", *PARTS):
         raise BadValueError(f"update_only is {only!r}", f"{', '.join(PARTS)}, or nothing at all")
     off_share = _share("fleet_update_off_share", off_share)
@@ -96,30 +118,41 @@ def update_plan(
             if back
             else functools.partial(_wanted, records.get(name, {}), pins, only)
         )
-        tier = int(records.get(name, {}).get("tier") or 1)
-        found = _found(name, answer.status, news.holds.get(name), goal, tier)
+        found = _found(name, answer.status, news.holds.get(name), goal)
         if isinstance(found, Due):
-            due.append(found)
+            kinds = [kind for kind in ROLES if name in groups.get(kind, ())] or ["mirrors"]
+            kind = next((one for one in reversed(OWN) if one in kinds), "mirrors")
+            tier = int(records.get(name, {}).get("tier") or 1)
+            due.append(replace(found, kind=kind, roles=_roles(kinds, only), tier=tier))
         else:
             why, detail = found
             left.setdefault(why, {})[name] = detail
     silent = list(left.get(SILENT, {}))
     fleet = _active(records, news)
-    planned = waves(_ordered(due, fleet, canary), fleet, capacity_floor)
+    mirrors = [one for one in due if one.kind == "mirrors"]
+    planned = waves(_ordered(mirrors, fleet, canary), fleet, capacity_floor)
+    own = sorted(
+        (one for one in due if one.kind != "mirrors"), key=lambda one: (OWN.index(one.kind), one.name)
+    )
+    # What a former run left in the middle is taken up first of all.
+    first = [one for one in own if one.unfinished]
+    then = [one for one in own if not one.unfinished]
+    order = [*([one] for one in first), *planned.waves, *([one] for one in then)]
     refused = list(_refused(due, silent, fleet, news, off_share)) if due else []
     if news.redirector is not None:
         refused += _at_their_floor(planned.stuck, fleet)
     return {
-        "hosts": [one.name for wave in planned.waves for one in wave],
-        "sizes": [len(wave) for wave in planned.waves],
-        "mirrors": {one.name: _told(one) for one in due},
+        "hosts": [one.name for wave in order for one in wave],
+        "sizes": [len(wave) for wave in order],
+        "canary": planned.waves[0][0].name if planned.waves else "",
+        "due": {one.name: _told(one) for one in due},
         "left": left,
         "silent": silent,
         "stuck": left.get(STUCK, {}),
         "of": update,
         "refused": refused,
         "redirector": news.redirector,
-        "lines": _lines(planned, left, "take back" if back else "update"),
+        "lines": _lines(first, planned, then, left, "take back" if back else "update"),
     }
 
 
@@ -165,9 +198,8 @@ def _found(
     status: Mapping[str, Any],
     held: Row | None,
     goal: Callable[[Mapping[str, Any], Versions, Versions], Versions | Left],
-    tier: int,
 ) -> Due | Left:
-    """What a mirror is due for, or why it is left alone."""
+    """What a host is due for, or why it is left alone."""
     if not status.get("provisioned"):
         return "Never provisioned, so left alone; see playbooks/provision.yml", ""
     running = versions_of(status.get("versions"))
@@ -181,7 +213,7 @@ def _found(
     wanted = goal(status, running, gated)
     if isinstance(wanted, tuple):
         return wanted
-    found = Due(name, running, wanted, gated, unfinished, tier)
+    found = Due(name, "", (), running, wanted, gated, unfinished)
     if not found.parts and not unfinished:
         return "Left alone, for they run what is pinned", ""
     refused = mapping(status.get("tree")).get("refused")
@@ -189,6 +221,12 @@ def _found(
         # Neither the former programs nor the new ones would sync, and it would be off the list for nothing.
         return "Left alone, for its sync is refused", printable(refused)
     return found
+
+
+def _roles(kinds: Iterable[str], only: str) -> tuple[str, ...]:
+    """Those that bring the part that is to change, each once."""
+    found = dict.fromkeys(role for kind in kinds for role in ROLES[kind])
+    return tuple(role for role in found if not only or (role in OF_NGINX) == (only == "web_server"))
 
 
 def _wanted(
@@ -236,7 +274,7 @@ def _former(
     *,
     offered: str,
 ) -> Versions | Left:
-    """What passed the gate before the update, or why the mirror does not go back there.
+    """What passed the gate before the update, or why the host does not go back there.
 
     In the middle of an update it is what passed last; in the middle of going back, where that went.
     """
@@ -492,6 +530,9 @@ def _at_their_floor(stuck: Mapping[str, Sequence[str]], fleet: Mapping[str, Mirr
 
 def _told(one: Due) -> dict[str, Any]:
     return {
+        "kind": one.kind.removesuffix("s"),
+        "roles": list(one.roles),
+        "services": one.services,
         "wanted": one.wanted,
         "gated": one.gated,
         "parts": one.parts,
@@ -502,30 +543,51 @@ def _told(one: Due) -> dict[str, Any]:
 
 def _change(one: Due) -> str:
     told = []
+    restarts = {"nginx": ["nginx"], "mirrorfleet": one.services}
     for part in one.parts:
-        more = f" ({RESTARTS[part]})" if part in RESTARTS else ""
+        more = f" (restarts {', '.join(names)})" if (names := restarts.get(part)) else ""
         told.append(f"{part} {one.running.get(part) or 'none'} -> {one.wanted[part]}{more}")
     return ", ".join(told) or "as it is"
 
 
-def _lines(planned: Planned, left: Mapping[str, Mapping[str, str]], what: str) -> list[str]:
+def _lines(
+    first: Sequence[Due],
+    planned: Planned,
+    then: Sequence[Due],
+    left: Mapping[str, Mapping[str, str]],
+    what: str,
+) -> list[str]:
     count, alone = sum(len(wave) for wave in planned.waves), sum(len(names) for names in left.values())
+    own = len(first) + len(then)
+    also = f", and {_count(own, 'host')} of the fleet's own, one at a time" if own else ""
     lines = [
-        f"{count} mirror{'' if count == 1 else 's'} to {what}, in {len(planned.waves)} "
-        f"wave{'' if len(planned.waves) == 1 else 's'}; {alone} left alone."
+        f"{_count(count, 'mirror')} to {what}, in {_count(len(planned.waves), 'wave')}{also}; {alone} left alone."
     ]
+    lines += [_own_line("first of all", one) for one in first]
     for number, wave in enumerate(planned.waves, 1):
         alike: dict[str, list[str]] = {}
         for one in wave:
-            again = "; left in the middle by a former run" if one.unfinished else ""
-            alike.setdefault(_change(one) + again, []).append(one.name)
-        lines += [f"  wave {number}: {', '.join(names)}: {change}" for change, names in alike.items()]
+            alike.setdefault(_line(one), []).append(one.name)
+        lines += [f"  wave {number}: {', '.join(names)}: {line}" for line, names in alike.items()]
+    lines += [_own_line("then", one) for one in then]
     for why, names in left.items():
         by_detail: dict[str, list[str]] = {}
         for name, detail in sorted(names.items()):
             by_detail.setdefault(f": {detail}" if why == STUCK else "", []).append(name)
         lines += [f"  {why}: {some(those)}{detail}" for detail, those in by_detail.items()]
     return lines
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
+def _line(one: Due) -> str:
+    return _change(one) + ("; left in the middle by a former run" if one.unfinished else "")
+
+
+def _own_line(when: str, one: Due) -> str:
+    return f"  {when}: {one.name} ({one.kind.removesuffix('s')}): {_line(one)}"
 
 
 def _share(key: str, value: Any) -> float:

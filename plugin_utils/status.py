@@ -211,7 +211,7 @@ def _row(name: str, kinds: list[str], answer: Answer, record: Mapping[str, Any],
         "disk": {key: _whole(disk.get(key)) for key in ("free", "total")} if disk else None,
         "failed_units": [printable(one, 80) for one in _list(status.get("failed_units"))],
         "held": news.holds.get(name) if is_mirror else None,
-        "update": _update(status["update"]) if is_mirror and "update" in status else None,
+        "update": _update(status["update"]) if "update" in status else None,
         "list": {key: own.get(key) for key in ("at", "refused", "kept")} if own else None,
         "health": {
             "at": _whole(mapping(status["health"]).get("at")),
@@ -263,12 +263,6 @@ def _of_mirror(row: Row, news: News, waits: bool) -> Iterator[Why]:
     code = row["code"]
     if waits:
         yield 3, "waits for the mirror that is to feed it"
-    if update := row["update"]:
-        by = f" by {update['by']}" if update["by"] else ""
-        since = f" since {clock(update['since'])}" if update["since"] is not None else ""
-        wanted = ", ".join(update["wanted"].values()) or "nobody knows what"
-        then = f"ansible-playbook playbooks/update.yml --limit {row['name']} goes on, unless one is at work"
-        yield 3, f"in the middle of an update{by}{since}, at its step {update['step']}, to {wanted}; {then}"
     if held := row["held"]:
         by = f" by {held['by']}" if held["by"] else ""
         since = f" since {clock(held['since'])}" if held["since"] is not None else ""
@@ -292,6 +286,12 @@ def _of_mirror(row: Row, news: News, waits: bool) -> Iterator[Why]:
 
 
 def _of_host(row: Row, now: int) -> Iterator[Why]:
+    if update := row["update"]:
+        by = f" by {update['by']}" if update["by"] else ""
+        since = f" since {clock(update['since'])}" if update["since"] is not None else ""
+        wanted = ", ".join(update["wanted"].values()) or "nobody knows what"
+        then = f"ansible-playbook playbooks/update.yml --limit {row['name']} goes on, unless one is at work"
+        yield 3, f"in the middle of an update{by}{since}, at its step {update['step']}, to {wanted}; {then}"
     if (ends := row["certificate_expires"]) is not None and ends - now < CERTIFICATE:
         told = f"ended {age(now - ends)} ago" if ends <= now else f"ends in {age(ends - now)}"
         yield 1 if ends <= now else 3, f"its certificate {told}: docs/certificates.md"
@@ -346,9 +346,8 @@ def _of_pins(row: Row, pins: Mapping[str, Any]) -> Iterator[Why]:
         for key, pin in wanted.items()
         if pin and row["versions"][key] and not fnmatch.fnmatchcase(row["versions"][key], str(pin))
     ]
-    playbook = "update" if row["kinds"] == ["mirror"] else "provision"
     if told:
-        yield NOTE, f"runs {'; '.join(told)}: ansible-playbook playbooks/{playbook}.yml"
+        yield NOTE, f"runs {'; '.join(told)}: ansible-playbook playbooks/update.yml"
 
 
 def _seen(row: Row, now: int) -> str:

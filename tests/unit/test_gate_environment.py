@@ -51,7 +51,7 @@ def command(playbook: str, task: str, url: str, elsewhere: dict[str, str]) -> st
     return text
 
 
-TASKS = {"gate": ("tasks/gate.yml", "By a real pip"), "demo": ("demo.yml", "By pip and by uv")}
+TASKS = {"gate": ("tasks/pip.yml", "By a real pip"), "demo": ("demo.yml", "By pip and by uv")}
 
 
 @pytest.mark.parametrize("playbook", ["gate", "demo"])

@@ -254,7 +254,11 @@ SPOILED: dict[str, tuple[dict[str, Any], str, bool]] = {
     "old nginx": ({"nginx": "runs what 1.26.3 was to replace"}, "systemctl restart nginx", False),
     "other version": (
         {"versions": {"mirrorfleet": "0.0.9"}},
-        "runs mirrorfleet 0.0.9, pinned is 0.1.0: ansible-playbook playbooks/provision.yml", False,
+        "runs mirrorfleet 0.0.9, pinned is 0.1.0: ansible-playbook playbooks/update.yml", False,
+    ),
+    "in the middle": (
+        {"update": {"step": "gate", "wanted": {"nginx": "1.26.*"}}},
+        "at its step gate, to 1.26.*; ansible-playbook playbooks/update.yml --limit origin goes on", True,
     ),
     "old tree": ({"tree": TREE | {"last_sync": NOW - 2 * DAY}}, "last synced 2 d ago", True),
     "aside": ({"tree": TREE | {"set_aside": 3}}, "3 projects are set aside", False),
@@ -273,7 +277,7 @@ def test_what_a_host_tells_of_itself(changes: dict[str, Any], words: str, needs:
     assert words in why and row["needs_a_person"] is needs
 
 
-def test_an_update_of_a_mirror_is_update_yml_s() -> None:
+def test_all_that_is_not_as_pinned_is_told_at_once() -> None:
     fleet = Fleet("one")
     fleet.answers["one"]["status"]["versions"] = {
         "mirrorfleet": "0.1.0",

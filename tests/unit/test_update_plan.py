@@ -88,9 +88,10 @@ def test_only_mirrors_that_the_change_concerns_count() -> None:
     plan = fleet.plan(hosts=["one", "two", "three", "four"])
     assert waves(plan) == [["one"], ["three"]]
     assert plan["left"] == {"Left alone, for they run what is pinned": {"two": "", "four": ""}}
-    assert plan["mirrors"]["one"] == {
+    assert plan["due"]["one"] == {
         "wanted": {"mirrorfleet": "0.2.0", "bandersnatch": "8.2.0", "nginx": "1.26.*"},
         "gated": OLD, "parts": ["mirrorfleet"], "unfinished": False, "change": "mirrorfleet 0.1.0 -> 0.2.0",
+        "kind": "mirror", "roles": ["web_server", "sync_client"], "services": [],
     }  # fmt: skip
     assert plan["lines"] == [
         "2 mirrors to update, in 2 waves; 2 left alone.",
@@ -123,7 +124,7 @@ def test_one_part_alone_is_updated() -> None:
         ("bandersnatch", "bandersnatch"),
         ("web_server", "nginx"),
     ):
-        told = fleet.plan(only=only)["mirrors"]["one"]
+        told = fleet.plan(only=only)["due"]["one"]
         assert told["parts"] == [part]
         others = {key: value for key, value in told["wanted"].items() if key != part}
         assert others.items() <= told["gated"].items(), "what is not to change stays"
@@ -156,26 +157,26 @@ def test_what_a_killed_run_left_is_taken_up_first_whatever_it_got_to() -> None:
     fleet.standings["held"]["listed"] = False
     plan = fleet.plan()
     assert waves(plan) == [["held"], ["released", "one"]]
-    assert plan["mirrors"]["released"]["unfinished"] and plan["mirrors"]["released"]["gated"] == OLD
+    assert plan["due"]["released"]["unfinished"] and plan["due"]["released"]["gated"] == OLD
     # Of one that was held without a note it is not known what passed the gate last: what runs is taken for it.
-    assert plan["mirrors"]["held"]["gated"] == NEW
+    assert plan["due"]["held"]["gated"] == NEW
     assert not plan["refused"]
 
 
 def test_the_last_gated_version_is_the_noted_one_and_not_the_one_that_runs() -> None:
     noted = {"gated": OLD, "wanted": NEW, "step": "update"}
-    told = Fleet().add("one", versions=NEW).of("one", update=noted).plan()["mirrors"]["one"]
+    told = Fleet().add("one", versions=NEW).of("one", update=noted).plan()["due"]["one"]
     assert (told["gated"], told["parts"]) == (OLD, [])
 
 
 def test_a_note_that_is_spoilt_is_of_an_unfinished_update_all_the_same() -> None:
     for noted in ({"gated": 7}, {"gated": {"mirrorfleet": None, "x": "1"}}, {"step": ["hold"]}):
-        told = Fleet().add("one", versions=NEW).of("one", update=noted).plan()["mirrors"]["one"]
+        told = Fleet().add("one", versions=NEW).of("one", update=noted).plan()["due"]["one"]
         assert told["unfinished"] and told["gated"] == NEW
 
 
 def test_nginx_that_runs_and_is_replaced_on_disk_is_no_version_to_go_back_to() -> None:
-    told = Fleet().add("one").of("one", nginx="runs what 1.26.3-3 was to replace").plan()["mirrors"]["one"]
+    told = Fleet().add("one").of("one", nginx="runs what 1.26.3-3 was to replace").plan()["due"]["one"]
     assert "nginx" not in {part for part, version in told["gated"].items() if version}
 
 
@@ -205,6 +206,90 @@ def test_what_a_mirror_runs_is_compared_with_what_it_is_to_run() -> None:
     assert update_differs({"status": {}, "problem": "No route to host"}, wanted) == ["No route to host"]
 
 
+# --- the fleet's own hosts ---
+
+
+def with_own(**versions: dict[str, str]) -> Fleet:
+    """A mirror, and of each kind a host; what each runs, if it is not what was pinned before."""
+    fleet = Fleet().add("one", versions=versions.get("one"))
+    for name in ("red", "red2", "mon", "both", "origin"):
+        of = {part: version for part, version in OLD.items() if part != "bandersnatch"}
+        fleet.answers[name] = {"status": {
+            "provisioned": True, "platform": "debian-13", "nginx": "running", "versions": versions.get(name, of),
+        }}  # fmt: skip
+    told = {"at": NOW - 5, "mirrors": fleet.standings}
+    for name in ("red", "red2", "both"):
+        fleet.answers[name]["status"]["list"] = told
+    return fleet
+
+
+OWN = {"redirectors": ["red", "red2", "both"], "indexes": ["red2"], "monitors": ["mon", "both"], "origins": ["origin"],
+       "mirrors": ["one"]}  # fmt: skip
+
+
+def own_plan(fleet: Fleet, **more: Any) -> dict[str, Any]:
+    found: dict[str, Any] = update_plan(
+        fleet.answers, OWN, {"mirrors": list(fleet.records.values())},
+        **{"pins": PINS, "now": NOW, "hosts": [*fleet.answers]} | more,
+    )  # fmt: skip
+    return found
+
+
+def test_the_fleets_own_hosts_follow_one_at_a_time_and_redirectors_last() -> None:
+    plan = own_plan(with_own())
+    assert waves(plan) == [["one"], ["origin"], ["mon"], ["both"], ["red"], ["red2"]]
+    assert plan["canary"] == "one" and not plan["refused"]
+    assert plan["due"]["red2"] == {
+        "kind": "redirector", "roles": ["document_server", "redirector", "route", "web_server"],
+        "services": ["mirrorfleet-list", "mirrorfleet-route"],
+        "wanted": {"mirrorfleet": "0.2.0", "nginx": "1.26.*"}, "gated": {"mirrorfleet": "0.1.0", "nginx": "1.26.3-3"},
+        "parts": ["mirrorfleet"], "unfinished": False,
+        "change": "mirrorfleet 0.1.0 -> 0.2.0 (restarts mirrorfleet-list, mirrorfleet-route)",
+    }  # fmt: skip
+    assert plan["due"]["both"]["roles"] == ["document_server", "redirector", "monitoring_server"]
+    assert plan["due"]["origin"]["roles"] == ["web_server", "origin"]
+    assert plan["lines"][0] == (
+        "1 mirror to update, in 1 wave, and 5 hosts of the fleet's own, one at a time; 0 left alone."
+    )
+    assert "  then: origin (origin): mirrorfleet 0.1.0 -> 0.2.0" in plan["lines"]
+    assert "  then: mon (monitor): mirrorfleet 0.1.0 -> 0.2.0 (restarts mirrorfleet-probe)" in plan["lines"]
+
+
+def test_a_part_and_a_limit_are_of_the_fleets_own_hosts_too() -> None:
+    old_nginx = {"mirrorfleet": "0.1.0", "nginx": "1.25.1-1"}
+    plan = own_plan(with_own(red2=old_nginx, mon=NEW), only="web_server")
+    assert plan["hosts"] == ["red2"] and plan["canary"] == ""
+    assert plan["due"]["red2"]["roles"] == ["document_server", "web_server"]
+    assert plan["due"]["red2"]["services"] == [] and plan["due"]["red2"]["parts"] == ["nginx"]
+    assert own_plan(with_own(), only="programs")["due"]["red2"]["roles"] == ["redirector", "route"]
+    assert own_plan(with_own(), only="bandersnatch")["hosts"] == []
+    assert own_plan(with_own(), hosts=["red", "mon"])["hosts"] == ["mon", "red"]
+
+
+def test_one_that_a_former_run_left_in_the_middle_comes_before_the_mirrors() -> None:
+    fleet = with_own()
+    noted = {"gated": {"mirrorfleet": "0.1.0", "nginx": "1.26.3-3"}, "step": "gate"}
+    fleet.of("mon", versions={"mirrorfleet": "0.2.0", "nginx": "1.26.3-3"}, update=noted)
+    plan = own_plan(fleet)
+    assert waves(plan)[:2] == [["mon"], ["one"]] and plan["canary"] == "one"
+    assert plan["due"]["mon"]["unfinished"] and plan["due"]["mon"]["gated"]["mirrorfleet"] == "0.1.0"
+    assert "  first of all: mon (monitor): as it is; left in the middle by a former run" in plan["lines"]
+
+
+def test_the_fleets_own_hosts_go_back_and_one_that_is_silent_is_told() -> None:
+    gone = {"mirrorfleet": "0.1.0", "nginx": "1.26.3-3"}
+    former = {
+        "at": NOW - 60,
+        "update": {"pins": PINS, "only": ""},
+        "versions": gone,
+        "installed": ["mirrorfleet"],
+    }
+    fleet = with_own(red=gone | {"mirrorfleet": "0.2.0"}).of("red", former=former)
+    fleet.answers["origin"] = {"status": {}, "reached": False, "problem": "No route to host"}
+    plan = own_plan(fleet, back=True)
+    assert plan["hosts"] == ["red"] and plan["due"]["red"]["wanted"] == gone and plan["silent"] == ["origin"]
+
+
 # --- back to what ran before ---
 
 UPDATE = {"pins": PINS, "only": ""}
@@ -221,9 +306,10 @@ def test_what_the_newest_update_changed_goes_back_and_nothing_else_does() -> Non
     )
     plan = fleet.plan(back=True)
     assert waves(plan) == [["one"], ["two"]] and not plan["refused"] and not plan["stuck"]
-    assert plan["mirrors"]["one"] == {
+    assert plan["due"]["one"] == {
         "wanted": OLD, "gated": NEW, "parts": ["mirrorfleet"], "unfinished": False,
         "change": "mirrorfleet 0.2.0 -> 0.1.0",
+        "kind": "mirror", "roles": ["web_server", "sync_client"], "services": [],
     }  # fmt: skip
     assert plan["lines"][0] == "2 mirrors to take back, in 2 waves; 1 left alone."
     assert plan["left"] == {"Left alone, for no update to what is pinned now changed them": {"old": ""}}
@@ -245,9 +331,9 @@ def test_a_time_that_has_not_come_is_the_newest_of_nothing() -> None:
 def test_what_is_in_the_middle_goes_back_to_what_passed_last_and_from_the_middle_of_going_back_on() -> None:
     noted = {"gated": OLD, "wanted": NEW, "step": "gate"}
     fleet = Fleet().add("one", versions=NEW).of("one", update=noted)
-    assert fleet.plan(back=True)["mirrors"]["one"]["wanted"] == OLD
+    assert fleet.plan(back=True)["due"]["one"]["wanted"] == OLD
     fleet.of("one", update={"gated": NEW, "wanted": OLD, "step": "gate", "back": True}, versions=OLD)
-    told = fleet.plan(back=True)["mirrors"]["one"]
+    told = fleet.plan(back=True)["due"]["one"]
     assert (told["wanted"], told["gated"], told["unfinished"]) == (OLD, NEW, True)
 
 
@@ -259,11 +345,11 @@ def test_where_going_back_is_not_possible_it_is_said() -> None:
     assert plan["stuck"]["one"].startswith("mirrorfleet 0.1.0 is no longer installed; the other parts by -e")
     assert plan["stuck"]["two"].startswith("nginx 1.26.3-3 is in none of its archives;")
     assert "  Cannot go back, so left as they are: two: nginx 1.26.3-3 is in none" in plan["lines"][2]
-    assert fleet.plan(back=True, only="programs")["mirrors"]["two"]["parts"] == ["mirrorfleet"]
+    assert fleet.plan(back=True, only="programs")["due"]["two"]["parts"] == ["mirrorfleet"]
     offers = {
         "two": "     nginx | 1.26.3-4 | ...\n     nginx | 1.26.3-3 | http://archive.example trixie/main"
     }
-    assert fleet.plan(back=True, offers=offers)["mirrors"]["two"]["parts"] == ["mirrorfleet", "nginx"]
+    assert fleet.plan(back=True, offers=offers)["due"]["two"]["parts"] == ["mirrorfleet", "nginx"]
 
 
 @pytest.mark.parametrize(

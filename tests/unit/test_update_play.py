@@ -44,6 +44,18 @@ STUBS = {
 - host_state:
     links: [{path: /opt/mirrorfleet/current, target: "{{ sync_client_mirrorfleet_version }}"}]
 """,
+    "roles/document_server/tasks/main.yml": "[]",
+    "roles/monitoring_server/tasks/main.yml": "[]",
+    "roles/redirector/tasks/main.yml": """
+- host_state:
+    directories: [{path: "/opt/mirrorfleet/{{ redirector_mirrorfleet_version }}"}]
+    links: [{path: /opt/mirrorfleet/current, target: "{{ redirector_mirrorfleet_version }}"}]
+- shell: "{{ lookup('file', control ~ '/after-own-link', errors='ignore') or 'true' }}"
+  delegate_to: localhost
+""",
+    "roles/python_program/tasks/point.yml": """
+- host_state: {links: [{path: /opt/mirrorfleet/current, target: "{{ python_program_version }}"}]}
+""",
     "roles/redirector/tasks/hold.yml": """
 - copy: {content: "{{ redirector_hold_reason }}", dest: "{{ control }}/holds/{{ redirector_mirror }}"}
 """,
@@ -53,6 +65,12 @@ STUBS = {
   delegate_to: localhost
 """,
     "playbooks/preflight.yml": "- {hosts: localhost, gather_facts: false, tasks: []}",
+    "playbooks/tasks/measured.yml": "[]",
+    "playbooks/tasks/gate_monitor.yml": "[]",
+    "playbooks/tasks/gate_redirector.yml": """
+- name: Read what it publishes
+  command: sh -c '! grep "$(readlink /opt/mirrorfleet/current)" {{ control }}/broken-own'
+""",
     "playbooks/tasks/publish_list.yml": """
 - command: "{{ ansible_playbook_python }} {{ control }}/publish.py {{ control }}"
   delegate_to: localhost
@@ -86,6 +104,12 @@ names = (control / "names").read_text().split()
 DPKG_QUERY = """#!/bin/sh
 case "$*" in *Status*) printf 'nginx\\tinstalled\\t1.26.3-3\\n' ;; *) echo 1.26.3-3 ;; esac
 """
+SYSTEMCTL = """#!/bin/sh
+case $1 in
+    show) printf 'Id=%s\nLoadState=loaded\nActiveState=active\n' "$2" ;;
+    *) echo "$@" >>{control}/systemctl ;;
+esac
+"""
 # A monitor's look: a mirror fails where it runs a version that is broken.
 LOOK = """
 import json, os, pathlib, sys
@@ -113,12 +137,15 @@ class Fleet:
             "publish.py": PUBLISH,
             "look.py": LOOK,
             "broken": "",
+            "broken-own": "",
             "names": " ".join(self.names),
         }.items():
             (self.control / name).write_text(text)
         self._inventory(continents)
-        for name in (*self.names, RED):
-            self._host(name)
+        for name in self.names:
+            self._host(name, OLD)
+        # It runs what will be pinned, and is no part of most updates.
+        self._host(RED, NEW)
         documents = {"documents": str(self.control), "state": str(self.control / "state"),
                      "holds": str(self.control / "holds")}  # fmt: skip
         (self.folder / RED / "etc/mirrorfleet/list.json").write_text(json.dumps(documents))
@@ -166,11 +193,11 @@ class Fleet:
         path = self.folder / "fleet/fleet.yml"
         path.write_text(re.sub(r'mirrorfleet: "[0-9.]+"', f'mirrorfleet: "{version}"', path.read_text()))
 
-    def _host(self, name: str) -> None:
+    def _host(self, name: str, version: str) -> None:
         host = self.folder / name
-        for path in ("etc/mirrorfleet", f"opt/mirrorfleet/{OLD}", "opt/bandersnatch/8.2.0", "bin"):
+        for path in ("etc/mirrorfleet", f"opt/mirrorfleet/{version}", "opt/bandersnatch/8.2.0", "bin"):
             (host / path).mkdir(parents=True)
-        (host / "opt/mirrorfleet/current").symlink_to(OLD)
+        (host / "opt/mirrorfleet/current").symlink_to(version)
         (host / "opt/bandersnatch/current").symlink_to("8.2.0")
         (host / "etc/os-release").write_text("ID=debian\nVERSION_ID=13\n")
         for account in ("passwd", "group"):
@@ -181,6 +208,8 @@ class Fleet:
             "dpkg-query": DPKG_QUERY,
             "bin/runuser": "#!/bin/sh\nexit 0\n",
             "bin/chown": "#!/bin/sh\nexit 0\n",
+            "bin/nginx": "#!/bin/sh\nexit 0\n",
+            "bin/systemctl": SYSTEMCTL.format(control=self.control),
         }.items():
             (host / file).write_text(text)
             (host / file).chmod(0o755)
@@ -207,7 +236,7 @@ class Fleet:
         )  # fmt: skip
         (self.control / "group").write_text(str(process.pid))
         said, _ = process.communicate(timeout=400)
-        for moment in ("after-link", "after-release"):
+        for moment in ("after-link", "after-own-link", "after-release"):
             (self.control / moment).unlink(missing_ok=True)
         return process.returncode, said
 
@@ -216,7 +245,10 @@ class Fleet:
         return json.loads(path.read_text()) if path.exists() else None
 
     def runs(self) -> dict[str, str]:
-        return {name: os.readlink(self.folder / name / "opt/mirrorfleet/current") for name in self.names}
+        return {name: self.version(name) for name in self.names}
+
+    def version(self, name: str) -> str:
+        return os.readlink(self.folder / name / "opt/mirrorfleet/current")
 
     def held(self) -> list[str]:
         return sorted(path.name for path in (self.control / "holds").iterdir())
@@ -305,6 +337,33 @@ def test_a_mirror_is_taken_back_by_the_same_gate_and_a_killed_run_of_it_goes_on(
     assert fleet.runs() == {"m1": OLD} and fleet.listed() == ["m1"] and fleet.note("m1") is None
     told = said.partition("PLAY RECAP")[2]
     assert "Taken back: m1" in told and "fleet.yml pins what was taken back. Pin what runs now" in told
+
+
+def test_a_redirector_comes_last_and_goes_back_to_the_gated_version_where_it_fails(tmp_path: Path) -> None:
+    """It is the monitor, too, of this fleet the only one: what a killed run left of it is taken up all the same."""
+    fleet = Fleet(tmp_path, "OC")
+    shutil.rmtree(fleet.folder / RED / "opt")
+    shutil.copytree(fleet.folder / "m1/opt", fleet.folder / RED / "opt", symlinks=True)
+    fleet.pin(NEW)
+    fleet.kill_at("after-own-link")
+    code, said = fleet.update()
+    assert code == -signal.SIGKILL and fleet.version(RED) == NEW, said
+    assert fleet.runs() == {"m1": NEW} and fleet.note("m1") is None and fleet.listed() == ["m1"]
+    noted = fleet.note(RED)
+    assert noted and (noted["step"], noted["gated"]["mirrorfleet"]) == ("update", OLD)
+    (fleet.control / "broken-own").write_text(NEW)
+    code, said = fleet.update("--limit", RED)
+    told = flat(said)
+    assert code != 0 and fleet.version(RED) == OLD and fleet.note(RED) is None, said
+    assert f"  first of all: {RED} (redirector): " in said and "left in the middle by a former run" in told
+    assert f"{RED} could not be updated: task" in told and "Read what it publishes" in told
+    assert "That was at its step gate, from" in told and "It is back on its former version" in told
+    restarted = (fleet.control / "systemctl").read_text()
+    assert all(f"restart mirrorfleet-{name}.service" in restarted for name in ("list", "probe")), restarted
+    (fleet.control / "broken-own").write_text("")
+    code, said = fleet.update("--limit", RED)
+    assert code == 0 and fleet.version(RED) == NEW, said
+    assert f"Updated: {RED}: mirrorfleet {OLD} -> {NEW}" in flat(said.partition("PLAY RECAP")[2])
 
 
 def test_of_two_people_the_second_is_told_and_may_insist(fleet: Fleet) -> None:

@@ -568,12 +568,12 @@ def test_good_pins_roll_through_without_a_failed_request_past_a_mirror_that_cann
     lame = on("mirror3")
     assert lame.run(BROKEN_SYNC).rc == 0
     wheels = release(tmp_path, "0.1.1")
-    both = {"redirector", "redirector2"}
+    both = ("redirector", "redirector2")
     with (
         edited(VERSIONS, 'debian-13: "8.2.0"', 'debian-13: "8.1.0"'),
         edited(VERSIONS, 'mirrorfleet: "0.1.0"', 'mirrorfleet: "0.1.1"'),
         edited(VERSIONS, 'debian-13: "1.26.*"', 'debian-13: "1.26.*+fleet1"'),
-        nginx_patched("mirror1", "mirror3") as nginx,
+        nginx_patched("mirror1", "mirror3", "origin", *both) as nginx,
         pip_in_a_loop(client),
     ):
         run = playbook("update", "-e", f"python_program_wheels={wheels}")
@@ -595,12 +595,19 @@ def test_good_pins_roll_through_without_a_failed_request_past_a_mirror_that_cann
         # The cause is mended, and the same command completes what is left.
         assert lame.run("rm -r /run/systemd/system/mirror-sync.service.d && systemctl daemon-reload").rc == 0
         run = playbook("update", "-e", f"python_program_wheels={wheels}").ok()
-        # What the first run did not come to follows, too.
+        # What the first run did not come to follows, too, the fleet's own hosts last.
         assert {name for name, changes in run.changed.items() if changes} == {
             "mirror3",
             "mirror4",
             "mirror5",
+            "origin",
+            *both,
         }, run.drift
+        order = re.findall(r"TASK \[Note that it is looked at\].*\nincluded: .* for (\w+)", run.output)
+        for name in ("origin", *both):
+            assert on(name).file("/opt/mirrorfleet/current").linked_to == "/opt/mirrorfleet/0.1.1"
+            assert on(name).package("nginx").version == nginx[name] + "+fleet1"
+        assert order[-3:] == ["origin", *both], order
         assert re.search(r'^ +mirror3: .*"good": true', run.output, re.MULTILINE), "no word of the sync"
         for name in ("mirror1", "mirror3"):
             document = json.loads(client.run(f"curl -sSf https://{name}.fleet.test/mirror.json"))
@@ -611,6 +618,17 @@ def test_good_pins_roll_through_without_a_failed_request_past_a_mirror_that_cann
         # Nothing left to update: nothing is touched.
         run = playbook("update", "-e", f"python_program_wheels={wheels}").ok()
         assert set(run.changed.values()) == {0}, run.drift
+        # And back, of a mirror and of one of the fleet's own.
+        run = playbook("rollback", "--limit", "mirror5,redirector2").ok()
+        assert {name for name, changes in run.changed.items() if changes} == {"mirror5", "redirector2"}, (
+            run.drift
+        )
+        for name in ("mirror5", "redirector2"):
+            assert on(name).file("/opt/mirrorfleet/current").linked_to == "/opt/mirrorfleet/0.1.0"
+        assert on("redirector2").package("nginx").version == nginx["redirector2"]
+        assert "fleet.yml pins what was taken back" in run.output
+        for redirector in both:
+            assert client.listed(redirector) == indexes(*ALL, MIRROR3)
 
 
 def test_a_mirror_that_still_serves_is_not_given_back():

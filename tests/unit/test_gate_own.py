@@ -1,0 +1,142 @@
+"""The gates of the fleet's own hosts, before real servers of this machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+HOUSE = Path(__file__).parents[2]
+pytestmark = pytest.mark.slow
+PLAY = """
+- hosts: all
+  gather_facts: false
+  tasks:
+    - include_tasks: {TASKS}/others_answer.yml
+      when: "'alone' in groups"
+    - include_tasks: {TASKS}/gate_own.yml
+    - debug: {{msg: "{{{{ inventory_hostname }}}} passed"}}
+"""
+ROLE = "- copy: {content: published, dest: '{{ published }}-{{ inventory_hostname }}'}\n"
+HOST_STATUS = """
+from ansible.plugins.action import ActionBase
+class ActionModule(ActionBase):
+    def run(self, tmp=None, task_vars=None):
+        return super().run(tmp, task_vars) | {"status": task_vars["says"], "problem": "", "reached": True}
+"""
+PAGE = {"files": [{"url": "/packages/six-1.tar.gz"}]}
+
+
+def answers(listed: list[str]) -> dict[str, Any]:
+    return {
+        "/mirrors.json": {"mirrors": [{"name": name} for name in listed]},
+        "/mirrors.txt": {}, "/": {}, "/health.json": {}, "/-/ready": {}, "/simple/six/": PAGE,
+        "/packages/six-1.tar.gz": {}, "/route?file=/packages/six-1.tar.gz": {"candidates": ["one"]},
+    }  # fmt: skip
+
+
+@pytest.fixture
+def gated(serve: Any, authority: Any, tmp_path: Path) -> Any:
+    certificate = authority.issue("localhost")
+
+    def served(found: dict[str, Any], certificate: Path | None = certificate) -> int:
+        def answer(request: Any) -> tuple[int, dict[str, str], bytes]:
+            if request.path not in found:
+                return 404, {}, b""
+            return 200, {"Content-Type": "application/json"}, json.dumps(found[request.path]).encode()
+
+        return int(serve(answer, certificate))
+
+    def run(hosts: dict[str, dict[str, Any]], groups: dict[str, list[str]]) -> tuple[int, str]:
+        prometheus = served(answers([]), None)
+        (tmp_path / "tasks").mkdir()
+        for path in (HOUSE / "playbooks/tasks").glob("*.yml"):
+            text = path.read_text().replace("/etc/ssl/certs/ca-certificates.crt", str(authority.pem))
+            # That of ask_index is its default.
+            text = text.replace("    project: ", f"    ca_path: {authority.pem}\n    project: ")
+            text = text.replace("127.0.0.1:9090", f"127.0.0.1:{prometheus}")
+            text = re.sub(r"^( +retries: )[0-9]+\n.*delay: .*", r"\g<1>1", text, flags=re.MULTILINE)
+            (tmp_path / "tasks" / path.name).write_text(text)
+        for name, text in {
+            "roles/redirector/tasks/publish.yml": ROLE,
+            "action_plugins/host_status.py": HOST_STATUS,
+            "library/host_status.py": "",
+            "play.yml": PLAY.format(TASKS=tmp_path / "tasks"),
+            "bin/nginx": "#!/bin/sh\n",
+            "ansible.cfg": "",
+        }.items():
+            (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
+            (tmp_path / name).write_text(text)
+        (tmp_path / "bin/nginx").chmod(0o755)
+        everybody = {
+            "ansible_connection": "local", "ansible_python_interpreter": sys.executable,
+            "fleet_gate_project": "six", "__fleet_eye": "eye", "published": str(tmp_path / "published"),
+            "redirector_registry": {"mirrors": [{"name": "one"}, {"name": "two"}]},
+            "monitoring_server_registry": {"mirrors": [{"name": "one"}, {"name": "two"}]},
+            "__update_now": {"status": {"at": 1000, "versions": {"mirrorfleet": "0.2.0"}}},
+        }  # fmt: skip
+        inventory = {"all": {
+            "vars": everybody, "hosts": hosts,
+            "children": {name: {"hosts": {key: {} for key in members}} for name, members in groups.items()},
+        }}  # fmt: skip
+        (tmp_path / "hosts.yml").write_text(yaml.safe_dump(inventory))
+        done = subprocess.run(
+            [sys.executable, "-m", "ansible", "playbook", "-i", tmp_path / "hosts.yml", tmp_path / "play.yml",
+             "--limit", "!eye"],
+            env=os.environ | {
+                "ANSIBLE_CONFIG": str(tmp_path / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1",
+                "ANSIBLE_CALLBACK_RESULT_FORMAT": "yaml", "PATH": f"{tmp_path}/bin:{os.environ['PATH']}",
+                "ANSIBLE_LIBRARY": f"{tmp_path}/library:{HOUSE}/library",
+            },
+            capture_output=True, text=True, check=False, timeout=300,
+        )  # fmt: skip
+        return done.returncode, re.sub(r"\s+", " ", done.stdout + done.stderr)
+
+    run.served = served  # type: ignore[attr-defined]
+    return run
+
+
+def host(port: int, listed: list[int], **more: Any) -> dict[str, Any]:
+    url = f"https://localhost:{port}"
+    inputs = {"urls": [url], "index_url": f"{url}/simple/", "addresses": ["127.0.0.1"]}
+    measured = {str(number): {"measured_at": at} for number, at in enumerate(listed)}
+    return {"fleet_inputs": inputs, "says": {"health": {"mirrors": measured, "problem": ""}}} | more
+
+
+def test_each_kind_is_asked_for_what_it_is_there_for(gated: Any, tmp_path: Path) -> None:
+    good = gated.served(answers(["one", "two"]))
+    hosts = {
+        "both": host(good, [900, 1001]),
+        "strange": host(gated.served(answers(["one", "mallory"])), []),
+        "still": host(good, [900, 1000]),  # measured before the update alone
+        "unrouted": host(gated.served(answers(["one"]) | {"/route?file=/packages/six-1.tar.gz": []}), []),
+    }
+    redirectors = ["both", "strange", "unrouted"]
+    code, said = gated(
+        hosts | {"eye": {}},
+        {"redirectors": redirectors, "indexes": ["both", "unrouted"], "monitors": ["both", "still"], "origins": []},
+    )  # fmt: skip
+    assert code != 0 and "both passed" in said, said
+    assert (tmp_path / "published-both").exists()
+    for words in (
+        "strange publishes a list of one, mallory, seen from eye. Allowed: mirrors of this inventory.",
+        "still measured no mirror since it runs 0.2.0: its rounds do not end",
+        "asked at 127.0.0.1, fails: /route?file=/packages/six-1.tar.gz: no list of candidates",
+    ):
+        assert words in said, said
+    assert said.count(" passed") == 1
+
+
+def test_the_last_redirector_that_answers_is_not_touched(gated: Any, tmp_path: Path) -> None:
+    hosts = {"one": host(gated.served(answers(["one"])), []), "dead": host(1, [])}
+    code, said = gated(hosts | {"eye": {}}, {"redirectors": ["one", "dead"], "alone": []})
+    assert code != 0 and "one is as it was, for no other redirector answers meanwhile" in said, said
+    # The other one would be, if it passed its own gate.
+    assert not (tmp_path / "published-one").exists() and (tmp_path / "published-dead").exists()
