@@ -42,6 +42,10 @@ ROLES_OF = {
 }
 
 
+def _default(role: str, key: str) -> Any:
+    return yaml.safe_load((ROLES / role / "defaults/main.yml").read_text("utf-8"))[key]
+
+
 def _packages(*roles: str) -> str:
     return "{{ fleet_inputs.packages + " + " + ".join(f"{role}_packages" for role in ("tls", *roles)) + " }}"
 
@@ -169,7 +173,8 @@ TEMPLATES: dict[str, dict[str, str]] = {
         "route_health": "{{ fleet_inputs.health }}",
         "route_settings": "{{ {'settings': (redirector_settings | default({})).settings | default({})} }}",
         "web_server_names": "{{ fleet_inputs.index_names }}",
-        "web_server_routes": "{{ route_output }}",
+        # Said here, too: update.yml runs one of the two roles without the other.
+        "web_server_routes": f"{{{{ route_output | default('{_default('route', 'route_output')}') }}}}",
         "web_server_on_miss": "pass",
         "web_server_upstream_index": _REFERENCE,
         **_FROM_UPSTREAM,
