@@ -1,5 +1,5 @@
 #!/usr/bin/python
-"""Ask one host for a page, a file and a route of an index that several may answer for. Documented in ask_index.yml."""
+"""Ask one host what it serves of an index that several may answer for, and whom it routes. See ask_index.yml."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from ansible.module_utils.basic import AnsibleModule
 
 SECONDS = 30
 MOST = 8 << 20  # of a page
+# Addresses for documentation, of a client of each family.
+CLIENTS = {"ipv4": "192.0.2.1", "ipv6": "2001:db8::1"}
 PAGE = "application/vnd.pypi.simple.v1+json"
 
 
@@ -62,9 +64,21 @@ def document(path: str, body: bytes, key: str) -> Any:
     return found
 
 
+def routed(index: Index, mirror: str) -> list[str]:
+    """The address families over which it would send a client that prefers the mirror to it."""
+    found = []
+    for family, client in CLIENTS.items():
+        asked = f"/route?file=/prefer/{quote(mirror)}/packages/x&address={client}"
+        if mirror in document(asked, index.ask("GET", asked, 200), "candidates"):
+            found.append(family)
+    return found
+
+
 def result_of(params: dict[str, Any]) -> dict[str, Any]:
     """The module's whole result; `ValueError` says what is not as it has to be."""
     index = Index(params)
+    if params["mirror"]:
+        return {"routed": routed(index, params["mirror"])}
     page = f"{urlsplit(params['url']).path.rstrip('/')}/{params['project']}/"
     files = document(page, index.ask("GET", page, 200), "files")
     urls = [one["url"] for one in files if isinstance(one, dict) and isinstance(one.get("url"), str)]
@@ -83,13 +97,19 @@ def result_of(params: dict[str, Any]) -> dict[str, Any]:
 ARGUMENTS: dict[str, Any] = {
     "url": {"type": "str", "required": True},
     "address": {"type": "str", "required": True},
-    "project": {"type": "str", "required": True},
+    "project": {"type": "str"},
+    "mirror": {"type": "str"},
     "ca_path": {"type": "path", "default": "/etc/ssl/certs/ca-certificates.crt"},
 }
 
 
 def main() -> None:
-    module = AnsibleModule(argument_spec=ARGUMENTS, supports_check_mode=True)
+    module = AnsibleModule(
+        argument_spec=ARGUMENTS,
+        supports_check_mode=True,
+        mutually_exclusive=[["project", "mirror"]],
+        required_one_of=[["project", "mirror"]],
+    )
     try:
         found = result_of(module.params)
     except (ValueError, OSError) as error:

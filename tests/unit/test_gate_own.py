@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
 import yaml
@@ -21,6 +22,10 @@ PLAY = """
   tasks:
     - include_tasks: {TASKS}/others_answer.yml
       when: "'alone' in groups"
+    - include_tasks: {TASKS}/unrouted.yml
+      when: "'mirrors' in groups"
+    - include_tasks: {TASKS}/soak_series.yml
+      when: "'mirrors' in groups"
     - include_tasks: {TASKS}/gate_own.yml
     - debug: {{msg: "{{{{ inventory_hostname }}}} passed"}}
 """
@@ -54,13 +59,17 @@ def gated(serve: Any, authority: Any, tmp_path: Path) -> Any:
 
         return int(serve(answer, certificate))
 
-    def run(hosts: dict[str, dict[str, Any]], groups: dict[str, list[str]]) -> tuple[int, str]:
-        prometheus = served(answers([]), None)
+    def run(
+        hosts: dict[str, dict[str, Any]], groups: dict[str, list[str]], prometheus: int = 0
+    ) -> tuple[int, str]:
+        prometheus = prometheus or served(answers([]), None)
         (tmp_path / "tasks").mkdir()
         for path in (HOUSE / "playbooks/tasks").glob("*.yml"):
             text = path.read_text().replace("/etc/ssl/certs/ca-certificates.crt", str(authority.pem))
             # That of ask_index is its default.
-            text = text.replace("    project: ", f"    ca_path: {authority.pem}\n    project: ")
+            text = re.sub(
+                r"^    (project|mirror): ", rf"    ca_path: {authority.pem}\n\g<0>", text, flags=re.MULTILINE
+            )
             text = text.replace("127.0.0.1:9090", f"127.0.0.1:{prometheus}")
             text = re.sub(r"^( +retries: )[0-9]+\n.*delay: .*", r"\g<1>1", text, flags=re.MULTILINE)
             (tmp_path / "tasks" / path.name).write_text(text)
@@ -140,3 +149,33 @@ def test_the_last_redirector_that_answers_is_not_touched(gated: Any, tmp_path: P
     assert code != 0 and "one is as it was, for no other redirector answers meanwhile" in said, said
     # The other one would be, if it passed its own gate.
     assert not (tmp_path / "published-one").exists() and (tmp_path / "published-dead").exists()
+
+
+def test_a_drain_that_does_nothing_is_seen_and_so_is_a_canary_that_answers_worse_than_before(
+    gated: Any, serve: Any, authority: Any
+) -> None:
+    def index(request: Any) -> tuple[int, dict[str, str], bytes]:
+        named = "noop" if "/prefer/noop/" in request.path else ""
+        return 200, {}, json.dumps({"candidates": [named]}).encode()
+
+    def series(request: Any) -> tuple[int, dict[str, str], bytes]:
+        query = unquote(request.path)
+        worse = ("slow", "duration_seconds"), ("failing", "probe_success")
+        value = "4.2" if any(name in query and what in query for name, what in worse) else "0"
+        found = [] if '"young"' in query else [{"value": [1, value]}]
+        return 200, {"Content-Type": "application/json"}, json.dumps({"data": {"result": found}}).encode()
+
+    names = ["noop", "slow", "failing", "young", "well"]
+    port = serve(index, authority.issue("localhost"))
+    code, said = gated(
+        {name: host(1, []) for name in names} | {"index": host(port, []), "eye": {}},
+        {"mirrors": names, "indexes": ["index"]}, serve(series),
+    )  # fmt: skip
+    assert code != 0 and "young passed" in said and "well passed" in said, said
+    assert (
+        "noop is off the list, and clients are sent to it all the same, or nobody knows: index: over ipv4"
+        in said
+    )
+    assert "slow, the canary, has 4.2 times the answer times of the day before while it served" in said
+    assert "failing, the canary, has 4.2 of its rounds failed while it served" in said
+    assert said.count(" passed") == 3, "the index's own, too"

@@ -30,7 +30,7 @@ def ask(serve: Any, authority: Any) -> Any:
         port = serve(answer, authority.issue("pypi.fleet.test"))
         return ask_index.result_of(
             {"url": f"https://pypi.fleet.test:{port}/simple/", "address": "127.0.0.1", "project": "six",
-             "ca_path": str(authority.pem)}
+             "ca_path": str(authority.pem), "mirror": None}
         )  # fmt: skip
 
     return asked
@@ -57,10 +57,23 @@ def test_what_does_not_answer_as_it_has_to_is_told(ask: Any, path: str, answer: 
         ask(**{path: answer})
 
 
+def test_a_mirror_is_routed_over_a_family_where_a_client_who_prefers_it_gets_it(
+    serve: Any, authority: Any
+) -> None:
+    def answer(request: Any) -> tuple[int, dict[str, str], bytes]:
+        assert request.path.startswith("/route?file=/prefer/one/packages/")
+        named = "one" if request.path.endswith("&address=2001:db8::1") else "two"
+        return 200, {}, json.dumps({"candidates": ["", named]}).encode()
+
+    url = f"https://localhost:{serve(answer, authority.issue('localhost'))}/simple/"
+    asked = {"url": url, "address": "127.0.0.1", "mirror": "one", "ca_path": str(authority.pem)}
+    assert ask_index.result_of(asked) == {"routed": ["ipv6"]}
+
+
 def test_the_certificate_has_to_be_the_indexs_own(serve: Any, authority: Any) -> None:
     port = serve(lambda _: (200, {}, b""), authority.issue("other.fleet.test"))
     with pytest.raises(ValueError, match="certificate"):
         ask_index.result_of(
             {"url": f"https://pypi.fleet.test:{port}/simple/", "address": "127.0.0.1", "project": "six",
-             "ca_path": str(authority.pem)}
+             "ca_path": str(authority.pem), "mirror": None}
         )  # fmt: skip
