@@ -35,6 +35,7 @@ ALSO_IN_GROUP_VARS = (
         "fleet_update_canary",
         "fleet_update_capacity_floor",
         "fleet_update_off_share",
+        "fleet_update_reboot_seconds",
         "fleet_update_soak_seconds",
     ),
 )

@@ -20,6 +20,7 @@ from plugin_utils.values import BadValueError
 
 # What update_only names, and the version of a host that it changes.
 PARTS = {"bandersnatch": "bandersnatch", "programs": "mirrorfleet", "web_server": "nginx"}
+SYSTEM = "system"  # and what it names beside, of which no version is pinned
 # By group the roles that bring a version, in their order, and what they restart where it changes.
 ROLES = {
     "mirrors": ("web_server", "sync_client"),
@@ -66,6 +67,7 @@ class Due:
     gated: Versions  # the last that passed the gate: where it goes back to
     unfinished: bool  # a run that ended left it in the middle
     tier: int = 1
+    pending: tuple[str, ...] = ()  # packages of the system, and why it is to reboot
 
     @property
     def parts(self) -> list[str]:
@@ -91,10 +93,15 @@ def update_plan(
     capacity_floor: Any = 0.5,
     back: bool = False,
     offers: Mapping[str, str] | None = None,
+    pending: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """The waves; what each host is to run; who is left alone and why; why the fleet cannot bear it, if so."""
-    if only not in ("", *PARTS):
-        raise BadValueError(f"update_only is {only!r}", f"{', '.join(PARTS)}, or nothing at all")
+    if only not in ("", *PARTS, SYSTEM):
+        raise BadValueError(f"update_only is {only!r}", f"{', '.join([*PARTS, SYSTEM])}, or nothing at all")
+    if back and only == SYSTEM:
+        raise BadValueError(
+            f"update_only is {only!r}", f"{', '.join(PARTS)}; packages of the system do not go back"
+        )
     off_share = _share("fleet_update_off_share", off_share)
     capacity_floor = _share("fleet_update_capacity_floor", capacity_floor)
     records = _usable(registry)
@@ -118,7 +125,11 @@ def update_plan(
             if back
             else functools.partial(_wanted, records.get(name, {}), pins, only)
         )
-        found = _found(name, answer.status, news.holds.get(name), goal)
+        of_system = _pending((pending or {}).get(name, ""), answer.status, pins) if only == SYSTEM else ()
+        if of_system is None:
+            left.setdefault(UNTOLD, {})[name] = ""
+            continue
+        found = _found(name, answer.status, news.holds.get(name), goal, of_system)
         if isinstance(found, Due):
             kinds = [kind for kind in ROLES if name in groups.get(kind, ())] or ["mirrors"]
             kind = next((one for one in reversed(OWN) if one in kinds), "mirrors")
@@ -190,6 +201,7 @@ def update_wave(
 
 
 SILENT = "Did not answer, so left as they are"
+UNTOLD = "Left alone, for apt does not say what is pending (apt-get update there)"
 STUCK = "Cannot go back, so left as they are"
 
 
@@ -198,6 +210,7 @@ def _found(
     status: Mapping[str, Any],
     held: Row | None,
     goal: Callable[[Mapping[str, Any], Versions, Versions], Versions | Left],
+    pending: tuple[str, ...],
 ) -> Due | Left:
     """What a host is due for, or why it is left alone."""
     if not status.get("provisioned"):
@@ -213,8 +226,8 @@ def _found(
     wanted = goal(status, running, gated)
     if isinstance(wanted, tuple):
         return wanted
-    found = Due(name, "", (), running, wanted, gated, unfinished)
-    if not found.parts and not unfinished:
+    found = Due(name, "", (), running, wanted, gated, unfinished, pending=pending)
+    if not found.parts and not pending and not unfinished:
         return "Left alone, for they run what is pinned", ""
     refused = mapping(status.get("tree")).get("refused")
     if refused and not unfinished:
@@ -225,7 +238,7 @@ def _found(
 
 def _roles(kinds: Iterable[str], only: str) -> tuple[str, ...]:
     """Those that bring the part that is to change, each once."""
-    found = dict.fromkeys(role for kind in kinds for role in ROLES[kind])
+    found = dict.fromkeys(role for kind in kinds for role in ROLES[kind] if only != SYSTEM)
     return tuple(role for role in found if not only or (role in OF_NGINX) == (only == "web_server"))
 
 
@@ -246,9 +259,23 @@ def _wanted(
         else None,
         "nginx": mapping(pins.get("nginx")).get(platform),
     }
+    if only == SYSTEM and _is(running.get("nginx", ""), str(pinned["nginx"])):
+        # Within its pin it moves with the system.
+        running = {**running, "nginx": str(pinned["nginx"])}
     if only:
-        pinned |= {part: running.get(part) for part in pinned if part != PARTS[only]}
+        pinned |= {part: running.get(part) for part in pinned if part != PARTS.get(only)}
     return {part: str(version) for part, version in pinned.items() if version}
+
+
+def _pending(said: str, status: Mapping[str, Any], pins: Mapping[str, Any]) -> tuple[str, ...] | None:
+    """What apt would bring, by the words of its simulation; nginx within its pin alone. None where apt failed."""
+    lines = said.splitlines()
+    if "That is all" not in lines:
+        return None
+    kept = str(mapping(pins.get("nginx")).get(str(status.get("platform"))))
+    moved = re.findall(r"^Inst (\S+) (?:\[[^]]*\] )?\((\S+)", said, re.MULTILINE)
+    found = [printable(name, 60) for name, version in moved if name != "nginx" or _is(version, kept)]
+    return (*found, *(["a reboot"] if "Reboot" in lines else []))
 
 
 def _last_update(
@@ -547,6 +574,8 @@ def _change(one: Due) -> str:
     for part in one.parts:
         more = f" (restarts {', '.join(names)})" if (names := restarts.get(part)) else ""
         told.append(f"{part} {one.running.get(part) or 'none'} -> {one.wanted[part]}{more}")
+    if one.pending:
+        told.append(f"pending: {some(one.pending)}")
     return ", ".join(told) or "as it is"
 
 

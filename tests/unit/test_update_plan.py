@@ -130,7 +130,7 @@ def test_one_part_alone_is_updated() -> None:
         assert others.items() <= told["gated"].items(), "what is not to change stays"
     assert "nginx 1.25.1-1 -> 1.26.* (restarts nginx)" in fleet.plan()["lines"][1]
     with pytest.raises(
-        AnsibleFilterError, match=r"update_only is 'kernel'.*bandersnatch, programs, web_server"
+        AnsibleFilterError, match=r"update_only is 'kernel'.*bandersnatch, programs, web_server, system"
     ):
         fleet.plan(only="kernel")
 
@@ -288,6 +288,47 @@ def test_the_fleets_own_hosts_go_back_and_one_that_is_silent_is_told() -> None:
     fleet.answers["origin"] = {"status": {}, "reached": False, "problem": "No route to host"}
     plan = own_plan(fleet, back=True)
     assert plan["hosts"] == ["red"] and plan["due"]["red"]["wanted"] == gone and plan["silent"] == ["origin"]
+
+
+# --- the system's own packages ---
+
+APT = """NOTE: This is only a simulation!
+Inst openssl [3.5.1-1] (3.5.1-1+deb13u1 Debian-Security:13/stable-security [amd64])
+Inst nginx [1.26.3-3] (1.28.0-1 Debian:14 [amd64])
+Inst linux-image-6.12-amd64 (6.12.48-1 Debian-Security:13/stable-security [amd64])
+Conf openssl (3.5.1-1+deb13u1 Debian-Security:13/stable-security [amd64])
+That is all
+"""
+
+
+def test_the_pending_updates_of_the_system_come_in_the_same_waves_and_nginx_stays_within_its_pin() -> None:
+    fleet = Fleet().add("one", versions=OLD).add("two", "OC").add("three", "AF").add("lost", "AF")
+    pending = {
+        "one": APT,
+        "two": "Reboot\nThat is all\n",
+        "three": "That is all\n",
+        "lost": "E: no network\n",
+    }
+    plan = fleet.plan(only="system", pending=pending)
+    assert waves(plan) == [["one"], ["two"]]
+    assert plan["due"]["one"]["wanted"] == OLD | {"nginx": "1.26.*"}, "our programs stay, whatever is pinned"
+    assert plan["due"]["one"]["roles"] == [] and plan["due"]["one"]["parts"] == []
+    assert plan["due"]["one"]["change"] == "pending: openssl, linux-image-6.12-amd64"
+    assert plan["due"]["two"]["change"] == "pending: a reboot"
+    assert plan["left"] == {
+        "Left alone, for they run what is pinned": {"three": ""},
+        "Left alone, for apt does not say what is pending (apt-get update there)": {"lost": ""},
+    }
+    moves = APT.replace("1.28.0-1", "1.26.4-1")
+    assert "nginx" in fleet.plan(only="system", pending={"one": moves})["due"]["one"]["change"]
+    # What runs beyond its pin stays where it is.
+    fleet.of("one", versions=OLD | {"nginx": "1.28.0-1"})
+    assert fleet.plan(only="system", pending=pending)["due"]["one"]["wanted"]["nginx"] == "1.28.0-1"
+    assert fleet.plan(pending=pending)["due"]["two"]["parts"] == ["mirrorfleet"], (
+        "without the word nobody asks"
+    )
+    with pytest.raises(AnsibleFilterError, match=r"update_only is 'system'.*do not go back"):
+        fleet.plan(only="system", back=True)
 
 
 # --- back to what ran before ---

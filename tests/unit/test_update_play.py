@@ -66,6 +66,10 @@ STUBS = {
 """,
     "playbooks/preflight.yml": "- {hosts: localhost, gather_facts: false, tasks: []}",
     "playbooks/tasks/measured.yml": "[]",
+    "playbooks/tasks/system.yml": """
+- command: touch {{ control }}/system-{{ inventory_hostname }}
+- command: sh -c '! grep "$(readlink /opt/mirrorfleet/current)" {{ control }}/broken-own'
+""",
     "playbooks/tasks/quiet.yml": "[]",
     "playbooks/tasks/gate_monitor.yml": "[]",
     "playbooks/tasks/gate_redirector.yml": """
@@ -210,6 +214,7 @@ class Fleet:
             "bin/runuser": "#!/bin/sh\nexit 0\n",
             "bin/chown": "#!/bin/sh\nexit 0\n",
             "bin/nginx": "#!/bin/sh\nexit 0\n",
+            "bin/apt-get": "#!/bin/sh\n[ $1 = -qq ] || echo 'Inst openssl [3.5.1-1] (3.5.1-2 Debian)'\n",
             "bin/systemctl": SYSTEMCTL.format(control=self.control),
         }.items():
             (host / file).write_text(text)
@@ -365,6 +370,23 @@ def test_a_redirector_comes_last_and_goes_back_to_the_gated_version_where_it_fai
     code, said = fleet.update("--limit", RED)
     assert code == 0 and fleet.version(RED) == NEW, said
     assert f"Updated: {RED}: mirrorfleet {OLD} -> {NEW}" in flat(said.partition("PLAY RECAP")[2])
+
+
+def test_what_the_system_has_pending_stops_at_the_canary_and_does_not_go_back(fleet: Fleet) -> None:
+    """An update that is pinned is none of it. Where the cause is mended the same command completes it."""
+    fleet.pin(NEW)
+    (fleet.control / "broken-own").write_text(OLD)
+    code, said = fleet.update("-e", "update_only=system")
+    told = flat(said.partition("PLAY RECAP")[2])
+    assert code != 0 and set(fleet.runs().values()) == {OLD}, said
+    assert "  wave 1: m1: pending: openssl" in said and f"{RED} (redirector): pending: openssl" in flat(said)
+    assert "Packages of the system do not go back: it stays off the list until this playbook succeeds" in told
+    assert fleet.held() == ["m1"] and fleet.note("m1") is not None
+    assert not (fleet.control / "system-m2").exists()
+    (fleet.control / "broken-own").write_text("")
+    code, said = fleet.update("-e", "update_only=system", "--limit", "m1")
+    assert code == 0 and fleet.listed() == ["m1", "m2"] and fleet.note("m1") is None, said
+    assert set(fleet.runs().values()) == {OLD}
 
 
 def test_of_two_people_the_second_is_told_and_may_insist(fleet: Fleet) -> None:

@@ -619,7 +619,9 @@ def test_good_pins_roll_through_without_a_failed_request_past_a_mirror_that_cann
         run = playbook("update", "-e", f"python_program_wheels={wheels}").ok()
         assert set(run.changed.values()) == {0}, run.drift
         # And back, of a mirror and of one of the fleet's own.
-        run = playbook("rollback", "--limit", "mirror5,redirector2").ok()
+        run = playbook(
+            "rollback", "--limit", "mirror5,redirector2", "-e", f"python_program_wheels={wheels}"
+        ).ok()
         assert {name for name, changes in run.changed.items() if changes} == {"mirror5", "redirector2"}, (
             run.drift
         )
