@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import re
 import shutil
 import signal
@@ -23,6 +24,7 @@ import yaml
 HOUSE = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.slow
 OLD, NEW = "0.1.0", "0.2.0"
+TIMES = int(os.environ.get("TIMES", "1"))
 RED = "redirector.example.org"
 INTERPRETER = """#!/bin/sh
 exec unshare --user --map-root-user --mount --kill-child --pid --fork --mount-proc sh -c '
@@ -84,6 +86,19 @@ STUBS = {
 - set_fact:
     __fleet_entries: "{{ [(lookup('file', control ~ '/mirrors.json') | from_json).mirrors
                           | selectattr('name', 'equalto', inventory_hostname) | first] }}"
+""",
+    "playbooks/callback_plugins/killer.py": """
+import os, signal
+from ansible.plugins.callback import CallbackBase
+class CallbackModule(CallbackBase):
+    CALLBACK_VERSION, CALLBACK_TYPE, CALLBACK_NAME = 2.0, "aggregate", "killer"
+    def __init__(self):
+        super().__init__()
+        self.left = int(os.environ.get("KILL_AT", 0))
+    def v2_playbook_on_task_start(self, task, is_conditional):
+        self.left -= 1
+        if self.left == 0:
+            os.killpg(os.getpgid(0), signal.SIGKILL)
 """,
     "library/run_unit.py": "",
     "action_plugins/run_unit.py": """
@@ -228,14 +243,14 @@ class Fleet:
     def kill_at(self, moment: str) -> None:
         (self.control / moment).write_text(f"kill -9 -$(cat {self.control}/group)")
 
-    def update(self, *arguments: str, playbook: str = "update.yml") -> tuple[int, str]:
+    def update(self, *arguments: str, playbook: str = "update.yml", kill_at: int = 0) -> tuple[int, str]:
         path = {kind: f"{self.folder}/house/{kind}:{HOUSE}/{kind}" for kind in ("library", "action_plugins")}
         process = subprocess.Popen(
             [sys.executable, "-m", "ansible", "playbook", "-i", self.folder / "fleet/fleet.yml",
              self.folder / "house/playbooks" / playbook, *arguments],
             cwd=HOUSE, start_new_session=True, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
             env=os.environ | {
-                "ANSIBLE_CONFIG": str(HOUSE / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1",
+                "ANSIBLE_CONFIG": str(HOUSE / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1", "KILL_AT": str(kill_at),
                 "ANSIBLE_LIBRARY": path["library"],
                 "ANSIBLE_ACTION_PLUGINS": path["action_plugins"], "ANSIBLE_ROLES_PATH": f"{self.folder}/house/roles",
             },
@@ -387,6 +402,33 @@ def test_what_the_system_has_pending_stops_at_the_canary_and_does_not_go_back(fl
     code, said = fleet.update("-e", "update_only=system", "--limit", "m1")
     assert code == 0 and fleet.listed() == ["m1", "m2"] and fleet.note("m1") is None, said
     assert set(fleet.runs().values()) == {OLD}
+
+
+@pytest.mark.chance
+@pytest.mark.skipif(
+    TIMES < 2, reason="make test kills at chosen moments; make test-long TIMES=20 at 40 by chance"
+)
+def test_killed_at_any_task_the_next_run_completes_it(tmp_path: Path) -> None:
+    """Of one mirror's update and of its redirector's, there and back by pins."""
+    fleet = Fleet(tmp_path, "OC")
+    seed = random.randrange(10**6)
+    print(f"seed {seed}")
+    chance, killed = random.Random(seed), 0
+    for number in range(2 * TIMES):
+        former, wanted = (OLD, NEW) if number % 2 == 0 else (NEW, OLD)
+        fleet.pin(wanted)
+        moment = chance.randrange(10, 230)
+        code, said = fleet.update(kill_at=moment)
+        killed += code == -signal.SIGKILL
+        noted = fleet.note("m1") or {}
+        if fleet.listed() and noted.get("step") not in ("release", "soak"):
+            gated = {former} if noted else {former, wanted}
+            assert fleet.version("m1") in gated, f"task {moment}: among clients, not gated"
+        code, said = fleet.update()
+        assert code == 0, f"task {moment}: {said}"
+        assert (fleet.version("m1"), fleet.version(RED)) == (wanted, wanted), f"task {moment}"
+        assert fleet.listed() == ["m1"] and not fleet.held() and not fleet.note("m1") and not fleet.note(RED)
+    assert killed > TIMES / 2, "too few were killed to say anything"
 
 
 def test_of_two_people_the_second_is_told_and_may_insist(fleet: Fleet) -> None:
