@@ -118,7 +118,7 @@ class Killer:
         self.landed: Counter[str] = Counter()
 
     def kill(self, verb: str) -> None:
-        chance, run = self._chance, Run(self._host.root)
+        chance, run, phase = self._chance, Run(self._host.root), None
         number = chance.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGTERM])
         all_of_it = chance.random() < 0.5
         # Every other one that lands does so where the fewest did, so that chance leaves no phase out.
@@ -131,7 +131,8 @@ class Killer:
             time.sleep(chance.uniform(0, self._usual))
             with contextlib.suppress(ProcessLookupError):
                 (os.killpg if all_of_it else os.kill)(child, number)
-        if end(child) != 0 and (reached := run.phase()):
+        # One that failed by itself before it was where it was to be killed is none that landed.
+        if end(child) != 0 and (reached := run.phase()) and phase in (None, reached):
             self.landed[reached] += 1
 
     def check(self, times: int) -> None:
