@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import sqlite3
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -448,6 +450,34 @@ def test_a_wrong_hash_is_called_one_with_the_files_name(upstream: Upstream, tier
     failed = mirror.run("sync", expect=1)["failed"]["foo"]
     assert "foo-2.0-py3-none-any.whl" in failed
     assert "a wrong hash" in failed
+
+
+@pytest.mark.parametrize("mode", ["tier1", "origin"])
+def test_a_file_that_two_projects_name_comes_to_both_at_once(
+    upstream: Upstream,
+    tier1_of: Tier1,
+    origin_of: Callable[..., Host],
+    monkeypatch: pytest.MonkeyPatch,
+    mode: str,
+) -> None:
+    shared = upstream.release("Foo", "1.0", folder="/elsewhere").entries
+    upstream.projects["bar"].entries = shared
+    (filename,) = shared
+    answer, both = upstream.answer, threading.Barrier(2)
+
+    def together(path: str) -> tuple[int, str, bytes, int]:
+        if path == f"/elsewhere/{filename}":
+            with contextlib.suppress(threading.BrokenBarrierError):
+                both.wait(1)
+        return answer(path)
+
+    upstream.projects["bar"].versions = upstream.projects["foo"].versions
+    upstream.projects["bar"].sizes = upstream.projects["foo"].sizes
+    monkeypatch.setattr(upstream, "answer", together)
+    host = tier1_of(upstream.url) if mode == "tier1" else origin_of(upstream.url, ["foo", "bar"])
+    assert host.run("sync")["good"]
+    assert filename in host.files("foo") and filename in host.files("bar")
+    assert host.broken() == host.leftovers() == []
 
 
 @pytest.mark.parametrize(

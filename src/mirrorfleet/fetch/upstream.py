@@ -17,6 +17,7 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from weakref import WeakValueDictionary
 
 from ..common.files import named, temporary_for
 from ..common.log import without_credentials
@@ -82,6 +83,7 @@ class Upstream:
     def __init__(self, session: aiohttp.ClientSession, workers: int, tries: int) -> None:
         self._session = session
         self._slots = asyncio.Semaphore(workers)
+        self._targets: WeakValueDictionary[Path, asyncio.Lock] = WeakValueDictionary()
         self._tries = tries
 
     async def page(self, url: str, accept: str = "application/json", limit: int | None = None) -> Page:
@@ -163,8 +165,11 @@ class Upstream:
                     os.unlink(temporary)
                 raise
 
+        # Two projects may name one file, and both would write under one temporary name.
+        alone = self._targets.setdefault(target, asyncio.Lock())
         try:
-            came: tuple[int, str] = await self._retried(attempt, url)
+            async with alone:
+                came: tuple[int, str] = await self._retried(attempt, url)
         except AbsentError as error:
             # A page named it: its absence is upstream's fault, and says nothing about the project.
             raise FetchError(str(error), error.kind) from error
