@@ -161,6 +161,24 @@ def test_a_document_behind_its_page_says_nothing_of_a_file_that_was_replaced(
         upstream.projects["foo"].serial = upstream._next()
 
 
+@pytest.mark.parametrize("upstream", [("documents behind", "rising")], indirect=True)
+def test_what_a_page_says_no_more_is_not_taken_of_a_document_behind_it(
+    upstream: Upstream, tier1_of: Tier1
+) -> None:
+    upstream.release("Foo", "2.0")
+    (filename,) = (
+        name for name in upstream.projects["foo"].entries if "2.0" in name and name.endswith("whl")
+    )
+    upstream.projects["foo"].entries[filename]["requires-python"] = ">=3"
+    mirror = tier1_of(upstream.url)
+    mirror.run("sync")
+    assert mirror.files("foo")[filename]["requires-python"] == ">=3"
+    upstream.release("Foo", "3.0")  # so that the document behind says it still
+    del upstream.projects["foo"].entries[filename]["requires-python"]
+    assert mirror.run("sync")["good"]
+    assert not mirror.files("foo")[filename].get("requires-python")
+
+
 @pytest.mark.parametrize("mode", ["tier1", "origin"])
 def test_a_name_as_long_as_a_file_may_have_is_served_in_every_tier(
     upstream: Upstream, tier1_of: Tier1, origin_of: Callable[..., Host], tmp_path: Path, mode: str

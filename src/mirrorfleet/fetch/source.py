@@ -33,6 +33,8 @@ _FIELDS = {
     "dist-info-metadata": "core-metadata",  # the name that PEP 714 replaced, so the newer one comes last
     "core-metadata": "core-metadata",
 }
+# A page that has none of these says that there is none (PEP 691, 714, 740); size and upload time came later (PEP 700).
+_SAID_BY_ABSENCE = frozenset({"requires_python", "core-metadata", "provenance"})
 
 
 @dataclass(frozen=True)
@@ -102,6 +104,7 @@ def merged(legacy: dict[str, Any], simple: Releases) -> Releases:
             other = listed.pop(entry.get("filename"), None) if isinstance(entry, dict) else None
             if other:
                 known = entry if _is_same(digests_of(entry), other["digests"]) else {}
+                known = {key: value for key, value in known.items() if key not in _SAID_BY_ABSENCE}
                 digests = {**digests_of(known), **other["digests"]}
                 releases.setdefault(version, []).append({**known, **other, "digests": digests})
     for version, entries in simple.items():
