@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from plugin_utils.status import News, Row, answer_of, mapping, versions_of
-from plugin_utils.told import printable, some
+from plugin_utils.told import counted, printable, some
 from plugin_utils.values import BadValueError
 
 # What update_only names, and the version of a host that it changes.
@@ -588,9 +588,9 @@ def _lines(
 ) -> list[str]:
     count, alone = sum(len(wave) for wave in planned.waves), sum(len(names) for names in left.values())
     own = len(first) + len(then)
-    also = f", and {_count(own, 'host')} of the fleet's own, one at a time" if own else ""
+    also = f", and {counted(own, 'host')} of the fleet's own, one at a time" if own else ""
     lines = [
-        f"{_count(count, 'mirror')} to {what}, in {_count(len(planned.waves), 'wave')}{also}; {alone} left alone."
+        f"{counted(count, 'mirror')} to {what}, in {counted(len(planned.waves), 'wave')}{also}; {alone} left alone."
     ]
     lines += [_own_line("first of all", one) for one in first]
     for number, wave in enumerate(planned.waves, 1):
@@ -605,10 +605,6 @@ def _lines(
             by_detail.setdefault(f": {detail}" if why == STUCK else "", []).append(name)
         lines += [f"  {why}: {some(those)}{detail}" for detail, those in by_detail.items()]
     return lines
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def _line(one: Due) -> str:

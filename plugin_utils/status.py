@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from plugin_utils.told import printable, some
+from plugin_utils.told import counted, printable, some
 from plugin_utils.values import BadValueError
 
 KINDS = ("origins", "mirrors", "redirectors", "monitors")
@@ -500,13 +500,11 @@ def list_changes(before: Any, after: Any) -> list[str]:
         return ["What the list has now is not known: no redirector told it."]
     listed = _listed(new)
     if old is None:
-        lines = [
-            f"The list has {len(listed)} mirror{'' if len(listed) == 1 else 's'} now; what it had before is not known."
-        ]
+        lines = [f"The list has {counted(len(listed), 'mirror')} now; what it had before is not known."]
         joined, left = set(), set()
     else:
         joined, left = listed - _listed(old), _listed(old) - listed
-        had = f"{len(_listed(old))} mirror{'' if len(_listed(old)) == 1 else 's'}"
+        had = counted(len(_listed(old)), "mirror")
         same = f"The list has {had}, as before."
         lines = [f"The list had {had} and has {len(listed)} now." if joined or left else same]
     if joined:

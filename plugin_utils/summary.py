@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from plugin_utils.told import plain, printable, some
+from plugin_utils.told import counted, plain, printable, some
 
 MOST = 10  # names, lines of a kind
 MOST_ROLES = 20  # more than there are
@@ -97,7 +97,7 @@ class Summary:
     ) -> list[str]:
         """The lines. `failed` are the hosts for which the run ended, `told` what its playbook set (set_stats)."""
         all_hosts, ended = list(hosts), {host: self.failures.get(host, Failure("", "")) for host in failed}
-        count = f"{len(all_hosts)} host{'' if len(all_hosts) == 1 else 's'}"
+        count = counted(len(all_hosts), "host")
         how = f"failed on {len(ended)} of {count}" if ended else f"{count}, nothing failed"
         lines = [f"{self.command.name}: {how}, in {_span(seconds)}"]
         lines += self._changes()

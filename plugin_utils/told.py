@@ -37,6 +37,11 @@ def printable(words: object, most: int = 300) -> str:
     return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
+def counted(number: int, what: str) -> str:
+    """`1 host`, `2 hosts`."""
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
 def some(names: Iterable[str], most: int = 10) -> str:
     """The first of many names, and how many more there are."""
     found = [printable(name, 80) for name in names]

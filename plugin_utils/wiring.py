@@ -42,8 +42,9 @@ ROLES_OF = {
 }
 
 
-def _default(role: str, key: str) -> Any:
-    return yaml.safe_load((ROLES / role / "defaults/main.yml").read_text("utf-8"))[key]
+def _defaults(role: str) -> dict[str, Any]:
+    found: dict[str, Any] = yaml.safe_load((ROLES / role / "defaults/main.yml").read_text("utf-8"))
+    return found
 
 
 def _packages(*roles: str) -> str:
@@ -174,7 +175,7 @@ TEMPLATES: dict[str, dict[str, str]] = {
         "route_settings": "{{ {'settings': (redirector_settings | default({})).settings | default({})} }}",
         "web_server_names": "{{ fleet_inputs.index_names }}",
         # Said here, too: update.yml runs one of the two roles without the other.
-        "web_server_routes": f"{{{{ route_output | default('{_default('route', 'route_output')}') }}}}",
+        "web_server_routes": f"{{{{ route_output | default('{_defaults('route')['route_output']}') }}}}",
         "web_server_on_miss": "pass",
         "web_server_upstream_index": _REFERENCE,
         **_FROM_UPSTREAM,
@@ -212,7 +213,7 @@ def package_templates() -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
     for group, roles in ROLES_OF.items():
         for role in roles:
-            defaults = yaml.safe_load((ROLES / role / "defaults/main.yml").read_text("utf-8"))
+            defaults = _defaults(role)
             key = f"{role}_packages"
             if key in defaults and key not in TEMPLATES[group]:
                 found.setdefault(group, {})[key] = defaults[key]

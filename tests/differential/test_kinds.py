@@ -203,30 +203,40 @@ def test_a_name_as_long_as_a_file_may_have_is_served_in_every_tier(
         assert one.broken() == one.leftovers() == []
 
 
+@pytest.fixture
+def watched(monkeypatch: pytest.MonkeyPatch) -> Callable[[list[Host]], list[ServedTree]]:
+    """From now on none of these hosts may serve a broken page when any of them commits; tells the commits."""
+
+    def watch(hosts: list[Host]) -> list[ServedTree]:
+        commit, commits = ServedTree.commit, list[ServedTree]()
+
+        def looked_at(tree: ServedTree, *rest: Any) -> None:
+            commits.append(tree)
+            assert [one.broken() for one in hosts] == [[], []]
+            commit(tree, *rest)
+
+        monkeypatch.setattr(ServedTree, "commit", looked_at)
+        return commits
+
+    return watch
+
+
 @pytest.mark.parametrize(("mode", "kind"), [("tier1", "sha256"), ("origin", "md5")])
 def test_a_page_switches_with_the_bytes_of_a_file_that_change_under_its_path(
     upstream: Upstream,
     tier1_of: Tier1,
     origin_of: Callable[..., Host],
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    watched: Callable[[list[Host]], list[ServedTree]],
     mode: str,
     kind: str,
 ) -> None:
     """In a tier below, too; and where they change back."""
     host = tier1_of(upstream.url) if mode == "tier1" else origin_of(upstream.url, ["foo", "bar"])
     hosts = [host, Tier2(tmp_path / "tier2", str(host.served))]
-    commit, committed = ServedTree.commit, 0
-
-    def looked_at(tree: ServedTree, *rest: Any) -> None:
-        nonlocal committed
-        committed += 1
-        assert [one.broken() for one in hosts] == [[], []]
-        commit(tree, *rest)
-
     for one in hosts:
         one.run("sync")
-    monkeypatch.setattr(ServedTree, "commit", looked_at)
+    commits = watched(hosts)
     path, summary = "/packages/aa/bb/foo-1.0-py3-none-any.whl", b"Summary: other\n"
     for own in (summary, summary, b""):
         data = wheel("Foo", "1.0", metadata_of("Foo", "1.0") + own)
@@ -237,7 +247,7 @@ def test_a_page_switches_with_the_bytes_of_a_file_that_change_under_its_path(
             (entry,) = one.files("foo").values()
             assert entry["hashes"]["sha256"] == hashlib.sha256(data).hexdigest()
             assert one.broken() == []
-    assert committed
+    assert commits
     for one in hosts:
         one.run("sync")
         assert one.broken() == one.leftovers() == []
@@ -260,21 +270,13 @@ def test_a_page_switches_with_the_core_metadata_of_a_file_that_stays_the_same(
     tier1_of: Tier1,
     origin_of: Callable[..., Host],
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    watched: Callable[[list[Host]], list[ServedTree]],
     mode: str,
     ending: str,
 ) -> None:
     """In a tier below, too. Of what upstream gives not, or not so, a wheel's own is served, and of an sdist none."""
     host = tier1_of(upstream.url) if mode == "tier1" else origin_of(upstream.url, ["foo", "bar"])
     hosts = [host, Tier2(tmp_path / "tier2", str(host.served))]
-    commit, committed = ServedTree.commit, 0
-
-    def looked_at(tree: ServedTree, *rest: Any) -> None:
-        nonlocal committed
-        committed += 1
-        assert [one.broken() for one in hosts] == [[], []]
-        commit(tree, *rest)
-
     filename, folder = f"foo-1.0{ending}", "/packages/aa/bb"
     path = f"{folder}/{filename}"
     data = wheel("Foo", "1.0", OWN) if ending.endswith(".whl") else sdist("Foo", "1.0")
@@ -306,7 +308,7 @@ def test_a_page_switches_with_the_core_metadata_of_a_file_that_stays_the_same(
 
     announce(None, NONE)
     run(own)
-    monkeypatch.setattr(ServedTree, "commit", looked_at)
+    commits = watched(hosts)
     for announced, given, served in (
         (by(MADE), MADE, MADE),
         (by(OTHER), OTHER, OTHER),
@@ -340,7 +342,7 @@ def test_a_page_switches_with_the_core_metadata_of_a_file_that_stays_the_same(
         run(MADE)
     for _ in range(2):
         run(MADE)
-    assert committed > 30
+    assert len(commits) > 30
     for one in hosts:
         assert one.leftovers() == []
     for lost in host.root.rglob(f"{filename}*"):

@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from urllib.parse import unquote
 
@@ -108,8 +109,7 @@ def gated(serve: Any, authority: Any, tmp_path: Path) -> Any:
         )  # fmt: skip
         return done.returncode, re.sub(r"\s+", " ", done.stdout + done.stderr)
 
-    run.served = served  # type: ignore[attr-defined]
-    return run
+    return SimpleNamespace(served=served, run=run)
 
 
 def host(port: int, listed: list[int], **more: Any) -> dict[str, Any]:
@@ -128,7 +128,7 @@ def test_each_kind_is_asked_for_what_it_is_there_for(gated: Any, tmp_path: Path)
         "unrouted": host(gated.served(answers(["one"]) | {"/route?file=/packages/six-1.tar.gz": []}), []),
     }
     redirectors = ["both", "strange", "unrouted"]
-    code, said = gated(
+    code, said = gated.run(
         hosts | {"eye": {}},
         {"redirectors": redirectors, "indexes": ["both", "unrouted"], "monitors": ["both", "still"], "origins": []},
     )  # fmt: skip
@@ -145,7 +145,7 @@ def test_each_kind_is_asked_for_what_it_is_there_for(gated: Any, tmp_path: Path)
 
 def test_the_last_redirector_that_answers_is_not_touched(gated: Any, tmp_path: Path) -> None:
     hosts = {"one": host(gated.served(answers(["one"])), []), "dead": host(1, [])}
-    code, said = gated(hosts | {"eye": {}}, {"redirectors": ["one", "dead"], "alone": []})
+    code, said = gated.run(hosts | {"eye": {}}, {"redirectors": ["one", "dead"], "alone": []})
     assert code != 0 and "one is as it was, for no other redirector answers meanwhile" in said, said
     # The other one would be, if it passed its own gate.
     assert not (tmp_path / "published-one").exists() and (tmp_path / "published-dead").exists()
@@ -167,7 +167,7 @@ def test_a_drain_that_does_nothing_is_seen_and_so_is_a_canary_that_answers_worse
 
     names = ["noop", "slow", "failing", "young", "well"]
     port = serve(index, authority.issue("localhost"))
-    code, said = gated(
+    code, said = gated.run(
         {name: host(1, []) for name in names} | {"index": host(port, []), "eye": {}},
         {"mirrors": names, "indexes": ["index"]}, serve(series),
     )  # fmt: skip
