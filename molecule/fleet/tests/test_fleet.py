@@ -75,7 +75,7 @@ def test_the_hosts_differ_as_the_worlds_do(client):
 
 
 def test_a_second_demo_changes_nothing_and_says_what_there_is():
-    playbook("demo").ok()  # what the first one did after provision.yml, which has run twice
+    playbook("demo").ok()  # what the first one did after provision.yml, which has run once
     run = demo("up").ok()
     assert set(run.changed.values()) == {0}, run.drift
     steps = re.findall(r"==> (\d)/4 (\w+): ", run.output)
