@@ -86,7 +86,7 @@ def metadata_differs(name: str, theirs: dict[str, Any], ours: dict[str, Any]) ->
     problems = []
     if ours["metadata"] and ours["metadata"] != ours["metadata_hashes"].get("sha256"):
         problems.append(f"metadata: {ours['metadata']}, announced {ours['metadata_hashes']}")
-    announced = (theirs.get("metadata_hashes") or {}).get("sha256")
+    announced = (theirs.get("metadata_hashes") or {}).get("sha256", "").lower()
     # Without a hash it cannot be verified, and a wheel's own is served instead.
     can_be = len(f"{name}.metadata".encode()) <= 255
     if can_be and announced and theirs["metadata"] == announced and ours["metadata"] != announced:

@@ -89,6 +89,8 @@ class Small(Upstream):
             entry["url"] = written.format(self.url, entry["url"])
         (capitals,) = self.release("capitals", "1.0").entries.values()
         capitals["hashes"]["sha256"] = capitals["hashes"]["sha256"].upper()
+        capitals["core-metadata"] = {"sha256": sha256(MADE).upper()}
+        self.files[unquote(capitals["url"]) + ".metadata"] = MADE
         self.release("wrong-hash", "1.0", hashes={"sha256": "0" * 64})
         self.listed("empty-file", "empty_file-1.0.zip", "1.0", b"")
         for name in CHANGING:

@@ -90,6 +90,7 @@ def listed(**values: Any) -> dict[str, Any]:
         ({"yanked": False}, {"yanked": False}),
         ({}, {"yanked": False}),
         ({"hashes": {"sha256": "AB" * 32}}, {"hashes": {"sha256": "ab" * 32}}),
+        ({"core_metadata": {"sha256": "AB" * 32}}, {"core-metadata": {"sha256": "ab" * 32}}),
         ({"upload_time": "2020-01-01T00:00:00Z"}, {"upload-time": "2020-01-01T00:00:00Z"}),
         ({"upload_time": "2020-01-01T02:00:00+02:00"}, {"upload-time": "2020-01-01T00:00:00.000000Z"}),
     ],

@@ -80,17 +80,25 @@ def page_releases(document: Any, url: str, name: str, left_out: LeftOut) -> Rele
 
 def _entry(item: dict[str, Any], url: str) -> dict[str, Any]:
     filename, yanked = item["filename"], item.get("yanked", False)
+    told = {ours: item[theirs] for theirs, ours in _FIELDS.items() if theirs in item}
+    if isinstance(metadata := told.get("core-metadata"), dict):
+        hashes = {kind: digest for kind, digest in metadata.items() if isinstance(digest, str)}
+        told["core-metadata"] = _in_small_letters(hashes)
     return {
         "filename": filename,
         "url": url,
-        # Hexadecimal is of either case.
-        "digests": {kind: digest.lower() for kind, digest in item["hashes"].items()},
+        "digests": _in_small_letters(item["hashes"]),
         "packagetype": "bdist_wheel" if filename.endswith(".whl") else "sdist",
         # An empty text is yanked without a reason, as PEP 592's bare attribute.
         "yanked": yanked is True or isinstance(yanked, str),
         "yanked_reason": (yanked or None) if isinstance(yanked, str) else None,
-        **{ours: item[theirs] for theirs, ours in _FIELDS.items() if theirs in item},
+        **told,
     }
+
+
+def _in_small_letters(digests: dict[str, str]) -> dict[str, str]:
+    """Hexadecimal is of either case."""
+    return {kind: digest.lower() for kind, digest in digests.items()}
 
 
 def merged(legacy: dict[str, Any], simple: Releases) -> Releases:
