@@ -45,7 +45,7 @@ def remove(path: Path) -> None:
 
 
 def place(source: Path, target: Path) -> None:
-    """One entry with its owner and mode; a file or link takes its name at once, and is never half there."""
+    """One entry with its owner, mode and time; a file or link takes its name at once, and is never half there."""
     wanted = entry(source)
     if wanted is None:
         return
@@ -69,6 +69,8 @@ def place(source: Path, target: Path) -> None:
             os.fchmod(file.fileno(), mode)
             file.flush()
             os.fsync(file.fileno())
+        times = source.stat()
+        os.utime(aside, ns=(times.st_atime_ns, times.st_mtime_ns))
     if (there := entry(target)) and there[0] == "folder":
         remove(target)
     aside.replace(target)
@@ -101,7 +103,9 @@ def bring_back(path: Path, folder: Path) -> None:
     """First what was kept, then nothing that was not: what a file names is there before the file is."""
     kept = folder / path.relative_to("/")
     for one in below(kept):
-        place(one, path / one.relative_to(kept))
+        target = path / one.relative_to(kept)
+        if entry(one) != entry(target):
+            place(one, target)
     if entry(kept) is None:
         remove(path)
         return

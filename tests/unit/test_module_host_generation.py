@@ -52,13 +52,15 @@ def test_what_was_there_is_back_and_what_was_not_is_gone(etc: Path) -> None:
     before = told(etc)
     assert not ask(etc, "kept")["there"]
     assert (etc / "former").stat().st_mode & 0o777 == 0o700
+    os.utime(etc / "mirror.json", (1, 2))
+    ask(etc, "kept", anew=True)
     spoil(etc)
     (etc / "mirror.json").unlink()
     wanted = [str(etc / name) for name in ("nginx", "mirror.json", "extra.conf")]
     assert ask(etc, "restored", check=True) == {"changed": True, "there": True, "paths": wanted}
     assert told(etc) != before, "it was only asked"
     assert ask(etc, "restored") == {"changed": True, "there": True, "paths": wanted}
-    assert told(etc) == before
+    assert told(etc) == before and (etc / "mirror.json").stat().st_mtime == 2
     assert ask(etc, "restored") == {"changed": False, "there": True, "paths": []}
 
 
