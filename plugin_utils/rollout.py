@@ -132,12 +132,12 @@ def update_plan(
             left.setdefault(UNTOLD, {})[name] = ""
             continue
         differs = tuple((settings or {}).get(name, ()))
-        found = _found(name, answer.status, news.holds.get(name), goal, of_system, differs)
+        found = _found(answer.status, news.holds.get(name), goal, of_system, differs)
         if isinstance(found, Due):
             kinds = [kind for kind in ROLES if name in groups.get(kind, ())] or ["mirrors"]
             kind = next((one for one in reversed(OWN) if one in kinds), "mirrors")
             tier = int(records.get(name, {}).get("tier") or 1)
-            due.append(replace(found, kind=kind, roles=_roles(kinds, only), tier=tier))
+            due.append(replace(found, name=name, kind=kind, roles=_roles(kinds, only), tier=tier))
         else:
             why, detail = found
             left.setdefault(why, {})[name] = detail
@@ -209,14 +209,13 @@ STUCK = "Cannot go back, so left as they are"
 
 
 def _found(
-    name: str,
     status: Mapping[str, Any],
     held: Row | None,
     goal: Callable[[Mapping[str, Any], Versions, Versions], Versions | Left],
     pending: tuple[str, ...],
     settings: tuple[str, ...],
 ) -> Due | Left:
-    """What a host is due for, or why it is left alone."""
+    """What a host is due for, all but its name and whose it is; or why it is left alone."""
     if not status.get("provisioned"):
         return "Never provisioned, so left alone; see playbooks/provision.yml", ""
     running = versions_of(status.get("versions"))
@@ -230,7 +229,7 @@ def _found(
     wanted = goal(status, running, gated)
     if isinstance(wanted, tuple):
         return wanted
-    found = Due(name, "", (), running, wanted, gated, unfinished, pending=pending, settings=settings)
+    found = Due("", "", (), running, wanted, gated, unfinished, pending=pending, settings=settings)
     if not found.parts and not pending and not settings and not unfinished:
         return "Left alone, for they run what is pinned", ""
     refused = mapping(status.get("tree")).get("refused")

@@ -422,7 +422,11 @@ def test_a_changed_setting_comes_in_the_same_waves() -> None:
     plan = fleet.plan(settings=changed)
     assert waves(plan) == [["one"], ["two"]] and plan["canary"] == "one"
     told = plan["due"]["one"]
-    assert (told["parts"], told["settings"], told["roles"]) == ([], changed["one"], ["web_server", "sync_client"])
+    assert (told["parts"], told["settings"], told["roles"]) == (
+        [],
+        changed["one"],
+        ["web_server", "sync_client"],
+    )
     assert "  wave 1: one: configuration: /etc/nginx/nginx.conf, bandersnatch 8.2.0" in plan["lines"]
     assert plan["left"] == {"Left alone, for they run what is pinned": {"three": ""}}
     # One that all of a change concerns shows more, as ever.

@@ -53,8 +53,16 @@ STUBS = {
     **{
         f"roles/{name}.yml": "[]"
         for name in (
-            "nginx/tasks/guard", "host_baseline/tasks/main", "tls/tasks/main", "tls/tasks/issue", "rsync_server/tasks/main",
-            "monitoring_agent/tasks/main", "route/tasks/main", "sync_client/tasks/first_sync", "origin/tasks/main", "origin/tasks/first_sync",
+            "nginx/tasks/guard",
+            "host_baseline/tasks/main",
+            "tls/tasks/main",
+            "tls/tasks/issue",
+            "rsync_server/tasks/main",
+            "monitoring_agent/tasks/main",
+            "route/tasks/main",
+            "sync_client/tasks/first_sync",
+            "origin/tasks/main",
+            "origin/tasks/first_sync",
         )
     },
     "playbooks/publish.yml": "- {hosts: localhost, gather_facts: false, tasks: []}",
@@ -449,7 +457,9 @@ def test_a_changed_setting_goes_by_waves_and_one_that_fails_goes_back_to_what_pa
     told = flat(said.partition("PLAY RECAP")[2])
     assert 'm1 could not be updated: task "Test the configuration of nginx" said' in told, told
     assert "with /etc/nginx/nginx.conf. It is back on its former version" in told, told
-    assert "and configuration and on the list. No further wave starts. Mend the setting in the inventory" in told
+    assert (
+        "and configuration and on the list. No further wave starts. Mend the setting in the inventory" in told
+    )
     assert fleet.listed() == ["m1", "m2"] and fleet.note("m1") is None
     assert '["m2"]' not in (fleet.control / "published").read_text(), "the other one was touched"
     (fleet.control / "setting").write_text("better")
