@@ -45,6 +45,8 @@ def spoil(etc: Path) -> None:
     (etc / "nginx/modules").unlink()
     (etc / "nginx/modules").mkdir()
     (etc / "nginx/modules/brought.conf").write_text("")
+    (etc / "nginx/conf.d").mkdir()
+    (etc / "nginx/conf.d/brought.conf").write_text("")
     (etc / "extra.conf").mkdir()
 
 
