@@ -133,7 +133,7 @@ def result_of(params: dict[str, Any], *, check: bool = False) -> dict[str, Any]:
 ARGUMENTS: dict[str, Any] = {
     "paths": {"type": "list", "elements": "path", "required": True},
     "folder": {"type": "path", "default": "/etc/mirrorfleet/former"},
-    "state": {"choices": ["kept", "restored"], "default": "kept"},
+    "state": {"type": "str", "choices": ["kept", "restored"], "default": "kept"},
     "anew": {"type": "bool", "default": False},
 }
 
