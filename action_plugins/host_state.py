@@ -62,7 +62,10 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible ships no types
                 return result | {"changed": False}
             declaration = parse(arguments)
             self._render(declaration)
-            self._converge(declaration, result)
+            if self._templar.template(self._vars.get("host_state_asks", False)):
+                self._ask(declaration, result)
+            else:
+                self._converge(declaration, result)
         except StepError as error:
             result |= {"failed": True, "msg": str(error)}
         finally:
@@ -72,6 +75,19 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible ships no types
     def _settle(self, handlers: list[str]) -> None:
         if not self._task.check_mode:
             self._on_host("settle", {"handlers": handlers})
+
+    def _ask(self, declaration: Declaration, result: Item) -> None:
+        """What would be changed, for whoever decides when: the host stays as it is, and no handler is notified."""
+        answer = self._check(declaration, with_contents=self._task.diff)
+        drift: Drift = answer["drift"]
+        # In check mode nothing is changed anyway, and a person wants to see what would be.
+        result |= {"changed": bool(drift) and self._task.check_mode, "drift": drift}
+        if drift and self._task.diff:
+            result["diff"] = diff_of(drift, texts_of(declaration, drift, answer["contents"]))
+        due = list(self._vars.get("ansible_facts", {}).get("host_state_due", []))
+        names = [entry["name"] for entry in drift if entry["name"] not in due]
+        if names:
+            result["ansible_facts"] = {"host_state_due": [*due, *dict.fromkeys(names)]}
 
     def _converge(self, declaration: Declaration, result: Item) -> None:
         """Fills in the result as it goes, so that it tells what was found even when a step fails."""

@@ -68,6 +68,7 @@ class Due:
     unfinished: bool  # a run that ended left it in the middle
     tier: int = 1
     pending: tuple[str, ...] = ()  # packages of the system, and why it is to reboot
+    settings: tuple[str, ...] = ()  # what of its configuration is not as declared
 
     @property
     def parts(self) -> list[str]:
@@ -94,6 +95,7 @@ def update_plan(
     back: bool = False,
     offers: Mapping[str, str] | None = None,
     pending: Mapping[str, str] | None = None,
+    settings: Mapping[str, Sequence[str]] | None = None,
 ) -> dict[str, Any]:
     """The waves; what each host is to run; who is left alone and why; why the fleet cannot bear it, if so."""
     if only not in ("", *PARTS, SYSTEM):
@@ -129,12 +131,13 @@ def update_plan(
         if of_system is None:
             left.setdefault(UNTOLD, {})[name] = ""
             continue
-        found = _found(name, answer.status, news.holds.get(name), goal, of_system)
+        differs = tuple((settings or {}).get(name, ()))
+        found = _found(answer.status, news.holds.get(name), goal, of_system, differs)
         if isinstance(found, Due):
             kinds = [kind for kind in ROLES if name in groups.get(kind, ())] or ["mirrors"]
             kind = next((one for one in reversed(OWN) if one in kinds), "mirrors")
             tier = int(records.get(name, {}).get("tier") or 1)
-            due.append(replace(found, kind=kind, roles=_roles(kinds, only), tier=tier))
+            due.append(replace(found, name=name, kind=kind, roles=_roles(kinds, only), tier=tier))
         else:
             why, detail = found
             left.setdefault(why, {})[name] = detail
@@ -206,13 +209,13 @@ STUCK = "Cannot go back, so left as they are"
 
 
 def _found(
-    name: str,
     status: Mapping[str, Any],
     held: Row | None,
     goal: Callable[[Mapping[str, Any], Versions, Versions], Versions | Left],
     pending: tuple[str, ...],
+    settings: tuple[str, ...],
 ) -> Due | Left:
-    """What a host is due for, or why it is left alone."""
+    """What a host is due for, all but its name and whose it is; or why it is left alone."""
     if not status.get("provisioned"):
         return "Never provisioned, so left alone; see playbooks/provision.yml", ""
     running = versions_of(status.get("versions"))
@@ -226,11 +229,12 @@ def _found(
     wanted = goal(status, running, gated)
     if isinstance(wanted, tuple):
         return wanted
-    found = Due(name, "", (), running, wanted, gated, unfinished, pending=pending)
-    if not found.parts and not pending and not unfinished:
+    found = Due("", "", (), running, wanted, gated, unfinished, pending=pending, settings=settings)
+    if not found.parts and not pending and not settings and not unfinished:
         return "Left alone, for they run what is pinned", ""
     refused = mapping(status.get("tree")).get("refused")
-    if refused and not unfinished:
+    # A changed setting may be what mends it.
+    if refused and not unfinished and not settings:
         # Neither the former programs nor the new ones would sync, and it would be off the list for nothing.
         return "Left alone, for its sync is refused", printable(refused)
     return found
@@ -404,7 +408,7 @@ def _ordered(due: Iterable[Due], fleet: Mapping[str, Mirror], canary: str) -> li
         key=lambda one: (
             one.name != canary,
             not serves(one),
-            -len(one.parts),
+            -len(one.parts) - bool(one.settings),
             fleet[one.name].weight if one.name in fleet else 0,
             one.name,
         ),
@@ -563,6 +567,7 @@ def _told(one: Due) -> dict[str, Any]:
         "wanted": one.wanted,
         "gated": one.gated,
         "parts": one.parts,
+        "settings": list(one.settings),
         "unfinished": one.unfinished,
         "change": _change(one),
     }
@@ -574,6 +579,8 @@ def _change(one: Due) -> str:
     for part in one.parts:
         more = f" (restarts {', '.join(names)})" if (names := restarts.get(part)) else ""
         told.append(f"{part} {one.running.get(part) or 'none'} -> {one.wanted[part]}{more}")
+    if one.settings:
+        told.append(f"configuration: {some(one.settings)}")
     if one.pending:
         told.append(f"pending: {some(one.pending)}")
     return ", ".join(told) or "as it is"

@@ -54,7 +54,9 @@ def _packages(*roles: str) -> str:
 _TREE: dict[str, str] = {
     "__fleet_config": "{{ fleet_inputs.config | mirror_config(__fleet_upstream | default({})) }}",
     "web_server_names": "{{ fleet_inputs.names }}",
-    "nginx_version": "{{ fleet_versions.nginx[__fleet_platform] }}",
+    "nginx_version": (
+        "{{ '*' if __fleet_any_nginx | default(false) else fleet_versions.nginx[__fleet_platform] }}"
+    ),
     "web_server_bandwidth": "{{ fleet_inputs.bandwidth }}",
     # A tree is offered by rsync to the mirrors that name its host as their upstream, and to nobody else.
     "rsync_server_clients": "{{ fleet_inputs.rsync_clients }}",

@@ -145,6 +145,25 @@ def test_check_mode_reports_and_notifies_but_changes_nothing(house: House) -> No
     assert not list((house.root / "state").rglob("owed/*"))
 
 
+def test_a_role_that_is_only_asked_tells_what_it_would_change(house: House) -> None:
+    reacting = handlers("one", "two", "both")
+    due = str([str(house.target / name) for name in "abc"])
+    # Of several tasks together, and each name once.
+    tasks = [
+        *two_files(house),
+        *two_files(house),
+        {"assert": {"that": f"ansible_facts.host_state_due == {due}"}},
+    ]
+    asks = {"host_state_asks": "{{ ansible_role_name == 'tried' }}"}
+    outcome = house.play(tasks, reacting, vars=asks)
+    assert (outcome.code, outcome.changed, acted(outcome)) == (0, 0, []), outcome.said
+    assert house.state_of_target() == {}
+    # A person who wants to see what would be sees it.
+    outcome = house.play(tasks, reacting, "--check", "--diff", vars=asks)
+    assert outcome.changed == 2 and "+a" in outcome.said.splitlines() and acted(outcome) == [], outcome.said
+    assert acted(house.play(two_files(house), reacting)) == ["one", "two", "both"]
+
+
 def test_a_handler_that_does_not_exist_fails_as_in_stock_ansible(house: House) -> None:
     outcome = house.play(two_files(house), handlers("one", "two"))
     assert outcome.code != 0

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
-MODULES = ("ask_index", "host_preflight", "host_status", "sign_lists", "upstream_probe")
+MODULES = ("ask_index", "host_generation", "host_preflight", "host_status", "sign_lists", "upstream_probe")
 
 
 def documentation(name: str) -> dict[str, Any]:

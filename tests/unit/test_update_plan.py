@@ -90,7 +90,8 @@ def test_only_mirrors_that_the_change_concerns_count() -> None:
     assert plan["left"] == {"Left alone, for they run what is pinned": {"two": "", "four": ""}}
     assert plan["due"]["one"] == {
         "wanted": {"mirrorfleet": "0.2.0", "bandersnatch": "8.2.0", "nginx": "1.26.*"},
-        "gated": OLD, "parts": ["mirrorfleet"], "unfinished": False, "change": "mirrorfleet 0.1.0 -> 0.2.0",
+        "gated": OLD, "parts": ["mirrorfleet"], "settings": [], "unfinished": False,
+        "change": "mirrorfleet 0.1.0 -> 0.2.0",
         "kind": "mirror", "roles": ["web_server", "sync_client"], "services": [],
     }  # fmt: skip
     assert plan["lines"] == [
@@ -243,7 +244,7 @@ def test_the_fleets_own_hosts_follow_one_at_a_time_and_redirectors_last() -> Non
         "kind": "redirector", "roles": ["document_server", "redirector", "route", "web_server"],
         "services": ["mirrorfleet-list", "mirrorfleet-route"],
         "wanted": {"mirrorfleet": "0.2.0", "nginx": "1.26.*"}, "gated": {"mirrorfleet": "0.1.0", "nginx": "1.26.3-3"},
-        "parts": ["mirrorfleet"], "unfinished": False,
+        "parts": ["mirrorfleet"], "settings": [], "unfinished": False,
         "change": "mirrorfleet 0.1.0 -> 0.2.0 (restarts mirrorfleet-list, mirrorfleet-route)",
     }  # fmt: skip
     assert plan["due"]["both"]["roles"] == ["document_server", "redirector", "monitoring_server"]
@@ -348,7 +349,7 @@ def test_what_the_newest_update_changed_goes_back_and_nothing_else_does() -> Non
     plan = fleet.plan(back=True)
     assert waves(plan) == [["one"], ["two"]] and not plan["refused"] and not plan["stuck"]
     assert plan["due"]["one"] == {
-        "wanted": OLD, "gated": NEW, "parts": ["mirrorfleet"], "unfinished": False,
+        "wanted": OLD, "gated": NEW, "parts": ["mirrorfleet"], "settings": [], "unfinished": False,
         "change": "mirrorfleet 0.2.0 -> 0.1.0",
         "kind": "mirror", "roles": ["web_server", "sync_client"], "services": [],
     }  # fmt: skip
@@ -407,6 +408,31 @@ def test_where_going_back_is_not_possible_it_is_said() -> None:
 def test_a_spoilt_note_of_what_ran_before_takes_nobody_anywhere(spoilt: Any) -> None:
     fleet = Fleet().add("one", versions=NEW).of("one", former=spoilt)
     assert fleet.plan(back=True)["hosts"] == [] and fleet.plan()["hosts"] == []
+
+
+# --- what is not a version ---
+
+
+def test_a_changed_setting_comes_in_the_same_waves() -> None:
+    fleet = Fleet().add("one", versions=NEW).add("two", versions=NEW).add("three", "OC", versions=NEW)
+    assert fleet.plan(settings={"one": [], "three": []})["hosts"] == []
+    # What a guard refuses may be what the setting mends.
+    fleet.of("one", tree={"refused": "half of it would go"})
+    changed = {"one": ["/etc/nginx/nginx.conf", "bandersnatch 8.2.0"], "two": ["/etc/nginx/nginx.conf"]}
+    plan = fleet.plan(settings=changed)
+    assert waves(plan) == [["one"], ["two"]] and plan["canary"] == "one"
+    told = plan["due"]["one"]
+    assert (told["parts"], told["settings"], told["roles"]) == (
+        [],
+        changed["one"],
+        ["web_server", "sync_client"],
+    )
+    assert "  wave 1: one: configuration: /etc/nginx/nginx.conf, bandersnatch 8.2.0" in plan["lines"]
+    assert plan["left"] == {"Left alone, for they run what is pinned": {"three": ""}}
+    # One that all of a change concerns shows more, as ever.
+    assert fleet.of("two", versions=OLD).plan(settings=changed)["canary"] == "two"
+    fleet.holds["two"] = {"reason": "disk is swapped", "by": "", "since": NOW}
+    assert fleet.plan(settings=changed)["hosts"] == ["one"], "a person holds the other"
 
 
 # --- what the fleet can bear ---

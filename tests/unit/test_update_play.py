@@ -34,13 +34,45 @@ mount --bind {host}/etc /etc; mount --bind {host}/opt /opt; mount --bind {host}/
 """
 # What the roles and tasks of others do, as far as an update goes by it.
 STUBS = {
-    "roles/web_server/tasks/main.yml": "[]",
+    "roles/web_server/tasks/main.yml": """
+- host_state:
+    directories: [{path: /etc/nginx}]
+    files:
+      - {path: /etc/nginx/nginx.conf, content: "{{ lookup('file', control ~ '/setting') }}", notify: [nginx reload]}
+- meta: flush_handlers
+""",
+    "roles/web_server/handlers/main.yml": """
+- name: Test the configuration of nginx
+  command: sh -c '! grep broken /etc/nginx/nginx.conf'
+  listen: nginx reload
+- shell: echo {{ inventory_hostname }} $(cat /etc/nginx/nginx.conf) >>{{ control }}/reloads
+  listen: nginx reload
+- host_state: {settled: [nginx reload]}
+  listen: nginx reload
+""",
+    **{
+        f"roles/{name}.yml": "[]"
+        for name in (
+            "nginx/tasks/guard",
+            "host_baseline/tasks/main",
+            "tls/tasks/main",
+            "tls/tasks/issue",
+            "rsync_server/tasks/main",
+            "monitoring_agent/tasks/main",
+            "route/tasks/main",
+            "sync_client/tasks/first_sync",
+            "origin/tasks/main",
+            "origin/tasks/first_sync",
+        )
+    },
+    "playbooks/publish.yml": "- {hosts: localhost, gather_facts: false, tasks: []}",
     "roles/sync_client/tasks/main.yml": """
 - host_state:
     directories: [{path: "/opt/mirrorfleet/{{ sync_client_mirrorfleet_version }}"}]
     links: [{path: /opt/mirrorfleet/current, target: "{{ sync_client_mirrorfleet_version }}"}]
 - shell: "{{ lookup('file', control ~ '/after-link', errors='ignore') or 'true' }}"
   delegate_to: localhost
+  when: not host_state_asks | default(false)
 """,
     "roles/sync_client/tasks/rollback.yml": """
 - host_state:
@@ -56,7 +88,7 @@ STUBS = {
   delegate_to: localhost
 """,
     "roles/python_program/tasks/point.yml": """
-- host_state: {links: [{path: /opt/mirrorfleet/current, target: "{{ python_program_version }}"}]}
+- host_state: {links: [{path: "/opt/{{ python_program_name }}/current", target: "{{ python_program_version }}"}]}
 """,
     "roles/redirector/tasks/hold.yml": """
 - copy: {content: "{{ redirector_hold_reason }}", dest: "{{ control }}/holds/{{ redirector_mirror }}"}
@@ -158,6 +190,8 @@ class Fleet:
             "look.py": LOOK,
             "broken": "",
             "broken-own": "",
+            "setting": "as it was",
+            "reloads": "",
             "names": " ".join(self.names),
         }.items():
             (self.control / name).write_text(text)
@@ -218,6 +252,8 @@ class Fleet:
         for path in ("etc/mirrorfleet", f"opt/mirrorfleet/{version}", "opt/bandersnatch/8.2.0", "bin"):
             (host / path).mkdir(parents=True)
         (host / "opt/mirrorfleet/current").symlink_to(version)
+        (host / "etc/nginx").mkdir()
+        (host / "etc/nginx/nginx.conf").write_text("as it was")
         (host / "opt/bandersnatch/current").symlink_to("8.2.0")
         (host / "etc/os-release").write_text("ID=debian\nVERSION_ID=13\n")
         for account in ("passwd", "group"):
@@ -260,6 +296,9 @@ class Fleet:
         for moment in ("after-link", "after-own-link", "after-release"):
             (self.control / moment).unlink(missing_ok=True)
         return process.returncode, said
+
+    def serves_with(self) -> list[str]:
+        return [(self.folder / name / "etc/nginx/nginx.conf").read_text() for name in self.names]
 
     def note(self, name: str) -> dict[str, Any] | None:
         path = self.folder / name / "etc/mirrorfleet/update.json"
@@ -402,6 +441,35 @@ def test_what_the_system_has_pending_stops_at_the_canary_and_does_not_go_back(fl
     code, said = fleet.update("-e", "update_only=system", "--limit", "m1")
     assert code == 0 and fleet.listed() == ["m1", "m2"] and fleet.note("m1") is None, said
     assert set(fleet.runs().values()) == {OLD}
+
+
+def test_a_changed_setting_goes_by_waves_and_one_that_fails_goes_back_to_what_passed(fleet: Fleet) -> None:
+    """By provision.yml, whose roles only ask of a mirror that is on the list. Of one that a run was killed in, too."""
+    (fleet.control / "setting").write_text("half way")
+    fleet.kill_at("after-link")
+    code, said = fleet.update("--limit", "m1", playbook="provision.yml")
+    assert code == -signal.SIGKILL and fleet.serves_with() == ["half way", "as it was"], said
+    noted = fleet.note("m1")
+    assert noted and noted["step"] == "update" and noted["kept"] and fleet.held() == ["m1"]
+    (fleet.control / "setting").write_text("broken")
+    code, said = fleet.update(playbook="provision.yml")
+    assert code != 0 and fleet.serves_with() == ["as it was", "as it was"], said
+    told = flat(said.partition("PLAY RECAP")[2])
+    assert 'm1 could not be updated: task "Test the configuration of nginx" said' in told, told
+    assert "with /etc/nginx/nginx.conf. It is back on its former version" in told, told
+    assert (
+        "and configuration and on the list. No further wave starts. Mend the setting in the inventory" in told
+    )
+    assert fleet.listed() == ["m1", "m2"] and fleet.note("m1") is None
+    assert '["m2"]' not in (fleet.control / "published").read_text(), "the other one was touched"
+    (fleet.control / "setting").write_text("better")
+    (fleet.control / "reloads").write_text("")
+    code, said = fleet.update(playbook="provision.yml")
+    assert code == 0 and fleet.serves_with() == ["better", "better"], said
+    assert (fleet.control / "reloads").read_text().splitlines() == ["m1 better", "m2 better"]
+    held = [json.loads(line) for line in (fleet.control / "published").read_text().splitlines()]
+    assert [one for one in held if one][-2:] == [["m1"], ["m2"]], "no two of them at once"
+    assert "Updated: m1, m2: configuration: /etc/nginx/nginx.conf" in flat(said.partition("PLAY RECAP")[2])
 
 
 @pytest.mark.chance

@@ -413,6 +413,54 @@ def test_a_tampered_host_is_found_and_repaired_far_away(client):
         assert mirror.run("systemctl start mirror-sync.service").rc == 0
 
 
+AGES = """
+: >/tmp/ages
+while true; do
+    for name in mirror1 mirror2; do
+        curl -sSI --max-time 5 https://$name.fleet.test/simple/six/ | sed -n 's/.*max-age=\\([0-9]*\\).*/\\1/p'
+    done | xargs >>/tmp/ages
+    sleep 0.5
+done
+"""
+
+
+def test_a_changed_setting_goes_to_one_mirror_after_the_other_and_a_broken_one_is_taken_back(
+    client, differences
+):
+    """By provision.yml, as it is run for everything else. The good one stays for the tests that follow."""
+    settings = INVENTORY / "group_vars/mirrors.yml"
+    both = ("--limit", "mirror1,mirror2")
+    before = touched("mirror1", "mirror2")
+    settings.write_text("nginx_certificate: /etc/mirrorfleet/tls/nowhere.pem\n")
+    with pip_in_a_loop(client):
+        run = playbook("provision", *both)
+    assert run.code != 0
+    assert 'mirror1 could not be updated: task "Test the configuration of nginx" said' in run.output.replace(
+        '\\"', '"'
+    )
+    assert "and configuration and on the list" in " ".join(run.output.split()), run.output[-3000:]
+    assert client.listed() == indexes(*ALL, MIRROR3)
+    after = touched("mirror1", "mirror2")
+    assert not differences(before["mirror2"], after["mirror2"]), "a further mirror was touched"
+    strange = [
+        line
+        for line in differences(before["mirror1"], after["mirror1"])
+        if "/etc/mirrorfleet/former" not in line
+    ]
+    assert not strange, "\n".join(strange)
+
+    settings.write_text("web_server_page_max_age: 61\n")
+    client.run(f"cat >/tmp/ages.sh <<'END'\n{AGES}\nEND")
+    client.run("systemd-run --quiet --unit ages --collect sh /tmp/ages.sh")
+    with pip_in_a_loop(client):
+        playbook("provision", *both).ok()
+    client.run("systemctl stop ages")
+    seen = [line for line in client.run("cat /tmp/ages").splitlines() if len(line.split()) == 2]
+    seen = [line for number, line in enumerate(seen) if seen[number - 1] != line or number == 0]
+    assert seen == ["60 60", "61 60", "61 61"], "not the canary first, and then the other"
+    assert client.listed() == indexes(*ALL, MIRROR3)
+
+
 def test_a_release_that_cannot_run_stops_at_the_canary_and_is_taken_back(client, tmp_path):
     wheels = release(tmp_path, "9.9.9", {"sync/run.py": 'raise ImportError("this release cannot run")\n'})
     with edited(VERSIONS, 'mirrorfleet: "0.1.0"', 'mirrorfleet: "9.9.9"'), pip_in_a_loop(client):
