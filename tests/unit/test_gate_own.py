@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -81,7 +82,7 @@ def gated(serve: Any, authority: Any, tmp_path: Path) -> Any:
             "library/host_status.py": "",
             "play.yml": PLAY.format(TASKS=tmp_path / "tasks"),
             "bin/nginx": "#!/bin/sh\n",
-            "ansible.cfg": "",
+            "ansible.cfg": "[defaults]\nshow_custom_stats = true\n",
         }.items():
             (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
             (tmp_path / name).write_text(text)
@@ -89,6 +90,7 @@ def gated(serve: Any, authority: Any, tmp_path: Path) -> Any:
         everybody = {
             "ansible_connection": "local", "ansible_python_interpreter": sys.executable,
             "fleet_gate_project": "six", "__fleet_eye": "eye", "comes_back": False,
+            "__soak_began": time.time() - 9, "__soak_since": 1000.5,
             "published": str(tmp_path / "published"),
             "redirector_registry": {"mirrors": [{"name": "one"}, {"name": "two"}]},
             "monitoring_server_registry": {"mirrors": [{"name": "one"}, {"name": "two"}]},
@@ -166,10 +168,20 @@ def test_a_drain_and_its_end_that_do_nothing_are_seen_and_so_is_a_canary_that_an
         query = unquote(request.path)
         worse = ("slow", "duration_seconds"), ("failing", "probe_success")
         value = "4.2" if any(name in query and what in query for name, what in worse) else "0"
-        found = [] if '"young"' in query else [{"value": [1, value]}]
+        found = (
+            [] if '"young"' in query else [{"value": [1, value], "values": [[1000, value], *measured(query)]}]
+        )
         return 200, {"Content-Type": "application/json"}, json.dumps({"data": {"result": found}}).encode()
 
-    names = ["noop", "slow", "failing", "young", "well", "back", "gone"]
+    asked = []
+
+    def measured(query: str) -> list[list[Any]]:
+        """As many times since the soak began as the monitor could by now; the canary that is seldom, once."""
+        if "query={" in query and '"well"' in query:
+            asked.append(query)
+        return [[1000 + at, "1"] for at in range(1, 2 if '"seldom"' in query or len(asked) == 1 else 9)]
+
+    names = ["seldom", "noop", "slow", "failing", "young", "well", "back", "gone"]
     port = serve(index, authority.issue("localhost"))
     code, said = gated.run(
         {name: host(1, [], comes_back=name in ("back", "gone")) for name in names}
@@ -187,4 +199,9 @@ def test_a_drain_and_its_end_that_do_nothing_are_seen_and_so_is_a_canary_that_an
     )
     assert "slow, the canary, has 4.2 times the answer times of the day before while it served" in said
     assert "failing, the canary, has 4.2 of its rounds failed while it served" in said
-    assert said.count(" passed") == 4, "the index's own, too"
+    assert len(asked) == 2, "it did not wait for a second measurement"
+    for name, times in (("seldom", 1), ("young", 0)):
+        assert (
+            f"The series of eye say nothing of how {name}, the canary, serves: measured {times} times" in said
+        )
+    assert said.count(" passed") == 5, "the index's own, too"

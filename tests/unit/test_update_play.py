@@ -29,7 +29,7 @@ RED = "redirector.example.org"
 INTERPRETER = """#!/bin/sh
 exec unshare --user --map-root-user --mount --kill-child --pid --fork --mount-proc sh -c '
 mount --bind {host}/etc /etc; mount --bind {host}/opt /opt; mount --bind {host}/dpkg-query /usr/bin/dpkg-query
-mount --bind {host}/log /var/log
+mount --bind {host}/log /var/log; mount --bind {host}/lib /var/lib
 {host}/nginx 60 & export PATH={host}/bin:$PATH
 {python} "$@"' sh "$@"
 """
@@ -222,6 +222,8 @@ class Fleet:
             "opt/bandersnatch/8.2.0",
             "bin",
             "log/nginx",
+            "lib/prometheus/node-exporter",
+            "lib/dpkg/updates",
         ):
             (host / path).mkdir(parents=True)
         (host / "opt/mirrorfleet/current").symlink_to(version)
@@ -278,6 +280,11 @@ class Fleet:
         path = self.folder / name / "etc/mirrorfleet/update.json"
         return json.loads(path.read_text()) if path.exists() else None
 
+    def told(self, name: str) -> str:
+        """What its node_exporter tells of an update."""
+        path = self.folder / name / "lib/prometheus/node-exporter/mirrorfleet-update.prom"
+        return path.read_text() if path.exists() else ""
+
     def runs(self) -> dict[str, str]:
         return {name: self.version(name) for name in self.names}
 
@@ -324,7 +331,7 @@ def test_a_run_that_was_killed_before_the_list_was_published_is_taken_up(fleet: 
     assert fleet.runs()["m1"] == NEW and not fleet.held() and "m1" not in fleet.listed()
     noted = fleet.note("m1")
     assert noted and (noted["step"], noted["gated"]["mirrorfleet"], noted["listed"]) == ("release", OLD, True)
-    assert re.fullmatch(r"\S+ on \S+", noted["by"]) and time.time() - noted["since"] < 120
+    assert re.fullmatch(r"\S+ on \S+", noted["by"]) and time.time() - noted["since"] < 3600
     code, said = fleet.update("--limit", "m1")
     assert code == 0, said
     assert "left in the middle by a former run" in said
@@ -390,10 +397,12 @@ def test_a_redirector_comes_last_and_goes_back_to_the_gated_version_where_it_fai
     assert fleet.runs() == {"m1": NEW} and fleet.note("m1") is None and fleet.listed() == ["m1"]
     noted = fleet.note(RED)
     assert noted and (noted["step"], noted["gated"]["mirrorfleet"]) == ("update", OLD)
+    assert re.search(r"^mirrorfleet_update_timestamp_seconds \d{10}$", fleet.told(RED), re.MULTILINE)
+    assert not fleet.told("m1")
     (fleet.control / "broken-own").write_text(NEW)
     code, said = fleet.update("--limit", RED)
     told = flat(said)
-    assert code != 0 and fleet.version(RED) == OLD and fleet.note(RED) is None, said
+    assert code != 0 and fleet.version(RED) == OLD and fleet.note(RED) is None and not fleet.told(RED), said
     assert f"  first of all: {RED} (redirector): " in said and "left in the middle by a former run" in told
     assert f"{RED} could not be updated: task" in told and "Read what it publishes" in told
     assert "That was at its step gate, from" in told and "It is back on its former version" in told
