@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
-from plugin_utils import rollout
+from plugin_utils import outcome, rollout
 from plugin_utils.filters import as_filter
 
 
@@ -19,5 +19,6 @@ class FilterModule:
         return {
             "update_plan": as_filter(rollout.update_plan),
             "update_wave": as_filter(rollout.update_wave),
+            "update_outcome": as_filter(outcome.update_outcome),
             "update_differs": as_filter(rollout.update_differs),
         }

@@ -64,21 +64,29 @@ def document(path: str, body: bytes, key: str) -> Any:
     return found
 
 
-def routed(index: Index, mirror: str) -> list[str]:
-    """The address families over which it would send a client that prefers the mirror to it."""
-    found = []
-    for family, client in CLIENTS.items():
-        asked = f"/route?file=/prefer/{quote(mirror)}/packages/x&address={client}"
-        if mirror in document(asked, index.ask("GET", asked, 200), "candidates"):
-            found.append(family)
-    return found
+def routed(index: Index, mirror: str, families: list[str]) -> dict[str, list[str]]:
+    """The families over which it would send a client that prefers the mirror to it; and over which it could."""
+    found: dict[str, list[str]] = {"routed": [], "could": []}
+    for family in families:
+        client = f"address={CLIENTS[family]}"
+        preferred, plain = (
+            document(asked, index.ask("GET", asked, 200), "candidates")
+            for asked in (
+                f"/route?file=/prefer/{quote(mirror)}/packages/x&{client}",
+                f"/route?file=/packages/x&{client}",
+            )
+        )
+        found["routed"] += [family] if mirror in preferred else []
+        found["could"] += [family] if any(plain) else []
+    # Of an index that sends nobody anywhere it is not known over which families it can.
+    return found if found["could"] else found | {"could": families}
 
 
 def result_of(params: dict[str, Any]) -> dict[str, Any]:
     """The module's whole result; `ValueError` says what is not as it has to be."""
     index = Index(params)
     if params["mirror"]:
-        return {"routed": routed(index, params["mirror"])}
+        return routed(index, params["mirror"], params["families"])
     page = f"{urlsplit(params['url']).path.rstrip('/')}/{params['project']}/"
     files = document(page, index.ask("GET", page, 200), "files")
     urls = [one["url"] for one in files if isinstance(one, dict) and isinstance(one.get("url"), str)]
@@ -99,6 +107,7 @@ ARGUMENTS: dict[str, Any] = {
     "address": {"type": "str", "required": True},
     "project": {"type": "str"},
     "mirror": {"type": "str"},
+    "families": {"type": "list", "elements": "str", "choices": list(CLIENTS), "default": list(CLIENTS)},
     "ca_path": {"type": "path", "default": "/etc/ssl/certs/ca-certificates.crt"},
 }
 

@@ -15,12 +15,14 @@ import shutil
 import subprocess
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from ansible.module_utils.basic import AnsibleModule
 
 DEADLINE = 10  # seconds that one program may take
 UNITS = ("mirror*", "nginx*", "nftables*", "chrony*", "prometheus*")
+NEAR = 1 << 16  # bytes of a log that are read rather than searched
+SPREAD = 5  # seconds that its lines may be out of order: each process of nginx writes its own when it likes
 PROGRAMS = ("mirrorfleet", "bandersnatch")
 OF_A_STANDING = ("listed", "code", "reason", "since", "next", "withdrawn")
 OF_HEALTH = (
@@ -203,6 +205,44 @@ def health_of(config: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def served_since(log: Path, since: int) -> dict[str, int]:
+    """Requests that nginx has answered since then, and how many of them by a 5xx: by its log and the one before."""
+    found = {"requests": 0, "failed": 0}
+    for path in (log.with_name(f"{log.name}.1"), log):
+        if not path.exists():
+            continue
+        with path.open("rb") as lines:
+            lines.seek(begin_of(lines, since, path.stat().st_size))
+            for line in lines:
+                answered = re.match(rb'\{"time":"([^"]+)".*"status":([0-9])[0-9]{2},"bytes":', line)
+                if answered and time_of(answered[1]) >= since:
+                    found["requests"] += 1
+                    found["failed"] += answered[2] == b"5"
+    return found
+
+
+def begin_of(lines: BinaryIO, since: int, end: int) -> int:
+    """Not far before the first line of that time: a log of a day may be long."""
+    begin = 0
+    while end - begin > NEAR:
+        middle = (begin + end) // 2
+        lines.seek(middle)
+        lines.readline()
+        told = re.match(rb'\{"time":"([^"]+)"', lines.readline())
+        if told and time_of(told[1]) < since - SPREAD:
+            begin = middle
+        else:
+            end = middle
+    return begin
+
+
+def time_of(text: bytes) -> float:
+    try:
+        return datetime.datetime.fromisoformat(text.decode("ascii")).timestamp()
+    except ValueError:
+        return 0
+
+
 def result_of(params: dict[str, Any], proc: Path = Path("/proc")) -> dict[str, Any]:
     """The module's whole result."""
     folder = Path(params["configuration"])
@@ -233,6 +273,8 @@ def result_of(params: dict[str, Any], proc: Path = Path("/proc")) -> dict[str, A
         found["former"] = former | {"installed": installed(Path(params["programs"]), former.get("versions"))}
     if monitor:
         found["health"] = health_of(monitor)
+    if params["since"]:
+        found["served"] = served_since(Path(params["access_log"]), params["since"])
     return found
 
 
@@ -240,6 +282,8 @@ ARGUMENTS: dict[str, Any] = {
     "configuration": {"type": "path", "default": "/etc/mirrorfleet"},
     "programs": {"type": "path", "default": "/opt"},
     "disk": {"type": "path", "default": "/srv/mirror"},
+    "since": {"type": "int"},
+    "access_log": {"type": "path", "default": "/var/log/nginx/access.log"},
 }
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from plugin_utils.told import counted, plain, printable, some
+from plugin_utils.told import counted, plain, printable, some, span
 
 MOST = 10  # names, lines of a kind
 MOST_ROLES = 20  # more than there are
@@ -99,7 +99,7 @@ class Summary:
         all_hosts, ended = list(hosts), {host: self.failures.get(host, Failure("", "")) for host in failed}
         count = counted(len(all_hosts), "host")
         how = f"failed on {len(ended)} of {count}" if ended else f"{count}, nothing failed"
-        lines = [f"{self.command.name}: {how}, in {_span(seconds)}"]
+        lines = [f"{self.command.name}: {how}, in {span(seconds)}"]
         lines += self._changes()
         lines += _by_title(told.get("fleet_summary"))
         lines += [f"  {line}" for line in _texts(told.get("fleet_told"))]
@@ -179,7 +179,3 @@ def _by_title(told: Any) -> Iterator[str]:
 
 def _texts(told: Any) -> list[str]:
     return [plain(one).rstrip() for one in told] if isinstance(told, list) else []
-
-
-def _span(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds // 60:.0f} min {seconds % 60:.0f} s"

@@ -23,7 +23,7 @@ def line(problem: dict[str, Any]) -> str:
 
 def of_ssh(words: str) -> str:
     """What ssh said, without what Ansible says before it."""
-    return re.sub(r"^.*(?:via|over) ssh: (?:ssh: )?", "", words, flags=re.DOTALL)
+    return re.sub(r"^.*(?:via|over) ssh:(?: |$)(?:ssh: )?", "", words, flags=re.DOTALL)
 
 
 def plain(words: object) -> str:
@@ -47,3 +47,8 @@ def some(names: Iterable[str], most: int = 10) -> str:
     found = [printable(name, 80) for name in names]
     more = f" and {len(found) - most} more" if len(found) > most else ""
     return ", ".join(found[:most]) + more
+
+
+def span(seconds: float) -> str:
+    """`52 s`, `4 min 12 s`."""
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds // 60:.0f} min {seconds % 60:.0f} s"

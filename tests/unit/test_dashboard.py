@@ -67,6 +67,7 @@ def known(tmp_path: Path, serve: Any, authority: Any) -> set[str]:
     certificate = (ROOT / "roles/tls/files/mirror_certificate/program.py").read_text()
     provided = (ROOT / "roles/tls/files/mirror_certificate/provided.py").read_text()
     routes = (ROOT / "src/mirrorfleet/route/run.py").read_text()
+    update = (ROOT / "playbooks/tasks/note_step.yml").read_text()
     names = (ROOT / "roles/host_baseline/files/mirrorfleet_names.py").read_text()
     return (
         set(re.findall(r"^# TYPE (\w+)", found, re.MULTILINE))
@@ -74,6 +75,7 @@ def known(tmp_path: Path, serve: Any, authority: Any) -> set[str]:
         | {f"mirrorfleet_route_{name}" for name in re.findall(r'^ +one\("(\w+)",', routes, re.MULTILINE)}
         | set(re.findall(r'metric = "(mirrorfleet_name_\w+)"', names))
         | _of_a_mirror(tmp_path)
+        | set(re.findall(r"^ +# TYPE (\w+)", update, re.MULTILINE))
         | {
             f"mirrorfleet_acme_{name}"
             for name in re.findall(r'^    "\w+": \(\s*"(\w+)",', certificate, re.MULTILINE)
@@ -103,8 +105,7 @@ def _of_a_mirror(folder: Path) -> set[str]:
     config = Config(
         schema=1, name="one", mode="bandersnatch", url="https://one.example.test", upstream=None, paths=paths
     )
-    with State(config.database) as state, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(metrics, "UPDATE", folder)  # a note that is there
+    with State(config.database) as state:
         state.put("last_run", {"good": True, "ended": 5.0, "seconds": 1.0})
         for name in ("six", "idna", "six", "six"):
             state.record_trouble(name, Reason("another one", "wrong hash"), 0.0)

@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,8 +24,9 @@ PLAY = """
   tasks:
     - include_tasks: {TASKS}/others_answer.yml
       when: "'alone' in groups"
-    - include_tasks: {TASKS}/unrouted.yml
+    - include_tasks: {TASKS}/routed.yml
       when: "'mirrors' in groups"
+      vars: {{__fleet_routed: "{{{{ comes_back }}}}"}}
     - include_tasks: {TASKS}/soak_series.yml
       when: "'mirrors' in groups"
     - include_tasks: {TASKS}/gate_own.yml
@@ -72,7 +74,7 @@ def gated(serve: Any, authority: Any, tmp_path: Path) -> Any:
                 r"^    (project|mirror): ", rf"    ca_path: {authority.pem}\n\g<0>", text, flags=re.MULTILINE
             )
             text = text.replace("127.0.0.1:9090", f"127.0.0.1:{prometheus}")
-            text = re.sub(r"^( +retries: )[0-9]+\n.*delay: .*", r"\g<1>1", text, flags=re.MULTILINE)
+            text = re.sub(r"^( +retries: ).+\n.*delay: .*", r"\g<1>1", text, flags=re.MULTILINE)
             (tmp_path / "tasks" / path.name).write_text(text)
         for name, text in {
             "roles/redirector/tasks/publish.yml": ROLE,
@@ -80,14 +82,16 @@ def gated(serve: Any, authority: Any, tmp_path: Path) -> Any:
             "library/host_status.py": "",
             "play.yml": PLAY.format(TASKS=tmp_path / "tasks"),
             "bin/nginx": "#!/bin/sh\n",
-            "ansible.cfg": "",
+            "ansible.cfg": "[defaults]\nshow_custom_stats = true\n",
         }.items():
             (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
             (tmp_path / name).write_text(text)
         (tmp_path / "bin/nginx").chmod(0o755)
         everybody = {
             "ansible_connection": "local", "ansible_python_interpreter": sys.executable,
-            "fleet_gate_project": "six", "__fleet_eye": "eye", "published": str(tmp_path / "published"),
+            "fleet_gate_project": "six", "__fleet_eye": "eye", "comes_back": False,
+            "__soak_began": time.time() - 9, "__soak_since": 1000.5,
+            "published": str(tmp_path / "published"),
             "redirector_registry": {"mirrors": [{"name": "one"}, {"name": "two"}]},
             "monitoring_server_registry": {"mirrors": [{"name": "one"}, {"name": "two"}]},
             "__update_now": {"status": {"at": 1000, "versions": {"mirrorfleet": "0.2.0"}}},
@@ -114,7 +118,9 @@ def gated(serve: Any, authority: Any, tmp_path: Path) -> Any:
 
 def host(port: int, listed: list[int], **more: Any) -> dict[str, Any]:
     url = f"https://localhost:{port}"
-    inputs = {"urls": [url], "index_url": f"{url}/simple/", "addresses": ["127.0.0.1"]}
+    inputs = {
+        "urls": [url], "index_url": f"{url}/simple/", "addresses": ["127.0.0.1"], "address_families": ["ipv4"],
+    }  # fmt: skip
     measured = {str(number): {"measured_at": at} for number, at in enumerate(listed)}
     return {"fleet_inputs": inputs, "says": {"health": {"mirrors": measured, "problem": ""}}} | more
 
@@ -151,31 +157,51 @@ def test_the_last_redirector_that_answers_is_not_touched(gated: Any, tmp_path: P
     assert not (tmp_path / "published-one").exists() and (tmp_path / "published-dead").exists()
 
 
-def test_a_drain_that_does_nothing_is_seen_and_so_is_a_canary_that_answers_worse_than_before(
+def test_a_drain_and_its_end_that_do_nothing_are_seen_and_so_is_a_canary_that_answers_worse_than_before(
     gated: Any, serve: Any, authority: Any
 ) -> None:
     def index(request: Any) -> tuple[int, dict[str, str], bytes]:
-        named = "noop" if "/prefer/noop/" in request.path else ""
-        return 200, {}, json.dumps({"candidates": [named]}).encode()
+        named = re.search(r"/prefer/(noop|back)/", request.path)
+        return 200, {}, json.dumps({"candidates": [named[1] if named else "other"]}).encode()
 
     def series(request: Any) -> tuple[int, dict[str, str], bytes]:
         query = unquote(request.path)
         worse = ("slow", "duration_seconds"), ("failing", "probe_success")
         value = "4.2" if any(name in query and what in query for name, what in worse) else "0"
-        found = [] if '"young"' in query else [{"value": [1, value]}]
+        found = (
+            [] if '"young"' in query else [{"value": [1, value], "values": [[1000, value], *measured(query)]}]
+        )
         return 200, {"Content-Type": "application/json"}, json.dumps({"data": {"result": found}}).encode()
 
-    names = ["noop", "slow", "failing", "young", "well"]
+    asked = []
+
+    def measured(query: str) -> list[list[Any]]:
+        """As many times since the soak began as the monitor could by now; the canary that is seldom, once."""
+        if "query={" in query and '"well"' in query:
+            asked.append(query)
+        return [[1000 + at, "1"] for at in range(1, 2 if '"seldom"' in query or len(asked) == 1 else 9)]
+
+    names = ["seldom", "noop", "slow", "failing", "young", "well", "back", "gone"]
     port = serve(index, authority.issue("localhost"))
     code, said = gated.run(
-        {name: host(1, []) for name in names} | {"index": host(port, []), "eye": {}},
+        {name: host(1, [], comes_back=name in ("back", "gone")) for name in names}
+        | {"index": host(port, []), "eye": {}},
         {"mirrors": names, "indexes": ["index"]}, serve(series),
     )  # fmt: skip
-    assert code != 0 and "young passed" in said and "well passed" in said, said
+    assert code != 0 and "young passed" in said and "well passed" in said and "back passed" in said, said
+    assert (
+        "gone is listed, and no client is sent to it, or nobody knows: index: over no family Next: mirrorfleet"
+        in said
+    ), said
     assert (
         "noop is off the list, and clients are sent to it all the same, or nobody knows: index: over ipv4"
         in said
     )
     assert "slow, the canary, has 4.2 times the answer times of the day before while it served" in said
     assert "failing, the canary, has 4.2 of its rounds failed while it served" in said
-    assert said.count(" passed") == 3, "the index's own, too"
+    assert len(asked) == 2, "it did not wait for a second measurement"
+    for name, times in (("seldom", 1), ("young", 0)):
+        assert (
+            f"The series of eye say nothing of how {name}, the canary, serves: measured {times} times" in said
+        )
+    assert said.count(" passed") == 5, "the index's own, too"

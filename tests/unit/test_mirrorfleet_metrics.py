@@ -1,6 +1,5 @@
 """The metrics file: valid exposition text, true values, hostile names inert."""
 
-import os
 import re
 import socket
 import time
@@ -49,9 +48,7 @@ def nobody(_: Any) -> tuple[int, dict[str, str], bytes]:
     return 404, {}, b""
 
 
-def test_the_file_says_what_the_state_says(
-    tmp_path: Path, serve: Any, authority: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_file_says_what_the_state_says(tmp_path: Path, serve: Any, authority: Any) -> None:
     port = serve(nobody, authority.issue("mirror1.fleet.test", days=1))
     config = parse(
         {
@@ -68,10 +65,6 @@ def test_the_file_says_what_the_state_says(
         },
         "mirror.json",
     )
-    note = tmp_path / "update.json"
-    note.touch()
-    os.utime(note, (9, 9))
-    monkeypatch.setattr(metrics, "UPDATE", note)
     with State(config.database) as state:
         state.set_project("six", Published("id", 7, "s-7-0"), 3, 1000)
         state.put("serial", 7)
@@ -81,11 +74,7 @@ def test_the_file_says_what_the_state_says(
         state.record_trouble("new", Reason("words", "timeout"), 0)
         metrics.write(config, state)
         text = (tmp_path / "mirrorfleet.prom").read_text()
-        note.unlink()
-        metrics.write(config, state)
-    assert "update" not in (tmp_path / "mirrorfleet.prom").read_text()
     values = {name: float(value) for name, _, value in map(split, text.splitlines()) if name}
-    assert values["mirrorfleet_update_timestamp_seconds"] == 9
     assert values["mirrorfleet_serial"] == 7
     assert values["mirrorfleet_projects"] == 1
     assert values["mirrorfleet_files"] == 3

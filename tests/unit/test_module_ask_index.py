@@ -57,17 +57,39 @@ def test_what_does_not_answer_as_it_has_to_is_told(ask: Any, path: str, answer: 
         ask(**{path: answer})
 
 
+@pytest.mark.parametrize(
+    ("over", "families", "found"),
+    [
+        # By family whom one gets who prefers it, and whom anybody.
+        (
+            {"192.0.2.1": ("two", "two"), "2001:db8::1": ("one", "two")},
+            ["ipv4", "ipv6"],
+            ("ipv6", "ipv4 ipv6"),
+        ),
+        ({"192.0.2.1": ("two", "two"), "2001:db8::1": ("", "")}, ["ipv4", "ipv6"], ("", "ipv4")),
+        ({"192.0.2.1": ("two", "two"), "2001:db8::1": ("", "")}, ["ipv4"], ("", "ipv4")),
+        ({"2001:db8::1": ("", "")}, ["ipv6"], ("", "ipv6")),
+    ],
+    ids=["over one", "an index without IPv6", "a mirror without IPv6", "nobody anywhere"],
+)
 def test_a_mirror_is_routed_over_a_family_where_a_client_who_prefers_it_gets_it(
-    serve: Any, authority: Any
+    serve: Any, authority: Any, over: dict[str, tuple[str, str]], families: list[str], found: tuple[str, str]
 ) -> None:
     def answer(request: Any) -> tuple[int, dict[str, str], bytes]:
-        assert request.path.startswith("/route?file=/prefer/one/packages/")
-        named = "one" if request.path.endswith("&address=2001:db8::1") else "two"
-        return 200, {}, json.dumps({"candidates": ["", named]}).encode()
+        path, _, client = request.path.partition("&address=")
+        asked = {"/route?file=/prefer/one/packages/x": 0, "/route?file=/packages/x": 1}[path]
+        return 200, {}, json.dumps({"candidates": ["", over[client][asked]]}).encode()
 
     url = f"https://localhost:{serve(answer, authority.issue('localhost'))}/simple/"
-    asked = {"url": url, "address": "127.0.0.1", "mirror": "one", "ca_path": str(authority.pem)}
-    assert ask_index.result_of(asked) == {"routed": ["ipv6"]}
+    asked = {
+        "url": url,
+        "address": "127.0.0.1",
+        "mirror": "one",
+        "families": families,
+        "ca_path": str(authority.pem),
+    }
+    told = ask_index.result_of(asked)
+    assert (" ".join(told["routed"]), " ".join(told["could"])) == found
 
 
 def test_the_certificate_has_to_be_the_indexs_own(serve: Any, authority: Any) -> None:

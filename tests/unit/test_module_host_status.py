@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import os
 import shutil
@@ -34,11 +35,13 @@ class Host:
         (self.programs / program / version).mkdir(parents=True)
         (self.programs / program / "current").symlink_to(self.programs / program / version)
 
-    def says(self, **more: Any) -> dict[str, Any]:
+    def says(self, since: int | None = None, **more: Any) -> dict[str, Any]:
         parameters = {
             "configuration": str(self.configuration),
             "programs": str(self.programs),
             "disk": str(self.folder / "srv/mirror/served"),
+            "since": since,
+            "access_log": str(self.folder / "access.log"),
         }
         return host_status.result_of(parameters, **more)
 
@@ -226,3 +229,31 @@ def test_a_warning_of_a_program_is_no_answer() -> None:
     assert host_status.said_by("sh", "-c", "echo answer; echo warning >&2") == "answer"
     assert host_status.said_by("sh", "-c", "echo answer; echo warning >&2", stream="stderr") == "warning"
     assert host_status.said_by("sh", "-c", "echo answer; exit 1") == ""
+
+
+def logged(at: int, status: int, uri: str = "/simple/six/") -> str:
+    """As the role nginx has it written."""
+    moment = datetime.datetime.fromtimestamp(at, datetime.UTC).isoformat()
+    return (
+        json.dumps(
+            {"time": moment, "method": "GET", "uri": uri, "status": status, "bytes": 7}, separators=(",", ":")
+        )
+        + "\n"
+    )
+
+
+def test_the_requests_of_a_while_are_counted_and_those_that_failed(host: Host) -> None:
+    assert "served" not in host.says()
+    assert host.says(since=1000)["served"] == {"requests": 0, "failed": 0}
+    host.put("access.log.1", "".join(logged(at, 200) for at in range(900, 1100)))
+    # As processes of nginx write them: not quite in order. Words of a client are no status.
+    now = [
+        logged(1000 + at // 9 + (3 if at % 7 == 0 else 0), 502 if at % 500 == 0 else 200)
+        for at in range(9000)
+    ]
+    host.put("access.log", "".join([*now, logged(2100, 404, '/"status":500,"bytes":'), "half a li"]))
+    assert host.says(since=1000)["served"] == {"requests": 9101, "failed": 18}
+    late = [json.loads(line) for line in now]
+    after = [one for one in late if datetime.datetime.fromisoformat(one["time"]).timestamp() >= 1700]
+    failed = sum(one["status"] == 502 for one in after)
+    assert host.says(since=1700)["served"] == {"requests": len(after) + 1, "failed": failed}

@@ -29,6 +29,7 @@ RED = "redirector.example.org"
 INTERPRETER = """#!/bin/sh
 exec unshare --user --map-root-user --mount --kill-child --pid --fork --mount-proc sh -c '
 mount --bind {host}/etc /etc; mount --bind {host}/opt /opt; mount --bind {host}/dpkg-query /usr/bin/dpkg-query
+mount --bind {host}/log /var/log; mount --bind {host}/lib /var/lib
 {host}/nginx 60 & export PATH={host}/bin:$PATH
 {python} "$@"' sh "$@"
 """
@@ -249,7 +250,15 @@ class Fleet:
 
     def _host(self, name: str, version: str) -> None:
         host = self.folder / name
-        for path in ("etc/mirrorfleet", f"opt/mirrorfleet/{version}", "opt/bandersnatch/8.2.0", "bin"):
+        for path in (
+            "etc/mirrorfleet",
+            f"opt/mirrorfleet/{version}",
+            "opt/bandersnatch/8.2.0",
+            "bin",
+            "log/nginx",
+            "lib/prometheus/node-exporter",
+            "lib/dpkg/updates",
+        ):
             (host / path).mkdir(parents=True)
         (host / "opt/mirrorfleet/current").symlink_to(version)
         (host / "etc/nginx").mkdir()
@@ -270,6 +279,12 @@ class Fleet:
         }.items():
             (host / file).write_text(text)
             (host / file).chmod(0o755)
+
+    def answered(self, name: str, *statuses: int) -> None:
+        """Its nginx has, at some time after now."""
+        (self.folder / name / "log/nginx/access.log").write_text(
+            "".join(f'{{"time":"2100-01-01T00:00:00+00:00","status":{one},"bytes":7}}\n' for one in statuses)
+        )
 
     def lose(self, name: str) -> None:
         self._set(
@@ -303,6 +318,11 @@ class Fleet:
     def note(self, name: str) -> dict[str, Any] | None:
         path = self.folder / name / "etc/mirrorfleet/update.json"
         return json.loads(path.read_text()) if path.exists() else None
+
+    def told(self, name: str) -> str:
+        """What its node_exporter tells of an update."""
+        path = self.folder / name / "lib/prometheus/node-exporter/mirrorfleet-update.prom"
+        return path.read_text() if path.exists() else ""
 
     def runs(self) -> dict[str, str]:
         return {name: self.version(name) for name in self.names}
@@ -350,7 +370,7 @@ def test_a_run_that_was_killed_before_the_list_was_published_is_taken_up(fleet: 
     assert fleet.runs()["m1"] == NEW and not fleet.held() and "m1" not in fleet.listed()
     noted = fleet.note("m1")
     assert noted and (noted["step"], noted["gated"]["mirrorfleet"], noted["listed"]) == ("release", OLD, True)
-    assert re.fullmatch(r"\S+ on \S+", noted["by"]) and time.time() - noted["since"] < 120
+    assert re.fullmatch(r"\S+ on \S+", noted["by"]) and time.time() - noted["since"] < 3600
     code, said = fleet.update("--limit", "m1")
     assert code == 0, said
     assert "left in the middle by a former run" in said
@@ -366,6 +386,8 @@ def test_a_run_that_was_killed_when_the_new_version_was_linked_goes_back_to_the_
     _, said = fleet.update()
     assert fleet.runs()["m1"] == NEW and fleet.held() == ["m1"], said
     (fleet.control / "broken").write_text(NEW)
+    fleet.answered("m1", 200, 502, 404)
+    fleet.answered("m2", 200)
     code, said = fleet.update()
     assert code != 0
     assert fleet.runs() == {"m1": OLD, "m2": OLD}
@@ -374,6 +396,9 @@ def test_a_run_that_was_killed_when_the_new_version_was_linked_goes_back_to_the_
     assert "m1 could not be updated: task" in told and "m1, seen from redirector.example.org, fails:" in told
     assert "ipv4 html-page: 0.2.0 is broken" in told and "That was at its step gate, from" in told
     assert "It is back on its former version" in told and "No further wave starts" in told
+    # How it went is told of a run that stopped, too.
+    assert re.search(r" Took \d+ s, in 1 wave: m1 \d+ s That is 1.00 times as long as 1 wave at", told), said
+    assert "Served meanwhile by mirrors (2 hosts): 4 requests, 1 failed: m1 1 " in told
     assert re.search(r"Next: mend it .docs/update.md., then ansible-playbook .*update.yml", told)
 
 
@@ -411,10 +436,12 @@ def test_a_redirector_comes_last_and_goes_back_to_the_gated_version_where_it_fai
     assert fleet.runs() == {"m1": NEW} and fleet.note("m1") is None and fleet.listed() == ["m1"]
     noted = fleet.note(RED)
     assert noted and (noted["step"], noted["gated"]["mirrorfleet"]) == ("update", OLD)
+    assert re.search(r"^mirrorfleet_update_timestamp_seconds \d{10}$", fleet.told(RED), re.MULTILINE)
+    assert not fleet.told("m1")
     (fleet.control / "broken-own").write_text(NEW)
     code, said = fleet.update("--limit", RED)
     told = flat(said)
-    assert code != 0 and fleet.version(RED) == OLD and fleet.note(RED) is None, said
+    assert code != 0 and fleet.version(RED) == OLD and fleet.note(RED) is None and not fleet.told(RED), said
     assert f"  first of all: {RED} (redirector): " in said and "left in the middle by a former run" in told
     assert f"{RED} could not be updated: task" in told and "Read what it publishes" in told
     assert "That was at its step gate, from" in told and "It is back on its former version" in told
@@ -532,7 +559,8 @@ def test_a_mirror_that_does_not_answer_holds_up_nobody(fleet: Fleet) -> None:
     assert code != 0
     assert fleet.runs() == {"m1": OLD, "m2": NEW} and fleet.note("m2") is None
     told = flat(said.partition("PLAY RECAP")[2])
-    assert "Updated: m2" in told
+    assert "Updated: m2" in told and "Served meanwhile by mirrors (1 host): 0 requests, 0 failed" in told
+    assert "these served, and failed, is not known: m1 (" in told
     assert (
         "m1 did not answer when its turn came, and is as it was. Next, once it does: ansible-playbook" in told
     )

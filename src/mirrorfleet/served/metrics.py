@@ -7,7 +7,6 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import suppress
-from pathlib import Path
 from urllib.parse import urlsplit
 
 from .. import __version__
@@ -19,7 +18,6 @@ from .state import State
 
 log = logging.getLogger(__name__)
 
-UPDATE = Path("/etc/mirrorfleet/update.json")
 _NAMED = 10  # series that name something, so that a mirror never has more of them
 
 
@@ -109,9 +107,6 @@ def collect(config: Config, state: State) -> Iterator[Family]:
         "When the state was last found corrupt, set aside and made anew.",
         state.get("set_aside_at"),
     )
-    yield one(
-        "update_timestamp_seconds", "When an update of the fleet last took a step here.", _update_step()
-    )
     progress = state.get("progress")
     if progress:
         yield one("run_projects", "Projects that the running or last run has to do.", progress["total"])
@@ -127,14 +122,6 @@ def collect(config: Config, state: State) -> Iterator[Family]:
         if path.exists():
             free.append(({"path": str(path)}, float(free_bytes(path))))
     yield "mirrorfleet_free_bytes", "Bytes free for the mirror's user on the file system of a tree.", free
-
-
-def _update_step() -> float | None:
-    """When the note of an update that is not at its end was last written, in Unix seconds; docs/update.md."""
-    try:
-        return UPDATE.stat().st_mtime
-    except OSError:
-        return None
 
 
 def write(config: Config, state: State) -> None:
