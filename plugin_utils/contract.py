@@ -490,6 +490,10 @@ def fleet(values: dict[str, Any], report: Report) -> dict[str, Any]:
             for key in host.keys() & set(lists):
                 if isinstance(host[key], str):
                     host[key] = [host[key]]
+    for name, host in found.get("redirectors", {}).items():
+        if "redirector_selection" in host:
+            key = f"redirectors.{name}.redirector_selection"
+            host["redirector_selection"] = chosen_by(host["redirector_selection"], key, report)
     return found
 
 

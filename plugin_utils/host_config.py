@@ -1,4 +1,4 @@
-"""What /etc/mirrorfleet/mirror.json of a mirror or origin says.
+"""What /etc/mirrorfleet/mirror.json of a mirror, an origin, or a redirector with a tree says.
 
 The fleet gives what differs from host to host, but for the upstream of those that name none: that one is discovered
 when a playbook runs.
@@ -33,22 +33,24 @@ SETTINGS: dict[str, tuple[Any, Any]] = {
 
 
 def host_config(fleet: Fleet, name: str) -> dict[str, Any]:
-    """The configuration of a mirror or origin; `upstream` is empty where it has to be discovered."""
-    if not fleet.of(name) & {"mirrors", "origins"}:
-        raise BadValueError(f"{v.shown(name)} is neither mirror nor origin", "a mirror or an origin")
+    """The configuration of a host with a tree; `upstream` is empty where it has to be discovered."""
+    if not fleet.of(name) & {"mirrors", "origins", "trees"}:
+        raise BadValueError(
+            f"{v.shown(name)} is neither mirror nor origin nor a redirector with a tree", "one of them"
+        )
     record, is_origin = fleet.records[name], name in fleet.groups["origins"]
     if is_origin:
         mode, named = "origin", record.get("origin_upstream")
         chosen = {"projects": record["origin_projects"], "releases_kept": record.get("origin_releases_kept")}
     else:
-        mode, named, chosen = record["mirror_mode"], record.get("mirror_upstream"), fleet.selection(name)
+        mode, named, chosen = fleet.mode(name), fleet.filled(name, "upstream"), fleet.selection(name)
         if (feeder := fleet.feeder(name)) is not None:
             named = fleet.urls(feeder)[0]
     return {
         "schema": 1,
         "name": name,
         "mode": mode,
-        "url": fleet.urls(name)[0],
+        "url": [*fleet.index_urls(name), *fleet.urls(name)][0],
         "upstream": named or "",
         "index_url": f"{named}/simple/" if named else "",
         "selection": SELECTION_DEFAULTS | chosen,

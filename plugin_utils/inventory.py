@@ -24,7 +24,18 @@ FILE, FOLDER = "fleet.yml", "mirrors"
 NAME_IT = (
     "name the fleet's file: -i FOLDER/fleet.yml, or ANSIBLE_INVENTORY=FOLDER/fleet.yml (docs/inventory.md)"
 )
-GROUPS = ("all", "ungrouped", "fleet", "mirrors", "sites", "indexes", *SECTIONS, "retired", "waiting")
+GROUPS = (
+    "all",
+    "ungrouped",
+    "fleet",
+    "mirrors",
+    "sites",
+    "indexes",
+    "trees",
+    *SECTIONS,
+    "retired",
+    "waiting",
+)
 
 # The input of a role that says where the files of a pinned program are, if not in this checkout.
 PINNED_BY = {"mirrorfleet": "python_program_wheels", "bandersnatch": "python_program_locks"}
@@ -288,7 +299,9 @@ def _pins(fleet: Fleet, shared: Document, beside: Beside) -> Problems:
             ours[1],
             "pin the version of this checkout, or check out the one that is pinned",
         )
-    used = any(fleet.records[name].get("mirror_mode") == "bandersnatch" for name in fleet.groups["mirrors"])
+    used = any(
+        fleet.mode(name) == "bandersnatch" for name in [*fleet.groups["mirrors"], *fleet.groups["trees"]]
+    )
     for platform, pinned in (versions.get("bandersnatch") or {}).items() if used else ():
         lock = f"requirements/bandersnatch-{pinned}-{platform}.txt"
         if not (HOUSE / lock).is_file():

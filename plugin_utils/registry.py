@@ -65,10 +65,9 @@ def _without(fleet: Fleet, name: str) -> set[str]:
     return found
 
 
-def on_miss(record: dict[str, Any]) -> str:
-    """What a mirror does when asked for what it lacks."""
-    found: str = record.get("mirror_on_miss", "pass" if record["mirror_mode"] == "cache" else "not_found")
-    return "pass" if record["mirror_mode"] == "cache" else found
+def on_miss(fleet: Fleet, name: str) -> str:
+    """What a mirror, or a redirector with an index, does when asked for what it lacks."""
+    return "pass" if fleet.mode(name) == "cache" else fleet.filled(name, "on_miss") or "not_found"
 
 
 def _first_problem(name: str, fleet: Fleet) -> str:
@@ -89,7 +88,7 @@ def _entry(name: str, fleet: Fleet) -> dict[str, Any]:
         "projects": None if carried is None else len(carried),
         "partial": fleet.is_partial(name),
         "left_out": fleet.left_out(name),
-        "on_miss": on_miss(record),
+        "on_miss": on_miss(fleet, name),
         "state": record["mirror_state"],
         "upstream": fleet.feeder(name) or record.get("mirror_upstream"),
         "location": record["mirror_location"],

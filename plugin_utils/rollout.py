@@ -27,6 +27,7 @@ ROLES = {
     "origins": ("web_server", "origin"),
     "redirectors": ("document_server", "redirector"),
     "indexes": ("route", "web_server"),
+    "trees": ("sync_client",),
     "monitors": ("document_server", "monitoring_server"),
 }
 OF_NGINX = ("document_server", "web_server")
@@ -259,7 +260,7 @@ def _wanted(
     pinned = {
         "mirrorfleet": pins.get("mirrorfleet"),
         "bandersnatch": mapping(pins.get("bandersnatch")).get(platform)
-        if record.get("mode") == "bandersnatch"
+        if (record or mapping(status.get("tree"))).get("mode") == "bandersnatch"
         else None,
         "nginx": mapping(pins.get("nginx")).get(platform),
     }

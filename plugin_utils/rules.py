@@ -12,7 +12,7 @@ from typing import Any
 
 from plugin_utils import contract
 from plugin_utils import values as v
-from plugin_utils.documents import Document, UnreadableError
+from plugin_utils.documents import Document, Place, UnreadableError
 from plugin_utils.values import Report
 
 SECTIONS = ("origins", "redirectors", "monitors", "clients")
@@ -29,6 +29,7 @@ RESERVED = {
         "mirrors",
         "sites",
         "indexes",
+        "trees",
         "retired",
         "waiting",
         "fleets",
@@ -66,8 +67,9 @@ class Fleet:
         self.owners: dict[str, str] = {}  # of a public URL
         for section in SECTIONS:
             self._take_section(section, fleet.values.get(section))
-        # Redirectors that send clients to mirrors, too.
+        # Redirectors that send clients to mirrors, too; and those whose pages and files are of a tree of their own.
         self.groups["indexes"] = [name for name in self.groups["redirectors"] if self.index_urls(name)]
+        self.groups["trees"] = [name for name in self.groups["indexes"] if self.mode(name) in TREE_MODES]
         for name, document in records.items():
             self._take_record(name, document)
         self._own_urls()
@@ -75,7 +77,9 @@ class Fleet:
             self._check_agreement(name)
             self._check_upstream(name)
         self._check_circles()
-        for name in self.groups["mirrors"]:
+        for name in self.groups["redirectors"]:
+            self._check_redirector(name)
+        for name in [*self.groups["mirrors"], *self.groups["trees"]]:
             self._check_projects(name)
         self._check_fleet(records)
         self._name_hosts(fleet.values)
@@ -138,9 +142,18 @@ class Fleet:
         record = self.records[name]
         return next((record[f"{kind}_{key}"] for kind in KINDS if f"{kind}_{key}" in record), None)
 
+    def filled(self, name: str, key: str) -> Any:
+        """What the record of a mirror, or of a redirector with an index, says of what fills it."""
+        record = self.records[name]
+        return record.get(f"mirror_{key}", record.get(f"redirector_{key}"))
+
+    def mode(self, name: str) -> str:
+        """By what a host is filled, if it is a mirror or an index; a redirector that says nothing is a cache."""
+        return str(self.filled(name, "mode") or ("cache" if name in self.groups["redirectors"] else ""))
+
     def feeder(self, name: str) -> str | None:
-        """The host of this fleet that a mirror is fed from, if one is."""
-        named = self.records[name].get("mirror_upstream")
+        """The host of this fleet that a mirror, or a redirector with a tree, is fed from, if one is."""
+        named = self.filled(name, "upstream")
         if not named:
             return None
         if "://" in named:
@@ -157,13 +170,13 @@ class Fleet:
         return tier
 
     def fed_by(self, name: str) -> list[str]:
-        """The mirrors that are fed from a host."""
+        """The mirrors and redirectors that are fed from a host."""
         return self._fed.get(name, [])
 
     def selection(self, name: str) -> dict[str, Any]:
-        """A mirror's own selection, or else the fleet's."""
+        """A mirror's or redirector's own selection, or else the fleet's."""
         chosen: dict[str, Any] = (
-            self.records[name].get("mirror_selection")
+            self.filled(name, "selection")
             or self.shared.get("fleet_selection")
             or contract.SELECTION_DEFAULTS
         )
@@ -174,18 +187,18 @@ class Fleet:
         record = self.records[name]
         if name in self.groups["origins"]:
             return set(record.get("origin_projects") or []) or None
-        if record.get("mirror_mode") not in TREE_MODES:
+        if self.mode(name) not in TREE_MODES:
             return None
         chosen, above = self.selection(name), self.feeder(name)
         own = None if chosen["everything"] else set(chosen["projects"]) or None
-        if record["mirror_mode"] != "rsync" or above is None:
+        if self.mode(name) != "rsync" or above is None:
             return own
         offered = self.carried(above)  # what the tier above has is all that there is
         return offered if own is None else own if offered is None else own & offered
 
     def left_out(self, name: str) -> dict[str, Any]:
         """By which keys of a selection it lacks files of projects; a tier-2 carries what the tier above does."""
-        if self.records[name].get("mirror_mode") != "bandersnatch":
+        if self.mode(name) != "bandersnatch":
             above = self.feeder(name)
             return self.left_out(above) if above is not None and above not in self.groups["origins"] else {}
         chosen = self.selection(name)
@@ -400,16 +413,68 @@ class Fleet:
                     "a chain that ends at an index or origin",
                 )
 
+    def _check_redirector(self, name: str) -> None:
+        """What fills a redirector's index: a cache, or a tree from where the coordinator trusts what pages say."""
+        record, report, mode = self.records[name], self.reports["all"], self.mode(name)
+
+        def add(key: str, problem: str, allowed: str, next_step: str = "") -> None:
+            path = ("redirectors", name, key) if key in record else ("redirectors", name)
+            report.add(f"redirectors.{name}.{key}", problem, allowed, next_step, path)
+
+        of_a_tree = ("redirector_upstream", "redirector_selection")
+        said = [key for key in ("redirector_mode", *of_a_tree, "redirector_on_miss") if key in record]
+        if name not in self.groups["indexes"]:
+            for key in said:
+                allowed = "only with redirector_index_url, whose pages and files it is about"
+                add(key, "has no effect on a redirector without an index", allowed)
+            return
+        if mode not in TREE_MODES:
+            for key in [key for key in of_a_tree if key in said]:
+                allowed = f"only with redirector_mode: {' or '.join(TREE_MODES)}"
+                add(key, "has no effect on a cache, which asks what mirrors are compared with", allowed)
+            if record.get("redirector_on_miss") == "not_found":
+                problem = "is 'not_found' for a cache, which would then serve nothing"
+                add("redirector_on_miss", problem, "pass (mode cache)")
+            return
+        if mode == "bandersnatch" and not (
+            record.get("redirector_selection") or "fleet_selection" in self.shared
+        ):
+            problem = "is missing, and so is fleet_selection: nothing would be selected"
+            add("redirector_selection", problem, "projects: [names], or everything: true")
+        named, feeder = record.get("redirector_upstream"), self.feeder(name)
+        origins = "the inventory name of an origin" + ("" if mode == "rsync" else ", or the URL of an index")
+        if feeder is not None and feeder not in self.groups["origins"]:
+            problem = f"is {feeder}, {'a mirror' if feeder in self.groups['mirrors'] else 'no origin'}"
+            next_step = (
+                "who uses the index trusts its pages, and the fleet checks mirrors, it does not trust them"
+            )
+            add("redirector_upstream", problem, origins, next_step)
+        elif named and "://" not in named and feeder is None:
+            near = v.did_you_mean(named, self.groups["origins"])
+            add(
+                "redirector_upstream",
+                f"names {v.shown(named)}, which is no host of the inventory",
+                origins,
+                near,
+            )
+        elif mode == "rsync" and feeder is None:
+            problem = "is the URL of a host outside this inventory (mode rsync)" if named else "is missing"
+            add("redirector_upstream", problem, origins)
+
     def _check_projects(self, name: str) -> None:
-        """What a mirror is to carry, its upstream must have; and it must carry what the gate installs."""
-        record = self.records[name]
-        if record.get("mirror_mode") != "bandersnatch" or record.get("mirror_state") == "retired":
+        """What a mirror or redirector is to carry, its upstream must have; and it must carry what the gate installs."""
+        record, redirector = self.records[name], name in self.groups["trees"]
+        if self.mode(name) != "bandersnatch" or record.get("mirror_state") == "retired":
             return
-        if self.reports[name].problems:  # what it selects may not be what it means to
+        if not redirector and self.reports[name].problems:  # what it selects may not be what it means to
             return
-        own = "mirror_selection" in record
-        report = self.reports[name if own else "all"]
+        own = self.filled(name, "selection") is not None
+        report = self.reports[name if own and not redirector else "all"]
         key = "mirror_selection" if own else "fleet_selection"
+        path: Place = ()
+        if own and redirector:
+            path = ("redirectors", name, "redirector_selection")
+            key = ".".join(path)
         wanted = set(self.selection(name)["projects"])
         feeder = self.feeder(name)
         offered = self.carried(feeder) if feeder and self._chain(name)[1] is None else None
@@ -421,6 +486,7 @@ class Fleet:
                 f"names {', '.join(sorted(wanted - offered)[:5])}, which its upstream {feeder} does not carry",
                 "projects of the upstream",
                 f"take them off, or add them to {feeder}",
+                path,
             )
         gate = self.shared.get("fleet_gate_project")
         if wanted and gate and gate not in wanted:
@@ -429,6 +495,7 @@ class Fleet:
                 f"lacks {gate}, which is installed through each mirror before it is listed",
                 "a selection with fleet_gate_project in it",
                 f"add {gate}, or choose a fleet_gate_project that every mirror carries",
+                path,
             )
 
     def _chain(self, name: str) -> tuple[list[str], str | None]:
@@ -508,7 +575,8 @@ class Fleet:
                     )
                 elif above.get("mirror_state") == "retired":
                     self._wait(name).add("mirror_upstream", f"is {feeder}, which is retired", allowed)
-            if feeder is not None:
+        for name in [*self.groups["mirrors"], *self.groups["trees"]]:
+            if (feeder := self.feeder(name)) is not None:
                 self._fed.setdefault(feeder, []).append(name)
         self.groups["waiting"] = sorted(
             name for name in self.groups["mirrors"] if name in self.waits or name in self.follows

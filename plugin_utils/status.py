@@ -254,7 +254,7 @@ def _whys(row: Row, news: News, pins: Mapping[str, Any], limit: int, waits: bool
             )
         if health["problem"]:
             yield 1, f"this monitor cannot ask the trusted index: {health['problem']}"
-    if "origin" in row["kinds"] and row["last_sync"] is not None and now - row["last_sync"] > limit:
+    if "mirror" not in row["kinds"] and row["last_sync"] is not None and now - row["last_sync"] > limit:
         yield 2, f"last synced {age(now - row['last_sync'])} ago: journalctl -u mirror-sync there"
     yield from _of_pins(row, pins)
 

@@ -28,6 +28,7 @@ CHILDREN = {
     "fleet": ("mirrors", "origins", "sites", "clients"),
     "sites": ("redirectors", "monitors"),
     "redirectors": ("indexes",),
+    "indexes": ("trees",),
     "mirrors": ("retired", "waiting"),
 }
 # The roles of a group's hosts, for their packages: host_baseline installs them in one transaction.
@@ -38,6 +39,7 @@ ROLES_OF = {
     "sites": ("nginx", "monitoring_agent"),
     "redirectors": ("redirector",),
     "indexes": ("route", "web_server"),
+    "trees": ("sync_client",),
     "monitors": ("monitoring_server",),
 }
 
@@ -51,8 +53,15 @@ def _packages(*roles: str) -> str:
     return "{{ fleet_inputs.packages + " + " + ".join(f"{role}_packages" for role in ("tls", *roles)) + " }}"
 
 
+_CONFIG = {"__fleet_config": "{{ fleet_inputs.config | mirror_config(__fleet_upstream | default({})) }}"}
+# Of whoever is filled by a sync: a mirror, or a redirector with a tree of its own.
+_SYNC = {
+    "sync_client_config": "{{ __fleet_config }}",
+    "sync_client_mirrorfleet_version": "{{ fleet_versions.mirrorfleet }}",
+    "sync_client_bandersnatch_version": "{{ fleet_versions.bandersnatch[__fleet_platform] }}",
+}
 _TREE: dict[str, str] = {
-    "__fleet_config": "{{ fleet_inputs.config | mirror_config(__fleet_upstream | default({})) }}",
+    **_CONFIG,
     "web_server_names": "{{ fleet_inputs.names }}",
     "nginx_version": (
         "{{ '*' if __fleet_any_nginx | default(false) else fleet_versions.nginx[__fleet_platform] }}"
@@ -132,9 +141,7 @@ TEMPLATES: dict[str, dict[str, str]] = {
         "web_server_on_miss": "{{ fleet_inputs.on_miss }}",
         "web_server_upstream_index": "{{ __fleet_config.index_url if web_server_on_miss == 'pass' else '' }}",
         **_FROM_UPSTREAM,
-        "sync_client_config": "{{ __fleet_config }}",
-        "sync_client_mirrorfleet_version": "{{ fleet_versions.mirrorfleet }}",
-        "sync_client_bandersnatch_version": "{{ fleet_versions.bandersnatch[__fleet_platform] }}",
+        **_SYNC,
     },
     "origins": {
         **_TREE,
@@ -150,6 +157,7 @@ TEMPLATES: dict[str, dict[str, str]] = {
             "{{ fleet_inputs.packages + tls_packages + nginx_packages + monitoring_agent_packages"
             " + (redirector_packages if 'redirectors' in group_names else [])"
             " + (route_packages + web_server_packages if 'indexes' in group_names else [])"
+            " + (sync_client_packages if 'trees' in group_names else [])"
             " + (monitoring_server_packages if 'monitors' in group_names else []) }}"
         ),
         "document_server_names": "{{ fleet_inputs.site_names }}",
@@ -168,8 +176,8 @@ TEMPLATES: dict[str, dict[str, str]] = {
         ),
         "redirector_registry": "{{ fleet_registry }}",
     },
-    # Redirectors from whose index clients are sent to mirrors. Pages, and what no mirror is to carry, come from the
-    # same trusted index that mirrors are compared with.
+    # Redirectors from whose index clients are sent to mirrors. Pages, and what no mirror is to carry, come from a tree
+    # of their own, or through a cache from the same trusted index that mirrors are compared with.
     "indexes": {
         "redirector_index": "{{ fleet_inputs.index_url }}",
         "route_mirrorfleet_version": "{{ fleet_versions.mirrorfleet }}",
@@ -178,10 +186,15 @@ TEMPLATES: dict[str, dict[str, str]] = {
         "web_server_names": "{{ fleet_inputs.index_names }}",
         # Said here, too: update.yml runs one of the two roles without the other.
         "web_server_routes": f"{{{{ route_output | default('{_defaults('route')['route_output']}') }}}}",
-        "web_server_on_miss": "pass",
-        "web_server_upstream_index": _REFERENCE,
+        # What a host that is a cache now had as a tree once is as old as it is.
+        "web_server_served": "{{ '/srv/mirror/served' if 'trees' in group_names else '/srv/redirector/no-tree' }}",
+        "web_server_on_miss": "{{ fleet_inputs.on_miss }}",
+        "web_server_upstream_index": (
+            f"{{{{ __fleet_config.index_url if 'trees' in group_names else {_REFERENCE[3:-3]} }}}}"
+        ),
         **_FROM_UPSTREAM,
     },
+    "trees": {**_CONFIG, **_SYNC},
     "monitors": {
         "monitoring_server_mirrorfleet_version": "{{ fleet_versions.mirrorfleet }}",
         "monitoring_server_registry": "{{ fleet_registry }}",
@@ -283,28 +296,30 @@ class Wiring:
             **{key: record.get(key, "") for key in self.tls if key not in self.alike},
         }
         if of & {"mirrors", "origins"}:
-            fed = [one for one in fleet.fed_by(name) if fleet.records[one]["mirror_state"] != "retired"]
-            found["rsync_clients"] = self._all(
-                one for one in fed if fleet.records[one]["mirror_mode"] == "rsync"
-            )
-            if name not in fleet.groups["waiting"]:
-                found["config"] = host_config(fleet, name)
+            fed = [one for one in fleet.fed_by(name) if fleet.records[one].get("mirror_state") != "retired"]
+            found["rsync_clients"] = self._all(one for one in fed if fleet.mode(one) == "rsync")
             found["bandwidth"] = record.get("mirror_bandwidth", 1000)
         if "mirrors" in of:
             found |= {
                 "tier": fleet.tier(name),
-                "on_miss": on_miss(record),
+                "on_miss": on_miss(fleet, name),
                 "address_families": record["mirror_address_families"],
                 "private_networks": fleet.shared["private_networks"],
                 "unlimited": sorted({*self.regulars, *self._all(fed)}),
             }
+        if of & {"mirrors", "origins", "trees"} and "waiting" not in of:
+            found["config"] = host_config(fleet, name)
         if of & {"redirectors", "monitors"}:
-            found |= {"carries_a_tree": False, "paths": self._paths(of)}
+            found |= {"carries_a_tree": "trees" in of, "paths": self._paths(of)}
             found["site_names"] = [host_of(url) for url in urls]
         if "redirectors" in of:
             found["health"] = [self._health(name, one) for one in fleet.groups["monitors"]]
             found["own_authority"] = self.own_authority
         if "indexes" in of:
+            found["on_miss"] = on_miss(fleet, name)
+            found["feeder"] = (
+                fleet.feeder(name) if "trees" in of else next(iter(fleet.groups["origins"]), None)
+            )
             found["index_url"] = f"{fleet.index_urls(name)[0]}/simple/"
             found["index_names"] = [host_of(url) for url in fleet.index_urls(name)]
             # Who answers for the same name, which then leads to any of them.

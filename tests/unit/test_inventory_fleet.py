@@ -1004,6 +1004,104 @@ def test_a_redirector_with_an_index_has_two_sites_and_one_certificate() -> None:
         assert wiring.Wiring(fleet).inputs(name)["index_shared"] == {"pypi.example.org": [other]}
 
 
+def with_index(**more: Any) -> tuple[dict[str, Any], dict[str, list[str]]]:
+    hostvars, groups = inventory()
+    hostvars["redirector"] |= {"redirector_index_url": INDEX, **more}
+    return hostvars, groups
+
+
+def test_a_redirector_with_a_tree_of_its_own_is_filled_as_a_mirror_is() -> None:
+    fleet = fleet_of(*with_index(), TODAY)
+    assert fleet.groups["trees"] == [] and fleet.mode("redirector") == "cache"
+    inputs = wiring.Wiring(fleet).inputs("redirector")
+    assert (inputs["on_miss"], inputs["feeder"], inputs["carries_a_tree"]) == ("pass", "origin", False)
+    assert "config" not in inputs
+
+    fleet = fleet_of(*with_index(redirector_mode="rsync", redirector_upstream="origin"), TODAY)
+    assert fleet.problems() == [] and fleet.groups["trees"] == ["redirector"]
+    inputs = wiring.Wiring(fleet).inputs("redirector")
+    assert (inputs["on_miss"], inputs["feeder"], inputs["carries_a_tree"]) == ("not_found", "origin", True)
+    assert (inputs["config"]["mode"], inputs["config"]["url"]) == ("rsync", INDEX)
+    assert mirror_config(inputs["config"])["rsync"]["source"] == "rsync://origin.example.org/mirror"
+    # The origin lets it in.
+    assert wiring.Wiring(fleet).inputs("origin")["rsync_clients"] == ["list.example.org"]
+
+    chosen = {"projects": ["six"], "releases_kept": 2}
+    more = {"redirector_upstream": "https://index.example.net/simple", "redirector_on_miss": "pass"}
+    fleet = fleet_of(*with_index(redirector_mode="bandersnatch", redirector_selection=chosen, **more), TODAY)
+    assert fleet.problems() == []
+    inputs = wiring.Wiring(fleet).inputs("redirector")
+    assert (inputs["on_miss"], inputs["feeder"]) == ("pass", None)
+    assert inputs["config"]["selection"] == SELECTION_DEFAULTS | chosen
+    assert inputs["config"]["index_url"] == "https://index.example.net/simple/"
+
+
+@pytest.mark.parametrize(
+    ("more", "key", "problem", "way_out"),
+    [
+        ({"redirector_mode": "tree"}, "mode", "is 'tree'", "cache, bandersnatch, rsync"),
+        ({"redirector_upstream": "origin"}, "upstream", "has no effect on a cache", "bandersnatch or rsync"),
+        ({"redirector_on_miss": "not_found"}, "on_miss", "would then serve nothing", "pass"),
+        ({"redirector_mode": "rsync"}, "upstream", "is missing", "the inventory name of an origin"),
+        (
+            {"redirector_mode": "rsync", "redirector_upstream": "https://index.example.net"},
+            "upstream", "is the URL of a host outside this inventory", "the inventory name of an origin",
+        ),
+        (
+            {"redirector_mode": "rsync", "redirector_upstream": "orign"},
+            "upstream", "names 'orign', which is no host of the inventory", "did you mean origin?",
+        ),
+        (
+            {"redirector_mode": "rsync", "redirector_upstream": "one"},
+            "upstream", "is one, a mirror", "it does not trust them",
+        ),
+        (
+            {"redirector_mode": "bandersnatch", "redirector_upstream": "https://one.example.org"},
+            "upstream", "is one, a mirror", "or the URL of an index",
+        ),
+        (
+            {"redirector_mode": "bandersnatch", "redirector_upstream": "redirector"},
+            "upstream", "is redirector, no origin", "the inventory name of an origin",
+        ),
+        (
+            {"redirector_mode": "bandersnatch", "redirector_selection": {"projects": ["zope.interface"]}},
+            "selection", "lacks six", "a selection with fleet_gate_project in it",
+        ),
+        (
+            {"redirector_mode": "bandersnatch", "redirector_selection": {}},
+            "selection", "selects nothing", "everything: true",
+        ),
+        (
+            {
+                "redirector_mode": "bandersnatch", "redirector_upstream": "origin",
+                "redirector_selection": {"projects": ["six", "idna"]},
+            },
+            "selection", "names idna, which its upstream origin does not carry", "projects of the upstream",
+        ),
+    ],
+)  # fmt: skip
+def test_what_does_not_fit_a_redirectors_tree(
+    more: dict[str, Any], key: str, problem: str, way_out: str
+) -> None:
+    (told,) = told_of(*with_index(**more))
+    assert (told["host"], told["key"]) == ("redirector", f"redirector_{key}")
+    assert problem in told["problem"] and way_out in told["allowed"] + told["next_step"]
+
+
+def test_a_tree_is_an_indexs_and_has_to_select_something() -> None:
+    hostvars, groups = inventory()
+    hostvars["redirector"] |= {"redirector_mode": "rsync", "redirector_upstream": "origin"}
+    told = told_of(hostvars, groups)
+    assert [one["key"] for one in told] == ["redirector_mode", "redirector_upstream"]
+    assert {one["problem"] for one in told} == {"has no effect on a redirector without an index"}
+    hostvars, groups = with_index(redirector_mode="bandersnatch")
+    hostvars["one"] |= {"mirror_selection": {"projects": ["six"]}}
+    for host in hostvars:
+        del hostvars[host]["fleet_selection"]
+    (one,) = told_of(hostvars, groups)
+    assert (one["host"], one["key"]) == ("redirector", "redirector_selection")
+
+
 def test_monitors_ask_more_often_where_clients_are_sent_by_it() -> None:
     """As often as a quarter of a core allows, and each minute at the least."""
 

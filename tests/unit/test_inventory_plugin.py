@@ -280,7 +280,11 @@ def of_all_kinds(fleet: Fleet) -> None:
     text = fleet.file.read_text()
     assert url in text
     fleet.file.write_text(
-        text.replace(url, f"{url}    redirector_index_url: https://pypi.example.org\n")
+        text.replace(
+            url,
+            f"{url}    redirector_index_url: https://pypi.example.org\n"
+            "    redirector_mode: rsync\n    redirector_upstream: origin\n",
+        )
         + "clients: {someone: {}}\n"
         "origins: {origin: {origin_url: 'https://o.example.org', origin_projects: [attrs, certifi, idna, six]}}\n"
     )
@@ -304,8 +308,15 @@ def test_a_redirector_without_an_index_is_given_nothing_for_one(fleet: Fleet) ->
         roles = [role if isinstance(role, dict) else {"role": role} for role in play.get("roles", [])]
         serving = [role for role in roles if role["role"] in ("document_server", "web_server", "route")]
         assert len({role.get("when") for role in serving}) < 2
+    # Nor is a host that has no tree a role that would fill one; one that has is filled before it is offered.
+    filled = [play["hosts"] for play in plays if "sync_client" in play.get("roles", [])]
+    assert filled == ["mirrors:!retired:!waiting", "trees"]
+    assert [play["hosts"] for play in plays].index("trees") < [play["hosts"] for play in plays].index(
+        "redirectors"
+    )
     of_all_kinds(fleet)
     assert of_an_index(fleet.hostvars()) >= {"route_health", "web_server_routes", "redirector_index"}
+    assert {"sync_client_config", "sync_client_packages"} <= fleet.hostvars()["redirector.example.org"].keys()
 
 
 @pytest.mark.parametrize(
@@ -358,7 +369,7 @@ def test_an_input_is_wired_on_one_group_of_those_that_a_host_can_be_in() -> None
         {"fleet", "mirrors"},
         {"fleet", "origins"},
         {"fleet", "clients"},
-        {"fleet", "sites", "redirectors", "indexes", "monitors"},
+        {"fleet", "sites", "redirectors", "indexes", "trees", "monitors"},
     ]
     templates = [wiring.TEMPLATES, wiring.package_templates()]
     for together in both:

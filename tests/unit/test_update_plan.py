@@ -256,6 +256,22 @@ def test_the_fleets_own_hosts_follow_one_at_a_time_and_redirectors_last() -> Non
     assert "  then: mon (monitor): mirrorfleet 0.1.0 -> 0.2.0 (restarts mirrorfleet-probe)" in plan["lines"]
 
 
+def test_a_redirectors_tree_is_synced_by_what_is_pinned() -> None:
+    """bandersnatch where its tree is made by it, as it says itself: it is in no registry."""
+    for mode, bandersnatch in (("bandersnatch", {"bandersnatch": "8.2.0"}), ("rsync", {})):
+        fleet = with_own().of("red2", tree={"mode": mode})
+        found = update_plan(
+            fleet.answers, OWN | {"trees": ["red2"]}, {"mirrors": list(fleet.records.values())},
+            pins=PINS, now=NOW, hosts=[*fleet.answers],
+        )["due"]["red2"]  # fmt: skip
+        assert found["roles"] == ["document_server", "redirector", "route", "web_server", "sync_client"]
+        assert found["wanted"] == {"mirrorfleet": "0.2.0", "nginx": "1.26.*"} | bandersnatch
+    fleet = with_own().of("red2", tree={"mode": "rsync", "refused": "half of it would leave"})
+    assert own_plan(fleet)["left"]["Left alone, for its sync is refused"] == {
+        "red2": "half of it would leave"
+    }
+
+
 def test_a_part_and_a_limit_are_of_the_fleets_own_hosts_too() -> None:
     old_nginx = {"mirrorfleet": "0.1.0", "nginx": "1.25.1-1"}
     plan = own_plan(with_own(red2=old_nginx, mon=NEW), only="web_server")

@@ -411,7 +411,8 @@ def test_a_redirectors_index_is_a_cache_of_what_mirrors_are_compared_with(
 ) -> None:
     filter_loader.add_directory(str(ROOT / "filter_plugins"))
     variables: dict[str, Any] = {
-        "fleet_inputs": {"reference_url": origin},
+        "group_names": ["indexes"],
+        "fleet_inputs": {"reference_url": origin, "on_miss": "pass"},
         "__fleet_upstream": {"index_url": discovered},
         "__preflight_upstream": {"file_origins": ["/".join(index.split("/")[:3]), "https://f.test"]},
     }
@@ -424,6 +425,12 @@ def test_a_redirectors_index_is_a_cache_of_what_mirrors_are_compared_with(
     variables["web_server_upstream_index"] = given_to_the_role("web_server_upstream_index")
     assert variables["web_server_upstream_index"] == index
     assert given_to_the_role("web_server_upstream_files") == "https://f.test/"
+    # What its tree was filled from, too, where it has one; and a tree that it had once is not served.
+    former = given_to_the_role("web_server_served")
+    variables["group_names"].append("trees")
+    variables["__fleet_config"] = {"index_url": "https://tree.test/simple/"}
+    assert given_to_the_role("web_server_upstream_index") == "https://tree.test/simple/"
+    assert given_to_the_role("web_server_served") == "/srv/mirror/served" != former
 
 
 def test_the_usual_port_makes_no_difference_to_where_redirects_are_followed(tmp_path: Path) -> None:

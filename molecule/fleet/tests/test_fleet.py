@@ -559,17 +559,34 @@ def test_a_bad_bandersnatch_pin_is_taken_back(client, tmp_path):
 
 
 def test_a_second_redirector_publishes_the_same_list(client):
+    """The first one's index is a cache; this one's has a tree of its own, which the origin lets it take."""
     line = next(line for line in VERSIONS.read_text().splitlines() if line.startswith("  redirector: "))
-    VERSIONS.write_text(
-        VERSIONS.read_text().replace(line, f"{line}\n{line.replace('redirector', 'redirector2')}")
-    )
-    # Its key is as it was.
-    VERSIONS.write_text(VERSIONS.read_text().replace("redirector2_", "redirector_"))
+    second = re.sub(r"redirector(?!_)", "redirector2", line)  # its keys are as they were
+    tree = ", redirector_mode: rsync, redirector_upstream: origin}"
+    VERSIONS.write_text(VERSIONS.read_text().replace(line, f"{line}\n{second.replace('}', tree)}"))
     add_host("redirector2", 31, aliases=["pypi"])
     playbook("sandbox").ok()
-    assert set(playbook("provision", "--limit", "redirector2").ok().changed) == {"redirector2"}
+    run = playbook("provision", "--limit", "redirector2,origin").ok()
+    assert set(run.changed) == {"redirector2", "origin"}
     playbook("publish").ok()
     assert client.listed(redirector="redirector2") == client.listed() != []
+
+
+def test_a_redirector_with_a_tree_serves_it_while_nobody_else_answers(client):
+    """What every other host has is out of its reach, and of its index nothing has ever been asked for."""
+    host, ask = on("redirector2"), "curl -sSf --resolve pypi.fleet.test:443:10.89.99.31"
+    page = json.loads(client.run(f"{ask} -H 'Accept: {JSON}' {INDEX}/simple/idna/"))
+    host.check_output(
+        "nft 'table inet alone { chain out { type filter hook output priority -300; tcp dport {443, 873} reject; }; }'"
+    )
+    try:
+        for file in page["files"]:
+            path, digest = file["url"].removeprefix("../.."), file["hashes"]["sha256"]
+            assert client.run(f"{ask} {INDEX}{path} | sha256sum").split()[0] == digest
+        told = json.loads(client.run(f"{ask} {INDEX}{path}?trace=1"))
+        assert (told["mirror"], told["tree_age"] >= 0, len(told["candidates"])) == ("", True, 4)
+    finally:
+        host.check_output("nft delete table inet alone")
 
 
 STOPPED = ("systemctl stop nginx", "systemctl start nginx", 3)
@@ -656,6 +673,9 @@ def test_good_pins_roll_through_without_a_failed_request_past_a_mirror_that_cann
             assert on(name).file("/opt/mirrorfleet/current").linked_to == "/opt/mirrorfleet/0.1.1"
             assert on(name).package("nginx").version == nginx[name] + "+fleet1"
         assert order[-3:] == ["origin", *both], order
+        # A redirector's tree is synced by the new programs, too.
+        document = json.loads(on("redirector2").check_output("cat /srv/mirror/served/mirror.json"))
+        assert (document["mode"], document["versions"]["mirrorfleet"]) == ("rsync", "0.1.1")
         assert re.search(r'^ +mirror3: .*"good": true', run.output, re.MULTILINE), "no word of the sync"
         for name in ("mirror1", "mirror3"):
             document = json.loads(client.run(f"curl -sSf https://{name}.fleet.test/mirror.json"))

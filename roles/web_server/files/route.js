@@ -37,19 +37,23 @@ function answer(number) {
     };
 }
 
-// How old what /route tells by is, in seconds: `mirrorfleet route` touches its maps each time that all it goes by says the
-// same still. A clock that was set back makes them as unsure.
-function age(r) {
+// How old a file is, in seconds; null where there is none.
+function age(path) {
     try {
-        return Math.round((Date.now() - fs.statSync(r.variables.route_maps).mtimeMs) / 1000);
+        return Math.round((Date.now() - fs.statSync(path).mtimeMs) / 1000);
     } catch (e) {
         return null;
     }
 }
+// Of what /route tells by: `mirrorfleet route` touches its maps each time that all it goes by says the same still. A clock
+// that was set back makes them as unsure.
+const routesAge = (r) => age(r.variables.route_maps);
+// Of this host's tree: a sync that brought all that upstream had writes it. A cache has none.
+const treeAge = (r) => age(r.variables.served + '/last-modified');
 
 function stale(r) {
-    const seconds = age(r);
+    const seconds = routesAge(r);
     return String(seconds === null || Math.abs(seconds) > 120);
 }
 
-export default {kind, age: (r) => String(age(r)), stale, answer_0: answer(0), answer_1: answer(1), answer_2: answer(2), answer_3: answer(3)};
+export default {kind, age: (r) => String(routesAge(r)), tree_age: (r) => String(treeAge(r)), stale, answer_0: answer(0), answer_1: answer(1), answer_2: answer(2), answer_3: answer(3)};
