@@ -62,7 +62,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible ships no types
                 return result | {"changed": False}
             declaration = parse(arguments)
             self._render(declaration)
-            if self._templar.template(self._vars.get("host_state_asks", False)):
+            self._asks = bool(self._templar.template(self._vars.get("host_state_asks", False)))
+            if self._asks:
                 self._ask(declaration, result)
             else:
                 self._converge(declaration, result)
@@ -154,7 +155,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible ships no types
     # --- steps on the host
 
     def _check(self, declaration: Declaration, with_contents: bool = False) -> Item:
-        how = {"with_contents": with_contents, "remember": not self._task.check_mode}
+        how = {"with_contents": with_contents, "remember": not (self._task.check_mode or self._asks)}
         return self._on_host("check", described(declaration) | how)
 
     def _on_host(self, action: str, request: Item) -> Item:
