@@ -20,5 +20,6 @@ class FilterModule:
             "update_plan": as_filter(rollout.update_plan),
             "update_wave": as_filter(rollout.update_wave),
             "update_outcome": as_filter(outcome.update_outcome),
+            "update_said": as_filter(outcome.update_said),
             "update_differs": as_filter(rollout.update_differs),
         }

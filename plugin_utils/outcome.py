@@ -6,7 +6,20 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from plugin_utils.status import answer_of, mapping
-from plugin_utils.told import counted, printable, some, span
+from plugin_utils.told import counted, plain, printable, some, span
+
+MOST = 450  # characters of why a task failed: how it begins, and its end
+
+
+def update_said(result: Mapping[str, Any]) -> str:
+    """Why a task failed: its message, and what the program that it ran said; of a loop the first that failed."""
+    failed = [one for one in result.get("results") or [] if mapping(one).get("failed")]
+    if failed:
+        return update_said(failed[0])
+    words = str(result.get("msg") or result.get("censored") or "it said nothing").strip()
+    more = str(result.get("stderr") or result.get("module_stderr") or "").strip()
+    text = " ".join(plain(words if more in words else f"{words}: {more}").split())
+    return text if len(text) <= MOST else f"{text[: MOST // 3]} … {text[-MOST * 2 // 3 :]}"
 
 
 def update_outcome(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from plugin_utils.outcome import update_outcome
+from plugin_utils.outcome import update_outcome, update_said
 
 PLAN = {"hosts": ["a", "b", "c", "red"], "sizes": [1, 2, 1]}
 
@@ -45,3 +45,16 @@ def test_of_a_thousand_hosts_the_slowest() -> None:
     first, *_ = lines = update_outcome(took, plan, dict.fromkeys(names, served(1, 1)), [])
     assert first.startswith("Took 16 min 39 s, in 12 waves: m999 16 min 39 s, m998 ")
     assert first.endswith(" and 990 more") and max(map(len, lines)) < 400
+
+
+def test_what_failed_is_told_in_the_words_of_the_program() -> None:
+    nginx = {"failed": True, "msg": "non-zero return code", "stderr": "nginx: [emerg] unknown directive\n"}
+    assert update_said(nginx) == "non-zero return code: nginx: [emerg] unknown directive"
+    good, loop = {"failed": False, "msg": "well"}, "One or more items failed"
+    assert update_said(
+        {"msg": loop, "results": [good, nginx, {"failed": True, "msg": "two"}]}
+    ) == update_said(nginx)
+    assert update_said({"msg": "No space left\x1b", "module_stderr": "No space left"}) == "No space left"
+    assert update_said({"censored": "hidden"}) == "hidden" and update_said({}) == "it said nothing"
+    long = update_said({"msg": "x could not be installed", "stderr": "y" * 10**6 + "No space left on device"})
+    assert long.startswith("x could") and long.endswith("No space left on device") and len(long) < 500

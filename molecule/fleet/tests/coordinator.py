@@ -60,9 +60,16 @@ class Run:
 
 
 def playbook(
-    name: str, *arguments: str, kill_after: float | None = None, kill_when: Callable[[], bool] | None = None
+    name: str,
+    *arguments: str,
+    kill_after: float | None = None,
+    kill_when: Callable[[], bool] | None = None,
+    then: Callable[[], object] | None = None,
 ) -> Run:
-    """ansible-playbook playbooks/NAME.yml; SIGKILL to all of it after so many seconds, or when something is so."""
+    """ansible-playbook playbooks/NAME.yml; SIGKILL to all of it after so many seconds, or when something is so.
+
+    `then` is done at that moment instead, and the run goes on.
+    """
     process = subprocess.Popen(
         ["ansible-playbook", f"playbooks/{name}.yml", *arguments],
         cwd=ROOT, env=ENVIRONMENT, text=True, start_new_session=True,
@@ -72,7 +79,7 @@ def playbook(
         # Its output is little until then, so that the pipe does not fill.
         while process.poll() is None and not kill_when():
             time.sleep(1)
-        os.killpg(process.pid, 9)
+        then() if then else os.killpg(process.pid, 9)
     try:
         output, _ = process.communicate(timeout=kill_after or 900)
     except subprocess.TimeoutExpired:
@@ -390,6 +397,29 @@ def pip_in_a_loop(client: Client):
     good = client.run("cat /tmp/loop.good").split()
     assert bad == "", f"{len(good)} installs succeeded, and these failed:\n{bad}"
     assert len(good) > 5, "too few installs to say anything"
+
+
+# The file system of its programs has room for nothing more, as where somebody's logs have filled it.
+FULL_DISK = """
+set -e
+mkdir /tmp/programs && cp -a /opt/mirrorfleet/. /tmp/programs
+mount -t tmpfs -o mode=0755,size=$(($(du -sk /opt/mirrorfleet | cut -f1) + 2048))k tmpfs /opt/mirrorfleet
+cp -a /tmp/programs/. /opt/mirrorfleet && rm -r /tmp/programs
+"""
+
+
+@contextmanager
+def full_disk(name: str):
+    on(name).check_output("sh -c %s", FULL_DISK)
+    try:
+        yield
+    finally:
+        on(name).check_output("umount --lazy /opt/mirrorfleet")
+
+
+def power(name: str, verb: str) -> None:
+    """`kill` or `start` a host, as its provider's power does."""
+    subprocess.run([*AS_ROOT, "podman", verb, f"fleet-{name}"], stdout=subprocess.DEVNULL, check=True)
 
 
 def copy_locks(target: Path) -> Path:
