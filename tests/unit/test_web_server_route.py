@@ -433,9 +433,10 @@ def test_what_is_told_says_how_old_its_routes_are(fleet: Fleet) -> None:
             assert (abs(found["routes_age"] - age) <= 3, found["stale"]) == (True, stale), found
     assert found["tree_age"] is None, "a cache has no tree"
     written = fleet.tree / "last-modified"
-    written.write_text("20261120T10:00:00\n")
-    os.utime(written, (time.time() - 4000,) * 2)
-    assert abs(told(fleet, question)["tree_age"] - 4000) <= 3
+    written.write_text(time.strftime("%Y%m%dT%H:%M:%S\n", time.gmtime(time.time() - 4000)))
+    assert abs(told(fleet, question)["tree_age"] - 4000) <= 3, "and not how old the file is"
+    written.write_text("yesterday\n")
+    assert told(fleet, question)["tree_age"] is None
     (fleet.folder / "routes.conf").rename(fleet.folder / "gone")  # nginx goes on with what it read
     found = told(fleet, question)
     assert (found["routes_age"], found["stale"], found["mirror"]) == (None, True, "")

@@ -37,19 +37,21 @@ function answer(number) {
     };
 }
 
-// How old a file is, in seconds; null where there is none.
-function age(path) {
+// How many seconds ago a moment was that is read from a file; null where there is none.
+function age(moment) {
     try {
-        return Math.round((Date.now() - fs.statSync(path).mtimeMs) / 1000);
+        const seconds = Math.round((Date.now() - moment()) / 1000);
+        return isNaN(seconds) ? null : seconds;
     } catch (e) {
         return null;
     }
 }
 // Of what /route tells by: `mirrorfleet route` touches its maps each time that all it goes by says the same still. A clock
 // that was set back makes them as unsure.
-const routesAge = (r) => age(r.variables.route_maps);
-// Of this host's tree: a sync that brought all that upstream had writes it. A cache has none.
-const treeAge = (r) => age(r.variables.served + '/last-modified');
+const routesAge = (r) => age(() => fs.statSync(r.variables.route_maps).mtimeMs);
+// Of this host's tree: when whose index it is last had everything, which a tier further up may say (PEP 381). A cache has none.
+const treeAge = (r) => age(() => Date.parse(fs.readFileSync(r.variables.served + '/last-modified', 'utf8')
+    .replace(/^(....)(..)(..)T([0-9:]{8})\s*$/, '$1-$2-$3T$4Z')));
 
 function stale(r) {
     const seconds = routesAge(r);
