@@ -1,4 +1,4 @@
-"""Fetch, publish and pull die, over 200 times, while a client reads through nginx: no page is ever broken.
+"""Fetch, publish and pull die, some hundred times, while a client reads through nginx: no page is ever broken.
 
 Half of the kills are at random moments, half before a step in a phase of the run: in each phase some land.
 The seed is printed with a failure; set KILL_SEED to run the same sequence of changes and moments again.
