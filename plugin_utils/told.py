@@ -23,7 +23,7 @@ def line(problem: dict[str, Any]) -> str:
 
 def of_ssh(words: str) -> str:
     """What ssh said, without what Ansible says before it."""
-    return re.sub(r"^.*(?:via|over) ssh:(?: |$)(?:ssh: )?", "", words, flags=re.DOTALL)
+    return re.sub(r"^.*(?:via|over) ssh: (?:ssh: )?", "", words, flags=re.DOTALL)
 
 
 def plain(words: object) -> str:
