@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from faults.fleet import DEADLINE, Daemon, Host, Origin, Site, wait_for
+from faults.fleet import DEADLINE, Daemon, Host, Mirror, Origin, Site, wait_for
 
 PROJECTS = ["alpha", "beta", "gamma-delta"]
 
@@ -175,3 +175,27 @@ def test_an_upstream_that_tells_what_was_is_followed_there_and_back(way: Way, tm
         for _ in range(2):
             way.host.run("sync")
         assert way.host.broken() == way.host.leftovers() == []
+
+
+def test_a_mirror_that_becomes_a_cache_serves_its_former_tree_no_more(
+    origin: Origin, mirror: Mirror, site: Site
+) -> None:
+    origin.release(PROJECTS[0], "1.0")
+    origin.publish()
+    mirror.select(PROJECTS)
+    mirror.run("sync")
+    files = mirror.files(PROJECTS[0])
+    was = dict(mirror.document)
+    mirror.configure(mode="cache", upstream=site.url)
+    mirror.run("sync")
+    assert mirror.status()["projects"] == mirror.status()["files"] == 0
+    assert {path.name for path in mirror.served.iterdir()} == {"last-modified", "mirror.json", ".former"}
+    mirror.run("sync")
+    (kept,) = (mirror.served / ".former").iterdir()
+    assert {"pages", "packages"} <= {path.name for path in kept.iterdir()}  # for a person to remove
+    # And back.
+    mirror.document = was
+    mirror.configure()
+    mirror.run("sync")
+    assert mirror.files(PROJECTS[0]) == files
+    assert mirror.broken() == []

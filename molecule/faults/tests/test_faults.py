@@ -1,4 +1,4 @@
-"""tests/faults on each platform: every fault of every mode, and a hundred kills between them (thousands: make test-long)."""
+"""tests/faults on each platform: every fault of every mode, and a hundred kills between them (make test-long: more)."""
 
 from concurrent.futures import ThreadPoolExecutor
 

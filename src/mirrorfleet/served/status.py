@@ -43,6 +43,7 @@ def status_document(config: Config, state: State, serial: int) -> dict[str, Any]
     }
 
 
+LAST_MODIFIED, MIRROR_JSON = "last-modified", "mirror.json"
 _STAMP = "%Y%m%dT%H:%M:%S"  # PEP 381
 
 
@@ -50,7 +51,7 @@ def last_modified(tree: Path) -> float | None:
     """When whose tree this is last had everything, in Unix seconds; None where it does not say."""
     try:
         return float(
-            calendar.timegm(time.strptime((tree / "last-modified").read_text("ascii").strip(), _STAMP))
+            calendar.timegm(time.strptime((tree / LAST_MODIFIED).read_text("ascii").strip(), _STAMP))
         )
     except (OSError, ValueError):
         return None
@@ -65,6 +66,6 @@ def write_status(config: Config, state: State, serial: int, fetched_at: float | 
         state.put("last_success_at", fetched_at)
         state.put("last_success", time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(fetched_at)))
         stamp = time.strftime(f"{_STAMP}\n", time.gmtime(fetched_at))
-        write_atomically(served / "last-modified", stamp.encode())
+        write_atomically(served / LAST_MODIFIED, stamp.encode())
     document = status_document(config, state, serial)
-    write_atomically(served / "mirror.json", json.dumps(document, indent=2).encode() + b"\n")
+    write_atomically(served / MIRROR_JSON, json.dumps(document, indent=2).encode() + b"\n")

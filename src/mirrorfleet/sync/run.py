@@ -3,18 +3,22 @@
 import asyncio
 import logging
 import time
+from pathlib import Path
 
 from ..common.config import Config
+from ..common.files import entries
 from ..common.guards import require_free_space
 from ..fetch.rsync import TransferError
 from ..fetch.upstream import AbsentError, FetchError, upstream
-from ..served.status import write_status
+from ..served.status import LAST_MODIFIED, MIRROR_JSON, write_status
 from .check import check
 from .context import Context, Outcome, summary
 from .publish import publish
 from .pull import pull
 
 log = logging.getLogger(__name__)
+
+FORMER = ".former"  # beside a tree, and served by nobody
 
 
 def sync(context: Context) -> Outcome:
@@ -86,6 +90,7 @@ def _sync_cache(context: Context) -> Outcome:
     """Nothing to fetch: pages come from upstream as it is, so this mirror is fresh while upstream answers."""
     config, state = context.config, context.state
     started = time.time()
+    _stop_serving_a_tree(context)
     try:
         serial = asyncio.run(_cache_upstream(config))
     except FetchError as error:
@@ -96,6 +101,23 @@ def _sync_cache(context: Context) -> Outcome:
         state.put("upstream_serial", serial)
     write_status(config, state, serial or int(state.get("serial") or 0), started)
     return Outcome(True, {"serial": serial})
+
+
+def _stop_serving_a_tree(context: Context) -> None:
+    """What another mode left would be served before what upstream has, ever older; it is put aside, not removed."""
+    served, state = context.config.paths.served, context.state
+    own = {LAST_MODIFIED, MIRROR_JSON}
+    tree = [Path(entry) for entry in entries(served) if entry.name not in own and entry.name[0] != "."]
+    if tree:
+        aside = served / FORMER / str(time.time_ns())
+        aside.mkdir(parents=True)
+        for path in tree:
+            path.rename(aside / path.name)
+        log.warning("a cache serves no tree of its own: what was there is in %s, for you to remove", aside)
+    with state.transaction():
+        for name in state.projects():
+            state.release(name, state.files_of(name))
+            state.drop_project(name)
 
 
 async def _cache_upstream(config: Config) -> int | None:
