@@ -51,15 +51,16 @@ def run(host, scenario):
 def test_its_log_is_shown_while_it_runs(host, run):
     # What an earlier run said is not told again.
     host.check_output("touch /run/told; systemctl start told.service; rm /run/told")
-    playing = run(unit="told.service")
+    playing, said = run(unit="told.service"), []
     for line in playing.stdout:
+        said.append(line)
         if line == f"    {host.backend.host}: one\n":
             assert host.run("systemctl is-active told.service").stdout.strip() == "activating"
             host.check_output("touch /run/told")
             break
     rest = playing.communicate(timeout=60)[0]
-    assert playing.returncode == 0
-    assert rest.count(": two\n") == 1
+    assert playing.returncode == 0, "".join(said)
+    assert rest.count(": two\n") == 1, "".join(said)
     assert f"{host.backend.host}: one" not in rest
 
 
