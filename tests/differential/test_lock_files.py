@@ -99,6 +99,8 @@ class Work:
 
     def __post_init__(self) -> None:
         self.folder.mkdir(parents=True)
+        self.temporary = self.folder.with_name(f"{self.folder.name}.tmp")
+        self.temporary.mkdir()
         (self.folder / "pyproject.toml").write_text(PROJECT.format(self.needs))
         (self.folder / "Pipfile").write_text(f'[packages]\n{self.needs} = "*"\n')
         self.run("uv venv --quiet")
@@ -113,6 +115,7 @@ class Work:
         told = {
             "PATH": f"{HOUSE}/build/clients/bin:{HOUSE}/.venv/bin:{kept['PATH']}",
             "HOME": str(self.folder),
+            "TMPDIR": str(self.temporary),  # pipenv leaves files there
             "PIP_CONFIG_FILE": os.devnull,
             "PIP_PYTHON": ".venv",
             "PIP_DISABLE_PIP_VERSION_CHECK": "1",
