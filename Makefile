@@ -154,11 +154,12 @@ test-long: setup-tests  ## tests of chance, TIMES=20 as many kills and examples,
 	@$(call say,$(TIMES) times as many kills and examples of properties)
 	$(BIN)/pytest tests/faults/test_kills.py tests/unit tests/differential --numprocesses 2 --quiet -m 'chance'
 
-# The longest first, two at a time: the fleet, the fault tests and the roles' scenarios, lint, everything without hosts. In
-# this order, and none waits long behind a long one: worksteal lets the last of them wait to the end.
+# The longest first: the fleet, the fault tests and the roles' scenarios, lint, everything without hosts. In this order, and
+# none waits long behind a long one: worksteal lets the last of them wait to the end. Three at a time on two cores, for a
+# scenario waits a fifth of its time: for hosts that start, for timers, for rounds of a monitor.
 test: setup-tests  ## everything: lint, tests without hosts, fault tests, a scenario per role, the whole fleet
 	@$(call say,tests; logs of the scenarios are in build/log)
-	$(BIN)/pytest tests/scenarios tests/lint tests/unit tests/differential tests/browser --numprocesses 2 --dist load --maxschedchunk 1 --durations 15
+	$(BIN)/pytest tests/scenarios tests/lint tests/unit tests/differential tests/browser --numprocesses 3 --dist load --maxschedchunk 1 --durations 15
 
 picture: setup-tests  ## docs/status-page.png, for the README: the status page of a made-up fleet
 	@PYTHONPATH=src:tests $(BIN)/python tests/browser/picture.py
