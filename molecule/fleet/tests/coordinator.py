@@ -368,7 +368,8 @@ end=$(($(date +%s) + 900))
 while [ ! -e /tmp/loop.stop ] && [ "$(date +%s)" -lt $end ]; do
     # Every listed mirror in turn, from a list as old as a client's may be; and the one index, with a retry, for its
     # nginx closes connections that are idle when routes change.
-    for index in $(curl -sSf https://redirector.fleet.test/mirrors.txt) https://pypi.fleet.test/simple/; do
+    curl -sSf https://redirector.fleet.test/mirrors.txt >/tmp/loop.list
+    for index in $(cat /tmp/loop.list) https://pypi.fleet.test/simple/; do
         case $index in *pypi.*) retries=1 ;; *) retries=0 ;; esac
         if python3 -m pip --isolated --disable-pip-version-check install --quiet --no-cache-dir --no-deps \\
             --retries $retries --cert CA --index-url "$index" --target "$folder/target" --upgrade six \\
