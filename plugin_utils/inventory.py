@@ -16,25 +16,13 @@ from plugin_utils import beside, contract, documents, inputs, old_form, wiring
 from plugin_utils import values as v
 from plugin_utils.beside import TLS, Beside, is_hidden, words
 from plugin_utils.documents import Document, UnreadableError
-from plugin_utils.rules import SECTIONS, Fleet
+from plugin_utils.rules import GROUPS, SECTIONS, Fleet
 from plugin_utils.values import Report
 
 HOUSE = Path(__file__).parents[1]
 FILE, FOLDER = "fleet.yml", "mirrors"
 NAME_IT = (
     "name the fleet's file: -i FOLDER/fleet.yml, or ANSIBLE_INVENTORY=FOLDER/fleet.yml (docs/inventory.md)"
-)
-GROUPS = (
-    "all",
-    "ungrouped",
-    "fleet",
-    "mirrors",
-    "sites",
-    "indexes",
-    "trees",
-    *SECTIONS,
-    "retired",
-    "waiting",
 )
 
 # The input of a role that says where the files of a pinned program are, if not in this checkout.

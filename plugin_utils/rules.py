@@ -19,24 +19,20 @@ SECTIONS = ("origins", "redirectors", "monitors", "clients")
 KINDS = ("mirror", *(section.removesuffix("s") for section in SECTIONS))
 # With a tree of their own, which others can be fed from.
 TREE_MODES = ("bandersnatch", "rsync")
-# Names that mean something to Ansible, or are groups here.
-RESERVED = {
-    *(
-        "all",
-        "ungrouped",
-        "localhost",
-        "fleet",
-        "mirrors",
-        "sites",
-        "indexes",
-        "trees",
-        "retired",
-        "waiting",
-        "fleets",
-        "mirror",
-    ),
+GROUPS = (
+    "all",
+    "ungrouped",
+    "fleet",
+    "mirrors",
+    "sites",
+    "indexes",
+    "trees",
     *SECTIONS,
-}
+    "retired",
+    "waiting",
+)
+# Names that mean something to Ansible, or are groups here.
+RESERVED = {*GROUPS, "localhost", "fleets", "mirror"}
 RECORD_DEFAULTS: dict[str, Any] = {
     key: shape["default"] for key, shape in contract.keys(contract.RECORD).items() if "default" in shape
 }
